@@ -1,0 +1,5 @@
+"""`python -m rightfit` is `rightfit`."""
+
+from rightfit.cli import main
+
+main()

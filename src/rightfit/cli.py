@@ -1,0 +1,184 @@
+"""The command line: parse, then one call of `rightfit.api`. Progress goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from rightfit.config import TrainSettings
+from rightfit.errors import RightfitError
+
+app = typer.Typer(
+    name="rightfit",
+    help="A folder of labelled images in; a ResNet you can trust out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that training made")]
+Precision = Annotated[
+    str, typer.Option(help="float32 is the same on every backend; bfloat16 and auto are faster")
+]
+
+
+def main() -> None:
+    """The console script: run a command; typed errors become one message and their exit code."""
+    try:
+        app()
+    except RightfitError as error:
+        print(f"rightfit: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("rightfit: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(**values)` one flag for each field of TrainSettings; a flag not given is None."""
+    own = inspect.signature(command, eval_str=True).parameters
+    parameters = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    for name, field in TrainSettings.model_fields.items():
+        if name in own:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        kind = _flag_type(field.annotation)
+        unset = field.default in (None, "auto") or field.description and "[default:" in field.description
+        text = field.description if unset else f"{field.description} [default: {_shown(field.default)}]"
+        option = typer.Option(f"{flag}/--no-{flag[2:]}" if kind is bool else flag, help=text, show_default=False)
+        parameters.append(
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+            )
+        )
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _flag_type(annotation: Any) -> type:
+    """int | None -> int; a Literal is text, and pydantic says what it may be."""
+    kinds = [a for a in get_args(annotation) if a is not type(None)] if get_origin(annotation) else [annotation]
+    kind = str if get_origin(annotation) is Literal else kinds[0]
+    return kind if kind in (int, float, bool) else str
+
+
+def _shown(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+@app.command()
+@with_settings
+def train(
+    data: Annotated[
+        str | None,
+        typer.Argument(help="Folder of class folders, split folders (train, val, test), or a table", show_default=False),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of settings; flags win over it", show_default=False)
+    ] = None,
+    json: AsJson = False,
+    quiet: Quiet = False,
+    **settings: Any,
+) -> None:
+    """Check, split, train, validate and save."""
+    from rightfit import api
+
+    run = api.train(data, config=config, quiet=quiet, **settings)
+    if json:
+        _print_json({"run": str(run.path), **run.metrics})
+    else:
+        print(run.path)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder, precision: Precision = "float32", json: AsJson = False, quiet: Quiet = False
+) -> None:
+    """Open the sealed test set; print accuracy, loss and balanced accuracy with 95 % intervals."""
+    from rightfit import api
+
+    metrics = api.load(run, precision).evaluate(quiet=quiet)
+    if json:
+        _print_json(metrics)
+        return
+    groups = "" if metrics["groups"] == metrics["images"] else f" of {metrics['groups']:,} groups"
+    print(f"{metrics['images']:,} test images{groups}, each counted once; 95 % intervals by bootstrap")
+    for name in ("accuracy", "balanced_accuracy", "loss"):
+        print(_estimate_line(name.replace("_", " "), metrics[name]))
+    for name, estimate in metrics["recall"].items():
+        print(_estimate_line(f"recall of {name}", estimate))
+
+
+def _estimate_line(name: str, estimate: dict[str, float]) -> str:
+    return f"  {name:<28} {estimate['value']:.4f}   {estimate['low']:.4f} to {estimate['high']:.4f}"
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    paths: Annotated[list[str], typer.Argument(help="Image files, folders or URLs")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV file to write [default: stdout]", show_default=False)
+    ] = None,
+    precision: Precision = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step")] = 64,
+    quiet: Quiet = False,
+) -> None:
+    """Label images: path, label, and the probability of each class."""
+    from rightfit import api
+
+    count = api.load(run, precision).predict(paths, output or sys.stdout, batch_size, quiet=quiet)
+    if output and not quiet:
+        print(f"{count:,} images → {output}", file=sys.stderr)
+
+
+@app.command()
+def models(
+    json: AsJson = False,
+    outputs: Annotated[int, typer.Option(min=1, help="Units of the last layer")] = 1000,
+) -> None:
+    """What can be built, with trainable parameters."""
+    from rightfit import api
+
+    rows = api.models(outputs)
+    if json:
+        _print_json(rows)
+        return
+    for row in rows:
+        print(f"{row['name']:<12} {row['parameters']:>12,}  {row['paper']}")
+
+
+@app.command()
+def machine(
+    json: AsJson = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Only look, measure nothing")] = False,
+) -> None:
+    """What this machine has, and how fast each backend trains on it."""
+    from rightfit import api
+
+    facts = api.machine(measure=not quick)
+    if json:
+        _print_json(facts)
+        return
+    print(f"processor   {facts['processor']}, {facts['cores']} cores; bfloat16: {', '.join(facts['bfloat16']) or 'no'}")
+    print(f"GPU         {facts['gpu'] or 'none'}")
+    for name, row in facts["backends"].items():
+        speed = f"{row['images_per_second']} images/s" if "images_per_second" in row else row.get("error", "")
+        print(f"{name:<11} {row['version'] or 'not installed: ' + row['install']:<12} {speed}")
+    if facts["measured"]:
+        print(f"({facts['measured']})")
+    print(f"rightfit would train on {facts['chosen']} in {facts['precision']}")
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=1, ensure_ascii=False))

@@ -1,0 +1,153 @@
+"""What can be set, with defaults and units; a mapping or a YAML file in, frozen settings out.
+
+The fields of `TrainSettings` are at once the flags of `rightfit train`, the arguments of
+`rightfit.train` and the keys of `config.yaml`; each description is the flag's help and the comment
+beside the key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from rightfit.errors import UsageError
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+
+class TrainSettings(Settings):
+    """Everything that decides a training run. "auto" and null are filled in by the recipe."""
+
+    data: str = Field(description="Folder of class folders, split folders, or a CSV, TSV or Parquet table")
+    output: str | None = Field(None, description="Run folder to make [default: runs/<data>-<n>]")
+
+    label: str | None = Field(None, description='Label column of a table [default: "label"]')
+    label_mode: Literal["auto", "binary", "categorical", "multilabel"] = Field(
+        "auto", description="auto, binary, categorical or multilabel (labels joined by |)"
+    )
+    group_by: str | None = Field(
+        None, description="Regex; its first capture of the file name is the group (patient) kept in one split"
+    )
+    split: str = Field("6:1:2", description="Shares of train:validation:test")
+    image_size: str = Field("auto", description="Pixels: 150, or HEIGHTxWIDTH as in 150x200; auto follows the images")
+    resize: Literal["crop", "pad", "stretch"] = Field("crop", description="How an image meets its size")
+    allow_bad: bool = Field(False, description="Go on though more than 5 % of the files cannot be decoded")
+    cache: str | None = Field(None, description="Folder of decoded images [default: the user's cache folder]")
+
+    model: str = Field("auto", description="A name from `rightfit models`; auto follows image size and count")
+    augment: Literal["auto", "none", "light", "medium", "strong"] = Field(
+        "auto", description="Random changes of training images: none, light, medium or strong"
+    )
+    epochs: int | None = Field(None, ge=1, description="Passes over the training images")
+    batch_size: int | None = Field(None, ge=1, description="Images a step")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd (Nesterov momentum 0.9) or adamw")
+    learning_rate: float | None = Field(None, gt=0, description="Peak learning rate at this batch size")
+    warmup_epochs: float | None = Field(None, ge=0, description="Epochs of linear warm-up before the cosine")
+    weight_decay: float | None = Field(None, ge=0, description="Decoupled decay of kernels, times the learning rate")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Share of each target spread over all classes")
+    class_weights: Literal["auto", "none"] = Field(
+        "auto", description="auto weighs classes when the largest is over 1.5 times the smallest"
+    )
+    ema: float | None = Field(None, ge=0, lt=1, description="Decay per step of the averaged weights; 0 is none")
+    patience: int | None = Field(None, ge=1, description="Epochs without a better validation loss before the end")
+    time_limit: str | None = Field(None, description="Longest training time: 90s, 10m, 2h")
+    seed: int = Field(0, ge=0, description="Decides split, order, augmentation and first weights")
+
+    backend: Literal["auto", "tensorflow", "jax", "torch"] = Field(
+        "auto", description="auto is KERAS_BACKEND, else the fastest installed"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto is bfloat16 where the hardware has it"
+    )
+    tensorboard: bool = Field(False, description="Also write TensorBoard logs into the run")
+
+    @field_validator("image_size", "split", "time_limit", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        """150 is as good as "150"; (150, 200) as "150x200"."""
+        if isinstance(value, (tuple, list)):
+            return "x".join(str(v) for v in value)
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """(height, width) in pixels; UsageError while it is still "auto" or malformed."""
+        return parse_image_size(self.image_size)
+
+
+def parse_image_size(text: str) -> tuple[int, int]:
+    """ "150" -> (150, 150), "150x200" -> (150, 200): height, width in pixels, 8 to 4096."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
+    if not match:
+        raise UsageError(f"image size {text!r} is neither 150 nor HEIGHTxWIDTH such as 150x200")
+    height = int(match[1])
+    width = int(match[2] or height)
+    if not (8 <= height <= 4096 and 8 <= width <= 4096):
+        raise UsageError(f"image size {text!r}: each side must be 8 to 4096 pixels")
+    return height, width
+
+
+def parse_seconds(text: str) -> float:
+    """ "90s", "10m", "1.5h", "90" -> seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip().lower())
+    if not match or float(match[1]) == 0:
+        raise UsageError(f"time {text!r} is not a length such as 90s, 10m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+def train_settings(values: Mapping[str, Any], config: str | Path | None = None) -> TrainSettings:
+    """Settings from `values` over the YAML file `config` over the defaults; None in `values` is "not given".
+
+    Raises UsageError that names an unknown key with the near ones, or what is wrong with a value.
+    """
+    merged = {**(read_yaml(config) if config else {}), **{k: v for k, v in values.items() if v is not None}}
+    for key in merged:
+        if key not in TrainSettings.model_fields:
+            near = get_close_matches(str(key), TrainSettings.model_fields, n=3, cutoff=0.5)
+            hint = f"; did you mean {', '.join(near)}?" if near else "; `rightfit train --help` lists the settings"
+            raise UsageError(f"unknown setting {key!r}{hint}")
+    try:
+        settings = TrainSettings(**merged)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, e['loc']))}: {_sentence(e)}" for e in error.errors())
+        raise UsageError("; ".join(problems)) from None
+    if settings.image_size != "auto":
+        settings.height_width  # noqa: B018  (raises while the person is still looking)
+    if settings.time_limit:
+        parse_seconds(settings.time_limit)
+    return settings
+
+
+def _sentence(error: Any) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return message if error["type"] == "missing" else f"{message}, not {error['input']!r}"
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping as a dict; UsageError if the file is missing, not YAML, or no mapping."""
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; --config takes a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise UsageError(f"{path} holds no settings; expected lines such as `epochs: 30`")
+    return loaded
+
+
+def to_yaml(settings: TrainSettings) -> str:
+    """`config.yaml`: one line a setting, its description as the comment."""
+    lines = ["# The settings of this run, as resolved; `rightfit train --config THIS_FILE --output NEW` repeats it."]
+    for name, field in TrainSettings.model_fields.items():
+        value = yaml.safe_dump({name: getattr(settings, name)}, allow_unicode=True, width=10_000).rstrip("\n")
+        lines.append(f"{value}  # {field.description}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,121 @@
+"""Random changes of training images: a uint8 batch and a generator in, a new batch of the same shape out.
+
+Every function is pure: the same batch and the same generator state give the same result, and the
+input is never written to. Images are (B, H, W, 3) uint8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Batch = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How far each change may go; 0 turns one off."""
+
+    shift: float = 0.0  # largest move, share of the side
+    zoom: float = 1.0  # smallest share of the area a crop keeps
+    rotate: float = 0.0  # largest turn, degrees
+    flip: bool = False
+    colour: float = 0.0  # largest change of brightness, contrast and channel gain, share
+    erase: float = 0.0  # largest erased share of the area
+
+
+POLICIES = {
+    "none": Policy(),
+    "light": Policy(shift=0.1, flip=True),
+    "medium": Policy(shift=0.05, zoom=0.6, flip=True, colour=0.15),
+    "strong": Policy(shift=0.1, zoom=0.35, rotate=15, flip=True, colour=0.35, erase=0.2),
+}
+
+
+def augment(batch: Batch, generator: np.random.Generator, policy: Policy) -> Batch:
+    """Crop, turn and flip in one interpolation, then colour, then erase."""
+    if policy.shift or policy.rotate or policy.zoom < 1:
+        batch = crop(batch, generator, policy.shift, policy.zoom, policy.rotate)
+    if policy.flip:
+        batch = flip(batch, generator)
+    if policy.colour:
+        batch = colour(batch, generator, policy.colour)
+    if policy.erase:
+        batch = erase(batch, generator, policy.erase)
+    return batch
+
+
+def crop(
+    batch: Batch, generator: np.random.Generator, shift: float, zoom: float = 1.0, rotate: float = 0.0
+) -> Batch:
+    """Keep `zoom`..1 of the area, moved by up to `shift` of the side more than the crop leaves room
+    for, turned by up to `rotate` degrees, scaled back to the full size; borders are mirrored.
+
+    With zoom 1 and rotate 0 it moves by whole pixels, so no grey level changes.
+    """
+    count, height, width, _ = batch.shape
+    side = np.sqrt(generator.uniform(zoom, 1.0, count))
+    aspect = np.exp(generator.uniform(-1, 1, count) * np.log(4 / 3) / 2) if zoom < 1 else np.ones(count)
+    scale = np.stack([np.minimum(side * aspect, 1), np.minimum(side / aspect, 1)], axis=1)  # of x, of y
+    centre = generator.uniform(-1, 1, (count, 2)) * ((1 - scale) / 2 + shift) * (width, height)
+    angle = np.deg2rad(generator.uniform(-rotate, rotate, count))
+    exact = zoom == 1 and rotate == 0
+    if exact:
+        centre = np.round(centre)
+    cos, sin = np.cos(angle), np.sin(angle)
+    middle = np.array([(width - 1) / 2, (height - 1) / 2])
+    out = np.empty_like(batch)
+    for i in range(count):
+        # Maps a pixel of the result to the place in the source it is taken from.
+        turn = np.array([[cos[i], -sin[i]], [sin[i], cos[i]]]) * scale[i]
+        matrix = np.column_stack([turn, middle + centre[i] - turn @ middle])
+        flags = (cv2.INTER_NEAREST if exact else cv2.INTER_LINEAR) | cv2.WARP_INVERSE_MAP
+        cv2.warpAffine(
+            batch[i], matrix, (width, height), dst=out[i], flags=flags, borderMode=cv2.BORDER_REFLECT_101
+        )
+    return out
+
+
+def flip(batch: Batch, generator: np.random.Generator) -> Batch:
+    """Mirror each image left to right with probability 1/2."""
+    mirrored = generator.random(len(batch)) < 0.5
+    out = batch.copy()
+    out[mirrored] = batch[mirrored, :, ::-1]
+    return out
+
+
+def colour(batch: Batch, generator: np.random.Generator, amount: float) -> Batch:
+    """Change brightness, contrast and the gain of each channel by up to `amount` (channels by a third
+    of it), one table of 256 grey levels an image and channel; contrast turns about the image's mean."""
+    count = len(batch)
+    contrast = 1 + generator.uniform(-amount, amount, (count, 1, 1))
+    gain = 1 + generator.uniform(-amount, amount, (count, 1, 1))
+    tint = 1 + generator.uniform(-amount, amount, (count, 1, 3)) / 3
+    mean = batch.mean(axis=(1, 2, 3)).reshape(-1, 1, 1)
+    levels = np.arange(256.0).reshape(1, 256, 1)
+    tables = np.clip((mean + (levels - mean) * contrast) * gain * tint + 0.5, 0, 255).astype(np.uint8)
+    out = np.empty_like(batch)
+    for i in range(count):
+        cv2.LUT(batch[i], tables[i : i + 1].reshape(1, 256, 3), dst=out[i])
+    return out
+
+
+def erase(batch: Batch, generator: np.random.Generator, amount: float) -> Batch:
+    """Fill one rectangle of up to `amount` of the area with the image's mean, in half of the images
+    (random erasing, Zhong et al. 2020)."""
+    count, height, width, _ = batch.shape
+    chosen = generator.random(count) < 0.5
+    area = generator.uniform(0.02, max(amount, 0.02), count)
+    aspect = np.exp(generator.uniform(-1, 1, count) * np.log(3.0) / 2)
+    heights = np.clip(np.sqrt(area * aspect) * height, 1, height).astype(int)
+    widths = np.clip(np.sqrt(area / aspect) * width, 1, width).astype(int)
+    tops = (generator.random(count) * (height - heights + 1)).astype(int)
+    lefts = (generator.random(count) * (width - widths + 1)).astype(int)
+    out = batch.copy()
+    for i in np.flatnonzero(chosen):
+        rectangle = slice(tops[i], tops[i] + heights[i]), slice(lefts[i], lefts[i] + widths[i])
+        out[i][rectangle] = batch[i].mean(axis=(0, 1)).astype(np.uint8)
+    return out

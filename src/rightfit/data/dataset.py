@@ -1,0 +1,164 @@
+"""From a source and settings to what training needs: the table with its splits, and its decoded images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rightfit.config import TrainSettings
+from rightfit.console import Console
+from rightfit.data import split, store, table
+from rightfit.data.image import ImageSpec, size
+from rightfit.errors import DataError, ImageError
+from rightfit.files import write_text
+
+SAMPLE = 200  # images whose size decides image_size "auto"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Readable images only: row i of the table is row `store_rows[i]` of the store."""
+
+    table: table.Table
+    store: store.Store
+    store_rows: NDArray[np.int64]
+    spec: ImageSpec
+    quarantined: list[tuple[str, str]]  # path, reason
+
+    def targets(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(len(rows), outputs): one-hot, or the 0/1 of the second class for binary, or multi-hot."""
+        codes = self.table.codes()[rows]
+        if self.table.label_mode == "multilabel":
+            return codes.astype(np.float32)
+        if self.table.label_mode == "binary":
+            return codes.astype(np.float32)[:, None]
+        return np.eye(len(self.table.classes), dtype=np.float32)[codes]
+
+    def groups(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """(len(rows),) numbers of the groups, an image without one being its own; None if none has one."""
+        named = self.table.frame["group"].iloc[rows]
+        if (named == "").all():
+            return None
+        codes = pd.factorize(named)[0].astype(np.int64)
+        alone = (named == "").to_numpy()
+        codes[alone] = len(rows) + np.arange(int(alone.sum()))
+        return codes
+
+    def class_counts(self, rows: NDArray[np.int64]) -> tuple[int, ...]:
+        """Images of each class; for multilabel, images that have each label."""
+        codes = self.table.codes()[rows]
+        if self.table.label_mode == "multilabel":
+            return tuple(map(int, codes.sum(axis=0)))
+        return tuple(map(int, np.bincount(codes, minlength=len(self.table.classes))))
+
+    def only(self, recorded: Mapping[str, str]) -> Dataset:
+        """The images of an earlier run (path -> split), in its splits; DataError if one is gone."""
+        paths = self.table.paths(np.arange(len(self.table)))
+        rows = np.array([row for row, path in enumerate(paths) if path in recorded], np.int64)
+        if gone := sorted(set(recorded) - {paths[row] for row in rows}):
+            raise DataError(
+                f"{len(gone):,} of the run's {len(recorded):,} images are gone or unreadable, so its splits are "
+                f"no longer whole: {', '.join(gone[:5])}"
+            )
+        splits = np.array([recorded[paths[row]] for row in rows])
+        return replace(
+            self, table=self.table.select(rows).with_splits(splits), store_rows=self.store_rows[rows]
+        )
+
+
+def prepare(
+    source: Any, settings: TrainSettings, console: Console, known: Mapping[str, str] | None = None
+) -> tuple[Dataset, TrainSettings]:
+    """Read, decode (or find decoded), leave out the unreadable, split. Returns the settings with the
+    image size filled in.
+
+    `known` (path -> split) is an earlier run's split to keep; without it the last split made here of
+    the same source with the same seed and shares is kept, so adding images moves none. Raises DataError.
+    """
+    found = table.read(source, settings.label, settings.label_mode, settings.group_by)
+    if settings.image_size == "auto":
+        settings = settings.model_copy(update={"image_size": _usual_size(found)})
+    height, width = settings.height_width
+    spec = ImageSpec(height, width, settings.resize)
+    names = found.frame["name"].tolist()
+    cache = store.cache_folder(settings.cache)
+    if found.images is not None:
+        images = store.from_arrays(found.images, spec)
+    else:
+        paths = found.paths(np.arange(len(found)))
+        with console.bar("Decoding", len(names)) as bar:
+            images = store.open_or_build(
+                names, paths, spec, cache, found.root, progress=lambda done, total: bar.update(done)
+            )
+    good = store.quarantine(images, names, found.frame["label"].tolist(), settings.allow_bad)
+    quarantined = [(found.path(row), reason) for row, reason in sorted(images.reasons.items())]
+    readable = found.select(good) if len(good) < len(found) else found
+    record = _record(cache, source, settings) if found.images is None else None
+    kept = _remembered(record)
+    if known is not None:
+        everything = zip(readable.frame["name"], readable.paths(np.arange(len(readable))), strict=True)
+        kept = {name: known[path] for name, path in everything if path in known}
+    divided = split.assign(readable, split.parse_ratio(settings.split), settings.seed, kept)
+    if not len(divided.rows("train")):
+        raise DataError("no image is left to train on; see the splits and `--split`")
+    if record is not None and known is None:
+        _remember(record, divided)
+    for note in divided.notes:
+        console.say(note)
+    if quarantined:
+        console.say(f"{len(quarantined):,} unreadable files are left out: quarantine.csv lists them")
+    return Dataset(divided, images, np.asarray(good, np.int64), spec, quarantined), settings
+
+
+def _usual_size(found: table.Table) -> str:
+    """The median short side of a sample, in steps of 32, at most 224 px; as it is below 32 px."""
+    if found.images is not None:
+        sides = [min(found.images.shape[1:3])]
+    else:
+        sides = []
+        for path in found.paths(np.unique(np.linspace(0, len(found) - 1, SAMPLE).astype(np.int64))):
+            try:
+                sides.append(min(size(path)))
+            except ImageError:
+                continue  # the store will name it
+        if not sides:
+            raise DataError("none of the images could be read; `--image-size 224` shows each file's reason")
+    side = int(np.median(sides))
+    return str(max(8, side) if side < 32 else min(224, side // 32 * 32))
+
+
+def _record(cache: Path, source: Any, settings: TrainSettings) -> Path | None:
+    """Where the split of this source is remembered; None for sources without a name."""
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    text = os.fspath(source)
+    place = text if "://" in text else os.path.realpath(text)
+    key = repr((place, settings.split, settings.seed, settings.group_by))
+    return cache / "splits" / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.json"
+
+
+def _remembered(record: Path | None) -> dict[str, str] | None:
+    if record is None:
+        return None
+    try:
+        kept = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return kept if isinstance(kept, dict) else None
+
+
+def _remember(record: Path, divided: table.Table) -> None:
+    """Names that are gone for now keep their place: they may come back."""
+    names = dict(zip(divided.frame["name"], divided.frame["split"].astype(str), strict=True))
+    kept = {**(_remembered(record) or {}), **names}
+    record.parent.mkdir(parents=True, exist_ok=True)
+    write_text(record, json.dumps(kept, ensure_ascii=False))

@@ -1,0 +1,472 @@
+"""A table's images in, a memory-mapped (N, H, W, 3) uint8 store out: decoded once, read by every later epoch and run.
+
+    <cache>/stores/<source, spec and decoder>/<key>/images.u8 index.npz reasons.json
+
+The key is over each file's name, size and times, so a changed file is noticed without reading any;
+the fingerprint is over the contents. A store is written beside its place and renamed into it, and
+is never edited: adding files makes a new one, which copies the rows it shares with the last.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+import uuid
+import zipfile
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from rightfit.data.image import ImageSpec, Pixels, decode, fit, read_bytes
+from rightfit.errors import DataError, ImageError, RunError
+
+DECODER = 1  # raise it when decode's output changes
+KEPT = 2  # stores per source and spec
+DIGEST = 16  # bytes
+BATCH_BYTES = 4 * 2**20  # one task's pixels; about two tasks per worker are in memory at once
+DAY = 24 * 3600  # seconds
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+Rows = npt.NDArray[np.int64]
+Digests = npt.NDArray[np.uint8]  # (N, DIGEST)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Row i is image i of the list it was built from; a row that is not `ok` is black and has a reason."""
+
+    images: Pixels  # (N, H, W, 3), a memory map when it comes from the cache
+    ok: npt.NDArray[np.bool_]  # (N,)
+    reasons: dict[int, str]
+    fingerprint: str  # over the contents of all images in order, and the spec
+
+    def __len__(self) -> int:
+        return len(self.ok)
+
+    def gather(self, rows: npt.NDArray[np.integer[Any]]) -> Pixels:
+        """(B,) row numbers -> (B, H, W, 3) uint8, a copy. Safe from any thread."""
+        return self.images.take(rows, axis=0)
+
+
+def open_or_build(
+    names: Sequence[str],
+    paths: Sequence[str],
+    spec: ImageSpec,
+    cache: Path,
+    source: str,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Store:
+    """The store of these files, from the cache if nothing has changed, else decoded where it has.
+
+    `names` identify the images within `source`; `paths` are local or fsspec URLs, in the same order.
+    `progress(done, total)` is called as rows are finished, from this thread. Two processes may build
+    the same store at once. Raises RunError when the cache is full or not writable.
+    """
+    stamps = _stamps(names, paths)
+    group = cache / "stores" / _digest(source, spec, DECODER).hex()
+    found = _load(group / _key(stamps), spec, len(names))
+    if found is not None and stamps.any(axis=1).all():
+        with suppress(OSError):  # a cache that is only readable serves as well
+            os.utime(found.folder)
+        return found.store
+    needed = len(names) * spec.height * spec.width * 3
+    with _cache_errors(cache, needed):
+        group.mkdir(parents=True, exist_ok=True)
+        _tidy(group)
+        free = shutil.disk_usage(group).free
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"{free:,} bytes are free")
+        earlier = [past for folder in _newest_first(group) if (past := _load(folder, spec)) is not None]
+        temporary = group / f".building-{uuid.uuid4().hex}"
+        temporary.mkdir()
+        try:
+            built = _Build(paths, spec, stamps, earlier, workers or _workers(paths), progress)
+            built.write(temporary)
+            folder = group / _key(built.stamps)
+            _publish(temporary, folder, spec, len(names))
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        found = _load(folder, spec, len(names))
+        _tidy(group)
+    if found is None:
+        raise RunError(f"{folder}: the store of decoded images was removed while it was opened; run again")
+    return found.store
+
+
+def from_arrays(images: Pixels, spec: ImageSpec) -> Store:
+    """(N, H, W), (N, H, W, 1) or (N, H, W, 3) uint8 -> a store in memory, resized where the size differs."""
+    if (
+        images.dtype != np.uint8
+        or images.ndim not in (3, 4)
+        or (images.ndim == 4 and images.shape[3] not in (1, 3))
+    ):
+        raise DataError(
+            f"images are {images.dtype} {images.shape}; give uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
+        )
+    if 0 in images.shape[1:]:
+        raise DataError(f"images of shape {images.shape} have no pixels")
+    contents = np.array([_row(_digest(image.shape, image.tobytes())) for image in images], np.uint8)
+    images = np.broadcast_to(images if images.ndim == 4 else images[..., None], (*images.shape[:3], 3))
+    if images.shape[1:3] != (spec.height, spec.width):
+        fitted = np.empty((len(images), spec.height, spec.width, 3), np.uint8)
+        for row, image in enumerate(images):
+            fitted[row] = fit(np.ascontiguousarray(image), spec)
+        images = fitted
+    return Store(np.ascontiguousarray(images), np.ones(len(images), bool), {}, _fingerprint(contents, spec))
+
+
+def cache_folder(setting: str | None) -> Path:
+    """The argument, else RIGHTFIT_CACHE, else the platform's folder for a user's caches."""
+    chosen = setting or os.environ.get("RIGHTFIT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return platformdirs.user_cache_path("rightfit")
+
+
+def quarantine(
+    store: Store, names: Sequence[str], labels: Sequence[object], allow_bad: bool, limit: float = 0.05
+) -> Rows:
+    """The rows whose image is readable.
+
+    Raises DataError when more than `limit` of them are not and `allow_bad` is not set: so many have a
+    common cause, and a class may be losing its images. Raises it too when none is readable.
+    """
+    bad, good = np.flatnonzero(~store.ok), np.flatnonzero(store.ok)
+    if len(good) and (allow_bad or len(bad) <= limit * len(store)):
+        return good
+    if not len(store):
+        raise DataError("there are no images")
+    listed = [f"  {names[row]} ({labels[row]}): {store.reasons[int(row)]}" for row in bad[:10]]
+    if len(bad) > 10:
+        listed.append(f"  and {len(bad) - 10:,} more")
+    found = f"{len(bad):,} of {len(store):,} images cannot be read"
+    advice = (
+        f" (more than {limit:.0%}); repair or remove them, or leave them out with --allow-bad"
+        if len(good)
+        else ""
+    )
+    raise DataError("\n".join([found + advice, *listed]))
+
+
+# Identity -------------------------------------------------------------------------------------------
+
+
+def _digest(*parts: object) -> bytes:
+    text = [part if isinstance(part, bytes) else repr(part).encode() for part in parts]
+    return hashlib.blake2b(b"\0".join(text), digest_size=DIGEST).digest()
+
+
+def _row(digest: bytes) -> Digests:
+    return np.frombuffer(digest, np.uint8)
+
+
+def _key(stamps: Digests) -> str:
+    return _digest(stamps.tobytes()).hex()
+
+
+def _fingerprint(contents: Digests, spec: ImageSpec) -> str:
+    return _digest(spec, contents.tobytes()).hex()
+
+
+def _stamps(names: Sequence[str], paths: Sequence[str]) -> Digests:
+    """(N, DIGEST) over each file's name, size and times; zeros where a change could not be noticed."""
+    remote = _Remote()
+    facts: tuple[object, ...]
+    stamps = np.empty((len(names), DIGEST), np.uint8)
+    for row, (name, path) in enumerate(zip(names, paths, strict=True)):
+        if "://" in path:
+            facts = remote.facts(path)
+        else:
+            try:
+                status = os.stat(path)
+                facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            except (OSError, ValueError) as error:
+                facts = (str(error),)
+        stamps[row] = _row(_digest(name, facts)) if facts else 0
+    return stamps
+
+
+class _Remote:
+    """What an fsspec file system says of a file; each folder is listed once."""
+
+    def __init__(self) -> None:
+        self.folders: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def facts(self, url: str) -> tuple[object, ...]:
+        import fsspec
+
+        folder, _, _ = url.rpartition("/")
+        if folder not in self.folders:
+            system, root = fsspec.core.url_to_fs(folder)
+            try:
+                system.invalidate_cache(root)
+                listing = system.ls(root, detail=True)
+            except FileNotFoundError:
+                listing = []
+            except Exception as error:  # each client has its own types
+                raise DataError(f"{folder}: cannot be listed: {error}") from error
+            self.folders[folder] = {entry["name"].rpartition("/")[2]: entry for entry in listing}
+        info = self.folders[folder].get(url.rpartition("/")[2], {})
+        changed = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+        times = [str(info[key]) for key in changed if key in info]
+        return (info.get("size"), *times) if times else ()
+
+
+# Building -------------------------------------------------------------------------------------------
+
+
+class _Build:
+    """Decodes rows in threads, a bounded number ahead, and writes them in order from the calling thread."""
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        spec: ImageSpec,
+        stamps: Digests,
+        earlier: Sequence[_Saved],
+        workers: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.paths, self.spec, self.workers, self.progress = paths, spec, workers, progress
+        self.stamps = stamps.copy()  # zeros where a file may read differently the next time
+        self.contents = np.zeros_like(stamps)
+        self.ok = np.zeros(len(paths), bool)
+        self.reasons: dict[int, str] = {}
+        self.sources = [(past, _matches(past.stamps, stamps)) for past in earlier]
+        self.stop = threading.Event()
+
+    def write(self, folder: Path) -> None:
+        with (folder / "images.u8").open("wb") as file:
+            row_bytes = self.spec.height * self.spec.width * 3
+            _reserve(file.fileno(), len(self.paths) * row_bytes)
+            with closing(self._decoded(max(1, min(64, BATCH_BYTES // row_bytes)))) as batches:
+                for pixels in batches:
+                    file.write(pixels.data)
+            _flush(file)
+        with (folder / "index.npz").open("wb") as file:
+            np.savez(file, stamps=self.stamps, contents=self.contents, ok=self.ok)
+            _flush(file)
+        with (folder / "reasons.json").open("wb") as file:
+            file.write(json.dumps(self.reasons).encode())
+            _flush(file)
+        _flush_folder(folder)
+
+    def _decoded(self, batch: int) -> Generator[Pixels, None, None]:
+        total, done = len(self.paths), 0
+        waiting: deque[Future[Pixels]] = deque()
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # the pool is the parallelism
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        try:
+            starts = iter(range(0, total, batch))
+            while True:
+                while len(waiting) < 2 * self.workers and (start := next(starts, None)) is not None:
+                    waiting.append(pool.submit(self._batch, start, min(start + batch, total)))
+                if not waiting:
+                    return
+                pixels = waiting.popleft().result()
+                yield pixels
+                done += len(pixels)
+                if self.progress is not None:
+                    self.progress(done, total)
+        finally:
+            self.stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            cv2.setNumThreads(threads)
+
+    def _batch(self, start: int, stop: int) -> Pixels:
+        """Rows start..stop, copied from an earlier store or decoded."""
+        pixels = np.zeros((stop - start, self.spec.height, self.spec.width, 3), np.uint8)
+        missing = np.ones(stop - start, bool)
+        for past, origin in self.sources:
+            here = np.flatnonzero(missing & (origin[start:stop] >= 0))
+            there = origin[start:stop][here]
+            pixels[here] = past.store.images[there]
+            self.contents[start + here], self.ok[start + here] = past.contents[there], past.store.ok[there]
+            for row, old in zip(here, there, strict=True):
+                if not past.store.ok[old]:
+                    self.reasons[start + int(row)] = past.store.reasons[int(old)]
+            missing[here] = False
+        for row in np.flatnonzero(missing):
+            if self.stop.is_set():
+                break
+            self._one(start + int(row), pixels[row])
+        return pixels
+
+    def _one(self, row: int, into: Pixels) -> None:
+        path = self.paths[row]
+        try:
+            data = read_bytes(path)
+        except ImageError as error:
+            self.reasons[row] = error.reason
+            refused = (
+                isinstance(error.__cause__, PermissionError) and "://" not in path
+            )  # chmod changes ctime
+            if error.__cause__ is not None and not refused:
+                self.stamps[row] = 0  # gone, or a failing disk or network: ask again the next time
+            return
+        self.contents[row] = _row(_digest(data))
+        try:
+            into[:] = decode(data, self.spec, path)
+            self.ok[row] = True
+        except ImageError as error:
+            self.reasons[row] = error.reason
+            if isinstance(error.__cause__, MemoryError):
+                self.stamps[row] = 0
+
+
+def _reserve(descriptor: int, needed: int) -> None:
+    """A disk too small says so now, not in an hour."""
+    if needed and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, needed)
+        except OSError as error:
+            if error.errno in FULL:  # some file systems cannot reserve; writing will tell
+                raise
+
+
+def _matches(old: Digests, new: Digests) -> Rows:
+    """(N,) for each new stamp the row of the same old one, or -1."""
+    if not len(old) or not len(new):
+        return np.full(len(new), -1, np.int64)
+    old_starts, new_starts = old.view(np.uint64)[:, 0], new.view(np.uint64)[:, 0]
+    order = np.argsort(old_starts, kind="stable")
+    nearest = order[np.searchsorted(old_starts, new_starts, sorter=order).clip(max=len(old) - 1)]
+    return np.where((old[nearest] == new).all(axis=1) & new.any(axis=1), nearest, -1)
+
+
+def _workers(paths: Sequence[str]) -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return (
+        max(32, cores) if any("://" in path for path in paths[:1]) else cores
+    )  # remote reads wait, they do not work
+
+
+# The folder -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Saved:
+    folder: Path
+    store: Store
+    stamps: Digests
+    contents: Digests
+
+
+def _load(folder: Path, spec: ImageSpec, count: int | None = None) -> _Saved | None:
+    """The store in `folder`, or None when it is missing or its files do not agree."""
+    shape = (spec.height, spec.width, 3)
+    try:
+        with (folder / "index.npz").open("rb") as file, np.load(file, allow_pickle=False) as index:
+            stamps, contents, ok = index["stamps"], index["contents"], index["ok"]
+        reasons = {
+            int(row): str(text) for row, text in json.loads((folder / "reasons.json").read_bytes()).items()
+        }
+        raw = folder / "images.u8"
+        agree = (
+            stamps.shape == contents.shape == (len(ok), DIGEST)
+            and count in (None, len(ok))
+            and folder.name == _key(stamps)
+            and raw.stat().st_size == len(ok) * int(np.prod(shape))
+            and set(reasons) == set(np.flatnonzero(~ok).tolist())
+        )
+        if not agree:
+            return None
+        images = (
+            np.memmap(raw, np.uint8, "r", shape=(len(ok), *shape))
+            if len(ok)
+            else np.zeros((0, *shape), np.uint8)
+        )
+    except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile):
+        return None
+    store = Store(images.view(np.ndarray), ok, reasons, _fingerprint(contents, spec))
+    return _Saved(folder, store, stamps, contents)
+
+
+def _publish(temporary: Path, folder: Path, spec: ImageSpec, count: int) -> None:
+    """Rename into place; a whole store that another process put there first stays."""
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        if _load(folder, spec, count) is not None:
+            return
+        _remove(folder)
+        temporary.rename(folder)
+    _flush_folder(folder.parent)
+
+
+def _newest_first(group: Path) -> list[Path]:
+    dated = []
+    for folder in group.iterdir():
+        with suppress(OSError):  # another process may be tidying too
+            if not folder.name.startswith("."):
+                dated.append((folder.stat().st_mtime_ns, folder))
+    return [folder for _, folder in sorted(dated, reverse=True)]
+
+
+def _tidy(group: Path) -> None:
+    """Removes all but the newest stores, and what a killed build left more than a day ago."""
+    for folder in _newest_first(group)[KEPT:]:
+        _remove(folder)
+    for folder in group.glob(".*"):
+        with suppress(OSError):
+            newest = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+            if time.time() - newest > DAY:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """At once for those who look for it; an open memory map keeps its pages."""
+    aside = folder.with_name(f".removed-{uuid.uuid4().hex}")
+    with suppress(OSError):
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "posix":  # Windows opens no folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _cache_errors(cache: Path, needed: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        elsewhere = "set --cache or RIGHTFIT_CACHE to a folder"
+        if error.errno in FULL:
+            raise RunError(
+                f"{cache}: the decoded images need {needed:,} bytes: {error.strerror}; "
+                f"{elsewhere} on a larger disk, or choose a smaller --image-size"
+            ) from error
+        raise RunError(
+            f"{cache}: cannot write the decoded images: {error}; {elsewhere} you can write to"
+        ) from error

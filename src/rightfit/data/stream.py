@@ -1,0 +1,98 @@
+"""Paths in, decoded batches out, a batch at a time: a million files take no more memory than a thousand."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rightfit.data.image import ImageSpec, decode, read_bytes
+from rightfit.data.loader import prefetch
+from rightfit.data.table import IMAGE_SUFFIXES
+from rightfit.errors import ImageError, UsageError
+
+
+class Decoded(NamedTuple):
+    paths: list[str]
+    images: NDArray[np.uint8]  # (len(paths), H, W, 3)
+    unreadable: list[tuple[str, str]]  # path, reason
+
+
+def images_of(paths: Any, height: int, width: int, resize: str, batch_size: int) -> Iterator[Decoded]:
+    """Batches of up to `batch_size` images of `paths`: files, folders (walked, sorted) or URLs.
+
+    Raises UsageError for a path that does not exist, or when there are no images at all.
+    """
+    spec = ImageSpec(height, width, resize)
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(workers, thread_name_prefix="rightfit-decode") as pool:
+        files = iter(files_of(paths))
+        makers = (functools.partial(_decode, chunk, spec, pool) for chunk in _chunks(files, batch_size))
+        yield from prefetch(makers, ahead=2, workers=1)
+
+
+def files_of(paths: Any) -> Iterator[str]:
+    """Every image file of `paths`, folders walked in sorted order; a file that is named is always taken."""
+    single = isinstance(paths, (str, os.PathLike))
+    found = False
+    for path in [paths] if single else paths:
+        text = os.fspath(path)
+        if "://" not in text and not os.path.exists(text):
+            raise UsageError(f"{text} does not exist; give image files or folders")
+        for file in _walk(text):
+            found = True
+            yield file
+    if not found:
+        raise UsageError(f"no images in {paths if single else ', '.join(map(os.fspath, paths))}")
+
+
+def _walk(path: str) -> Iterator[str]:
+    if "://" in path:
+        from fsspec.core import url_to_fs
+
+        system, root = url_to_fs(path)
+        names = [path] if system.isfile(root) else [system.unstrip_protocol(name) for name in system.find(root)]
+        yield from (n for n in names if n == path or n.lower().endswith(IMAGE_SUFFIXES))
+    elif os.path.isdir(path):
+        for folder, folders, names in os.walk(path):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            yield from (
+                os.path.join(folder, name)
+                for name in sorted(names)
+                if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+            )
+    else:
+        yield path
+
+
+def _chunks(files: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(files)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _decode(paths: list[str], spec: ImageSpec, pool: ThreadPoolExecutor) -> Decoded:
+    good: list[str] = []
+    images: list[NDArray[np.uint8]] = []
+    unreadable: list[tuple[str, str]] = []
+    for path, outcome in zip(paths, pool.map(functools.partial(_one, spec=spec), paths), strict=True):
+        if isinstance(outcome, ImageError):
+            unreadable.append((path, outcome.reason))
+        else:
+            good.append(path)
+            images.append(outcome)
+    stacked = np.stack(images) if images else np.empty((0, spec.height, spec.width, 3), np.uint8)
+    return Decoded(good, stacked, unreadable)
+
+
+def _one(path: str, spec: ImageSpec) -> NDArray[np.uint8] | ImageError:
+    try:
+        return decode(read_bytes(path), spec, path)
+    except ImageError as error:
+        return error

@@ -1,0 +1,549 @@
+"""Reads any source of labelled images into one table, so that what follows knows one shape of data."""
+
+from __future__ import annotations
+
+import csv
+import os
+import posixpath
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from rightfit.errors import DataError, UsageError
+from rightfit.files import replacing
+
+SPLITS = ("train", "val", "test")
+UNSPLIT = pd.Index(["", *SPLITS])
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "": ""}
+LABEL_MODES = ("auto", "binary", "categorical", "multilabel")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+STRATUM_SEPARATOR = "\x1f"
+LAYOUTS = (
+    "rightfit reads ROOT/class/image.jpg, ROOT/{train,val,test}/class/image.jpg, or a .csv, .tsv or "
+    f".parquet file with columns path and label; images end in {' '.join(IMAGE_SUFFIXES)}"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """One row per image; `select` and `with_splits` give new tables, nothing changes in place.
+
+    frame: name (str, relative to root with "/", or absolute or a URL as a CSV gave it), label (category),
+    split (one of SPLITS, or "" while not assigned), group (str, "" is alone), stratum (category; what the
+    split balances). images: (N, H, W, C) uint8 in the order of the rows when the source was arrays.
+    """
+
+    frame: pd.DataFrame
+    classes: tuple[str, ...]
+    label_mode: str
+    root: str
+    images: npt.NDArray[np.uint8] | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def outputs(self) -> int:
+        """Units in the last layer: one for binary, one per class otherwise."""
+        return 1 if self.label_mode == "binary" else len(self.classes)
+
+    def path(self, row: int) -> str:
+        return self.paths([row])[0]
+
+    def paths(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
+        """Absolute paths or URLs; for arrays the names, "array:0000012"."""
+        names = self.frame["name"].iloc[np.asarray(rows, np.int64)].tolist()
+        return names if self.images is not None else [_join(self.root, name) for name in names]
+
+    def codes(self) -> npt.NDArray[Any]:
+        """(N,) int32 class indices, or (N, K) uint8 with a one for each class of the image if multilabel."""
+        label = self.frame["label"].cat
+        index = {name: i for i, name in enumerate(self.classes)}
+        if self.label_mode != "multilabel":
+            of_label = np.array([index.get(name, -1) for name in label.categories], np.int32)
+            return of_label[label.codes.to_numpy()]
+        hot = np.zeros((len(label.categories), len(self.classes)), np.uint8)
+        for row, text in zip(hot, label.categories, strict=True):
+            row[[index[part] for part in _parts(text)]] = 1
+        return hot[label.codes.to_numpy()]
+
+    def rows(self, split: str) -> npt.NDArray[np.int64]:
+        """Row numbers of one split, ascending."""
+        return np.flatnonzero((self.frame["split"] == split).to_numpy())
+
+    def select(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> Table:
+        """The given rows in the given order; the classes stay."""
+        index = np.asarray(rows, np.int64)
+        frame = self.frame.iloc[index].reset_index(drop=True)
+        return replace(self, frame=frame, images=None if self.images is None else self.images[index])
+
+    def with_splits(self, splits: npt.NDArray[Any]) -> Table:
+        """splits: (N,) str, each one of SPLITS or ""."""
+        unknown = sorted(set(np.unique(splits).tolist()) - {"", *SPLITS})
+        if unknown:
+            raise UsageError(f"unknown split {unknown[0]!r}; a split is one of {', '.join(SPLITS)}")
+        return replace(self, frame=self.frame.assign(split=pd.Categorical(splits, UNSPLIT)))
+
+    def write_csv(self, path: str | os.PathLike[str]) -> None:
+        """Columns path (absolute, or a URL), label, split, group: for files, itself a valid source."""
+        columns = (self.frame[name].tolist() for name in ("label", "split", "group"))
+        with replacing(os.fspath(path)) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+            # every field quoted: csv before Python 3.13 leaves a lone "\r" bare, which ends a row
+            writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
+            writer.writerow(("path", "label", "split", "group"))
+            writer.writerows(zip(self.paths(np.arange(len(self))), *columns, strict=True))
+
+
+def read(
+    source: str | os.PathLike[str] | pd.DataFrame | tuple[Any, Any],
+    label: str | None = None,
+    label_mode: str = "auto",
+    group_by: str | None = None,
+) -> Table:
+    """A folder, a CSV/TSV/Parquet file, a DataFrame or (images, labels) -> Table.
+
+    label: the label column of a file or DataFrame, "label" if None. label_mode "auto": multilabel if a label
+    holds "|", binary for two classes, else categorical. group_by: a regular expression searched in the file
+    name without folders; its first capture group is the group. Raises UsageError or DataError.
+    """
+    if label_mode not in LABEL_MODES:
+        raise UsageError(f"unknown label mode {label_mode!r}; choose from {', '.join(LABEL_MODES)}")
+    if isinstance(source, pd.DataFrame):
+        found = _from_frame(source, Path.cwd().as_posix(), label or "label", lambda row: f"row {row}")
+    elif isinstance(source, tuple):
+        found = _from_arrays(source)
+    else:
+        found = _from_path(os.fspath(source), label)
+    if label is not None and found.stratum is None:
+        raise UsageError(f"label {label!r} names a column, but this source has none: leave it out")
+    if group_by is not None:
+        _group(found, group_by)
+
+    used = set(np.unique(found.labels.codes).tolist())
+    labels = [str(text) for code, text in enumerate(found.labels.categories) if code in used]
+    if label_mode == "auto" and (found.matrix or any("|" in text for text in labels)):
+        label_mode = "multilabel"
+    if label_mode != "multilabel" and "" in labels:
+        empty = np.flatnonzero(np.asarray(found.labels == "")).tolist()
+        raise DataError(f"{len(empty)} labels are empty: {_some([found.place(row) for row in empty[:6]])}")
+    if len(labels) < 2:
+        raise DataError(f"one class only ({labels[0]!r}): nothing to learn; {LAYOUTS}")
+    classes = (
+        labels if label_mode != "multilabel" else sorted({part for text in labels for part in _parts(text)})
+    )
+    if label_mode == "auto":
+        label_mode = "binary" if len(classes) == 2 else "categorical"
+    if label_mode == "binary" and len(classes) != 2:
+        raise UsageError(
+            f"binary needs two classes, these are {len(classes)}: {_some(classes)}; use categorical"
+        )
+
+    count = len(found.names)
+    blank = pd.Categorical.from_codes(np.zeros(count, np.int8), UNSPLIT)
+    frame = pd.DataFrame(
+        {
+            "name": found.names,
+            "label": found.labels,
+            "split": blank if found.splits is None else found.splits,
+            "group": pd.Series("", range(count), dtype="str") if found.groups is None else found.groups,
+            "stratum": found.labels if found.stratum is None else found.stratum,
+        }
+    )
+    return Table(frame, tuple(classes), label_mode, found.root, found.images, tuple(found.notes))
+
+
+@dataclass
+class _Found:
+    """What a source gave, before classes and groups are settled."""
+
+    names: pd.Series[str]
+    labels: pd.Categorical[Any]
+    root: str
+    splits: pd.Categorical[Any] | None = None
+    groups: pd.Series[str] | None = None
+    stratum: pd.Categorical[Any] | None = None  # None: the label
+    images: npt.NDArray[np.uint8] | None = None
+    matrix: bool = False  # labels came as a 0/1 matrix in which some row has not exactly one 1
+    notes: list[str] = field(default_factory=list)
+    place: Callable[[int], str] = "row {}".format
+
+
+def _group(found: _Found, pattern: str) -> None:
+    try:
+        search = re.compile(pattern).search
+    except re.error as error:
+        raise UsageError(f"group_by {pattern!r} is not a regular expression: {error}") from None
+    if re.compile(pattern).groups < 1:
+        raise UsageError(
+            f"group_by {pattern!r} captures nothing; put brackets around the group, as in '^(\\d+)_'"
+        )
+    if found.images is not None:
+        raise UsageError("group_by searches file names, and arrays have none")
+    if found.groups is not None:
+        found.notes.append("group_by was given, so the column group was not used.")
+    matches = (search(name[name.rfind("/") + 1 :]) for name in found.names)
+    groups = [match[1] or "" if match else "" for match in matches]
+    found.groups = pd.Series(groups, dtype="str")
+    alone = groups.count("")
+    if alone:
+        found.notes.append(
+            f"{alone} of {len(groups)} file names do not match group_by {pattern!r}; each is alone."
+        )
+
+
+# Folders
+
+
+def _from_path(source: str, label: str | None) -> _Found:
+    is_url = "://" in source
+    path = source if is_url else Path(source).expanduser().absolute().as_posix()
+    if not _decodable(path):
+        raise DataError(f"{path!a} is not valid UTF-8: rename the folder")
+    if path.lower().endswith(TABLE_SUFFIXES) and not Path(path).is_dir():
+        return _from_file(path, label or "label")
+    return _from_folder(path, _list_url(path) if is_url else _list_local(path))
+
+
+@dataclass
+class _Listing:
+    images: list[str] = field(default_factory=list)  # relative to the root, with "/"
+    others: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)  # links that lead nowhere or back
+    undecodable: list[str] = field(default_factory=list)
+
+
+def _from_folder(root: str, listing: _Listing) -> _Found:
+    """Class folders, or class folders below split folders if all folders with images are named as splits."""
+    tops = {name[: name.index("/")] for name in listing.images if "/" in name}
+    named = {top for top in tops if top.lower() in SPLIT_NAMES}
+    is_split = tops == named and "train" in map(str.lower, tops)
+    names: list[str] = []
+    stray: list[str] = []
+    labels: dict[str, int] = {}
+    label_codes: list[int] = []
+    split_codes: list[int] = []
+    for name in sorted(listing.images):
+        folders = name.split("/", 2 if is_split else 1)[:-1]
+        if len(folders) < 1 + is_split:
+            stray.append(name)
+            continue
+        names.append(name)
+        label_codes.append(labels.setdefault(folders[-1], len(labels)))
+        split_codes.append(1 + SPLITS.index(SPLIT_NAMES[folders[0].lower()]) if is_split else 0)
+    if not names:
+        raise DataError(f"{root}: no images in class folders; {LAYOUTS}")
+
+    notes = []
+    for found, what in (
+        (listing.others, "files are not images by their extension"),
+        (stray, "images lie in no class folder"),
+        (listing.broken, "links lead nowhere or back to a folder above"),
+        ([ascii(name) for name in listing.undecodable], "names are not valid UTF-8"),
+    ):
+        if found:
+            notes.append(f"{len(found)} {what} and were left out: {_some(sorted(found))}.")
+    if named and not is_split:
+        notes.append(f"Folders named as splits were taken as classes: {_some(sorted(named))}.")
+    return _Found(
+        names=pd.Series(names, dtype="str"),
+        labels=_categories(np.asarray(label_codes), list(labels)),
+        root=root,
+        splits=pd.Categorical.from_codes(np.asarray(split_codes, np.int8), UNSPLIT),
+        notes=notes,
+    )
+
+
+def _list_local(root: str) -> _Listing:
+    """Every file below root, links followed; a folder that is its own ancestor ends the way."""
+    listing = _Listing()
+    waiting: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
+    while waiting:
+        folder, prefix, above = waiting.pop()
+        try:
+            status = Path(folder).stat()
+            here = (status.st_dev, status.st_ino)
+            if here in above:
+                listing.broken.append(prefix[:-1])
+                continue
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if _hidden(name):
+                        continue
+                    if not _decodable(name):
+                        listing.undecodable.append(prefix + name)
+                        continue
+                    try:
+                        if entry.is_dir():
+                            waiting.append((entry.path, f"{prefix}{name}/", above | {here}))
+                            continue
+                        is_file = entry.is_file()
+                    except OSError:  # a link to itself
+                        is_file = False
+                    kind = listing.images if name.lower().endswith(IMAGE_SUFFIXES) else listing.others
+                    (kind if is_file else listing.broken).append(prefix + name)
+        except FileNotFoundError:
+            raise DataError(f"{folder}: no such file or folder") from None
+        except NotADirectoryError:
+            raise DataError(f"{folder}: not a folder and not a table; {LAYOUTS}") from None
+        except PermissionError:
+            raise DataError(f"{folder}: no permission to read this folder") from None
+    return listing
+
+
+def _list_url(url: str) -> _Listing:
+    from fsspec.core import url_to_fs
+
+    system, root = url_to_fs(url)
+    try:
+        if not system.exists(root):
+            raise DataError(f"{url}: no such file or folder")
+        found = system.find(root)
+    except PermissionError as error:
+        raise DataError(f"{url}: no permission to read this folder: {error}") from None
+    listing = _Listing()
+    start = len(root.rstrip("/")) + 1
+    for name in (path[start:] for path in found):
+        if not any(map(_hidden, name.split("/"))):
+            (listing.images if name.lower().endswith(IMAGE_SUFFIXES) else listing.others).append(name)
+    return listing
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _decodable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# Files with columns, and DataFrames
+
+
+def _from_file(path: str, label: str) -> _Found:
+    try:
+        if path.lower().endswith(".parquet"):
+            frame = pd.read_parquet(path)
+            return _from_frame(frame, posixpath.dirname(path), label, lambda row: f"{path}, row {row}")
+        # blank lines are kept until here so that a row knows its line
+        frame = pd.read_csv(
+            path,
+            sep="\t" if path.lower().endswith(".tsv") else ",",
+            dtype="str",
+            keep_default_na=False,
+            skip_blank_lines=False,
+            index_col=False,
+            encoding="utf-8-sig",
+        ).fillna("")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file or folder") from None
+    except PermissionError:
+        raise DataError(f"{path}: no permission to read this file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as a table: {error}") from None
+    kept = np.flatnonzero((frame != "").any(axis=1).to_numpy())
+
+    def place(row: int) -> str:
+        before = frame.iloc[: kept[row]]
+        breaks = sum(int(before[column].str.count("\n").sum()) for column in before)
+        return f"{path}, line {2 + int(kept[row]) + breaks}"
+
+    return _from_frame(frame.iloc[kept], posixpath.dirname(path), label, place)
+
+
+def _from_frame(frame: pd.DataFrame, root: str, label: str, place: Callable[[int], str]) -> _Found:
+    columns = [str(column) for column in frame.columns]
+    if "path" not in columns:
+        raise DataError(f"no column path; the columns are {_some(columns, shown=30)}")
+    if label not in columns or label in ("path", "split", "group"):
+        raise UsageError(f"no label column {label!r}; the columns are {_some(columns, shown=30)}")
+    if not len(frame):
+        raise DataError("the table has no rows")
+    frame = frame.reset_index(drop=True)
+    if frame["path"].isna().any() or (frame["path"] == "").any():
+        row = int(np.flatnonzero(frame["path"].isna() | (frame["path"] == ""))[0])
+        raise DataError(f"{place(row)}: the path is empty")
+    names = pd.Series([_neat_name(os.fspath(path)) for path in frame["path"]], dtype="str")
+    found = _Found(names, _neat(frame[label]), root, place=place)
+    if "split" in columns:
+        found.splits = _splits(frame["split"], place)
+    if "group" in columns:
+        found.groups = pd.Series(_neat(frame["group"]), dtype="str")
+    found.stratum = _stratum(frame, label)
+    _check_files(found)
+    return found
+
+
+def _splits(column: pd.Series[Any], place: Callable[[int], str]) -> pd.Categorical[Any]:
+    given = _neat(column)
+    texts = [str(text) for text in given.categories]
+    for code, text in enumerate(texts):
+        if text.strip().lower() not in SPLIT_NAMES:
+            row = int(np.flatnonzero(given.codes == code)[0])
+            allowed = ", ".join(filter(None, SPLIT_NAMES))
+            raise DataError(f"{place(row)}: unknown split {text!r}; use {allowed} or leave it empty")
+    codes = [UNSPLIT.get_loc(SPLIT_NAMES[text.strip().lower()]) for text in texts]
+    return pd.Categorical.from_codes(np.asarray(codes, np.int8)[given.codes], UNSPLIT)
+
+
+def _stratum(frame: pd.DataFrame, label: str) -> pd.Categorical[Any]:
+    """Joint of all label-like columns, so that two labels of the same images get one and the same split."""
+    columns = sorted(str(column) for column in frame.columns if column not in ("path", "split", "group"))
+    chosen = [column for column in columns if _label_like(frame[column])]
+    codes, texts = np.zeros(len(frame), np.int64), [""]
+    for column in chosen if label in chosen else [*chosen, label]:
+        values = _neat(frame[column])
+        count = len(values.categories)
+        joint, codes = np.unique(codes * count + values.codes, return_inverse=True)
+        texts = [f"{texts[i // count]}{STRATUM_SEPARATOR}{values.categories[i % count]}" for i in joint]
+    return _categories(codes, [text[1:] for text in texts])
+
+
+def _label_like(column: pd.Series[Any]) -> bool:
+    try:
+        distinct = column.nunique(dropna=False)
+    except TypeError:  # lists and the like
+        return False
+    return distinct <= 50 and len(column) >= 10 * distinct
+
+
+def _check_files(found: _Found) -> None:
+    paths = [_normal(_join(found.root, name)) for name in found.names]
+    seen = pd.Series(paths, dtype="str")
+    if seen.nunique() < len(seen):
+        twice = seen[seen.duplicated()].unique().tolist()
+        raise DataError(f"{len(twice)} paths are repeated: {_some(twice)}; keep one row for each")
+    missing = _missing(paths)
+    if missing:
+        raise DataError(f"{len(missing)} of {len(paths)} files do not exist: {_some(missing)}")
+
+
+def _missing(paths: list[str]) -> list[str]:
+    """Lists each folder once: on a network disk that is far cheaper than asking for each file."""
+    folders: dict[str, int] = {}
+    codes = np.array([folders.setdefault(posixpath.dirname(path), len(folders)) for path in paths])
+    by_folder = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    missing: list[str] = []
+    for folder, rows in zip(folders, by_folder, strict=True):
+        if folder.startswith(("http://", "https://")):  # the web cannot be listed
+            continue
+        present, exists = _present(folder)
+        absent = [paths[row] for row in rows if posixpath.basename(paths[row]) not in present]
+        # asked again: a disk may hold the name in another case or Unicode form
+        missing += [path for path in absent if not (present and exists(path))]
+    return missing
+
+
+def _present(folder: str) -> tuple[set[str], Callable[[str], bool]]:
+    try:
+        if "://" not in folder:
+            with os.scandir(folder or "/") as entries:
+                return {entry.name for entry in entries}, os.path.exists
+        from fsspec.core import url_to_fs
+
+        system, root = url_to_fs(folder)
+        return {posixpath.basename(name) for name in system.ls(root, detail=False)}, system.exists
+    except (FileNotFoundError, NotADirectoryError):
+        return set(), os.path.exists
+    except PermissionError:
+        raise DataError(f"{folder}: no permission to read this folder") from None
+
+
+# Arrays
+
+
+def _from_arrays(source: tuple[Any, ...]) -> _Found:
+    if len(source) != 2:
+        raise UsageError(f"arrays come as (images, labels), this tuple has {len(source)} parts")
+    images, labels = np.asarray(source[0]), np.asarray(source[1])
+    if images.dtype != np.uint8:
+        raise UsageError(
+            f"images are {images.dtype}, not uint8 in 0..255: "
+            "for floats in 0..1 pass (255 * images).round().astype('uint8')"
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise UsageError(f"images have shape {images.shape}; pass (N, H, W), (N, H, W, 1) or (N, H, W, 3)")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim not in (1, 2) or len(labels) != len(images):
+        raise UsageError(
+            f"labels have shape {labels.shape} for {len(images)} images; pass (N,), or (N, K) of 0 and 1"
+        )
+    if not len(images):
+        raise DataError("the arrays hold no images")
+    names = pd.Series([f"array:{i:07d}" for i in range(len(images))], dtype="str")
+    if labels.ndim == 1:
+        return _Found(names, _neat(pd.Series(labels)), root="", images=images)
+    if not np.isin(labels, (0, 1)).all():
+        raise UsageError("a matrix of labels holds 0 and 1 only: a one for each class of the image")
+    texts = pd.Series(["|".join(map(str, np.flatnonzero(row))) for row in labels], dtype="str")
+    unused = np.flatnonzero(~labels.any(axis=0)).tolist()
+    empty = _some([str(column) for column in unused])
+    notes = [f"{len(unused)} label columns hold no 1 and are no classes: {empty}."] if unused else []
+    matrix = bool((labels.sum(axis=1) != 1).any())
+    return _Found(names, _neat(texts), root="", images=images, matrix=matrix, notes=notes)
+
+
+# Text
+
+
+def _parts(label: str) -> list[str]:
+    return [part.strip() for part in label.split("|") if part.strip()]
+
+
+def _neat(column: pd.Series[Any]) -> pd.Categorical[Any]:
+    """Values as text, "" for a missing one; in a column of numbers 1.0 becomes "1"."""
+    codes, values = pd.factorize(column)
+    texts = [str(value) for value in values]
+    if all(re.fullmatch(r"-?\d+(\.\d*)?|", text) for text in texts):
+        texts = [re.sub(r"\.0*$", "", text) for text in texts]
+    return _categories(np.where(codes < 0, len(texts), codes), [*texts, ""])
+
+
+def _categories(codes: npt.NDArray[Any], texts: list[str]) -> pd.Categorical[Any]:
+    """Categories sorted, each once and used; equal texts fall together."""
+    used = sorted({texts[code] for code in np.unique(codes)})
+    index = {text: i for i, text in enumerate(used)}
+    of_code = np.array([index.get(text, -1) for text in texts], np.int32)
+    return pd.Categorical.from_codes(of_code[codes], pd.Index(used))
+
+
+def _neat_name(path: str) -> str:
+    if _absolute(path):
+        return path
+    return posixpath.normpath(path.replace(os.sep, "/"))
+
+
+def _absolute(name: str) -> bool:
+    return "://" in name or os.path.isabs(name)  # a Path costs much, a million times over
+
+
+def _join(root: str, name: str) -> str:
+    if _absolute(name):
+        return name
+    return f"{root.rstrip('/')}/{name}"
+
+
+def _normal(path: str) -> str:
+    scheme, separator, rest = path.rpartition("://")
+    return scheme + separator + posixpath.normpath(rest.replace(os.sep, "/"))
+
+
+def _some(names: Sequence[str], shown: int = 5) -> str:
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

@@ -1,0 +1,38 @@
+"""Typed errors; each message says what was found, where, and what to do."""
+
+from __future__ import annotations
+
+
+class RightfitError(Exception):
+    """The work failed. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(RightfitError):
+    """The request itself is wrong: an unknown model, key or flag, a run folder that exists. Exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(RightfitError):
+    """The data cannot be trained on as they are. Exit code 3."""
+
+    exit_code = 3
+
+
+class ImageError(RightfitError):
+    """One file could not be decoded; `reason` is short enough for a table cell."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class RunError(RightfitError):
+    """A run folder is missing, damaged or busy."""
+
+
+class BackendError(UsageError):
+    """A backend or precision that this machine does not have."""

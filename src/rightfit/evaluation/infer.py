@@ -1,0 +1,44 @@
+"""Images in, logits out: in inference mode, every image once, one compiled shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from rightfit.data.loader import Images, every_image_once
+
+
+def all_logits(
+    model: keras.Model,
+    images: Images,
+    rows: NDArray[np.int64],
+    batch_size: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> NDArray[np.float32]:
+    """(len(rows), outputs) float32 logits in the order of `rows`; `on_batch` hears how many are done."""
+    parts = []
+    done = 0
+    for batch in every_image_once(images, rows, batch_size):
+        parts.append(logits_of(model, batch, batch_size))
+        done += len(batch)
+        if on_batch:
+            on_batch(done)
+    return np.concatenate(parts) if parts else np.empty((0, model.output_shape[-1]), np.float32)
+
+
+def logits_of(model: keras.Model, batch: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+    """(B, H, W, 3) uint8 -> (B, outputs); a short batch is filled up, so one shape is compiled only."""
+    count = len(batch)
+    if count < batch_size:
+        batch = np.concatenate([batch, np.zeros((batch_size - count, *batch.shape[1:]), np.uint8)])
+    return np.asarray(model.predict_on_batch(batch)[:count], np.float32)
+
+
+def plain_graph(model: keras.Model) -> keras.Model:
+    """The same model; on TensorFlow's CPU the plain graph beats XLA at convolutions. JAX always compiles."""
+    if keras.backend.backend() == "tensorflow":
+        model.jit_compile = False
+    return model

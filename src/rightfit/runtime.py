@@ -1,0 +1,147 @@
+"""Choose backend, threads and precision before Keras is first imported; say what the machine can do."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from rightfit.errors import BackendError
+
+BACKENDS = ("tensorflow", "jax", "torch")
+INSTALL = {
+    "tensorflow": "pip install tensorflow-cpu",
+    "jax": "pip install 'rightfit[jax]'",
+    "torch": "pip install 'rightfit[torch]'",
+}
+DISTRIBUTIONS = {"tensorflow": ("tensorflow-cpu", "tensorflow"), "jax": ("jax",), "torch": ("torch",)}
+
+
+def installed_backends() -> dict[str, str]:
+    """Backend name -> version, of those that are installed, without importing any."""
+    found = {}
+    for backend in BACKENDS:
+        if importlib.util.find_spec(backend) is not None:
+            found[backend] = next((v for d in DISTRIBUTIONS[backend] if (v := _version(d))), "unknown")
+    return found
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def choose_backend(backend: str = "auto") -> str:
+    """Settle Keras' backend and return its name; must come before `import keras`.
+
+    "auto" is KERAS_BACKEND if set, else with an NVIDIA GPU the first of jax and torch that is
+    installed with GPU support, else the fastest on CPU: tensorflow, torch, jax in this order
+    (docs/performance). Raises BackendError when it is not installed or Keras already runs another.
+    """
+    installed = installed_backends()
+    wanted = backend if backend != "auto" else os.environ.get("KERAS_BACKEND") or _fastest(installed)
+    if wanted not in BACKENDS:
+        raise BackendError(f"unknown backend {wanted!r}; there are {', '.join(BACKENDS)}")
+    if wanted not in installed:
+        raise BackendError(f"the {wanted} backend is not installed; `{INSTALL[wanted]}` brings it")
+    if "keras" in sys.modules:
+        running: str = sys.modules["keras"].backend.backend()
+        if running != wanted:
+            if backend == "auto":
+                return running
+            raise BackendError(f"Keras already runs on {running} in this process; start a new one for {wanted}")
+    os.environ["KERAS_BACKEND"] = wanted
+    _import_keras(wanted)
+    return wanted
+
+
+def _import_keras(backend: str) -> None:
+    """Import Keras and wake the backend without its C++ notices; a failure brings them back."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "keras" in sys.modules:
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as notices:
+            os.dup2(notices.fileno(), 2)
+            try:
+                import keras
+
+                keras.ops.zeros(1)
+            except BaseException:
+                notices.seek(0)
+                os.write(kept, notices.read())
+                raise
+            finally:
+                os.dup2(kept, 2)
+    except ImportError as error:
+        raise BackendError(f"the {backend} backend is installed but does not import: {error}") from error
+    finally:
+        os.close(kept)
+
+
+def _fastest(installed: dict[str, str]) -> str:
+    if has_nvidia_gpu():
+        if "jax" in installed and any(_version(f"jax-cuda{v}-plugin") for v in (12, 13)):
+            return "jax"
+        if "torch" in installed and "+cpu" not in installed["torch"]:
+            return "torch"
+    for backend in ("tensorflow", "torch", "jax"):
+        if backend in installed:
+            return backend
+    raise BackendError(f"no backend is installed; `{INSTALL['tensorflow']}` brings the default")
+
+
+def choose_precision(precision: str = "auto") -> str:
+    """ "float32" or "bfloat16"; auto is bfloat16 where processor or GPU computes in it."""
+    if precision != "auto":
+        return precision
+    if has_nvidia_gpu():
+        return "bfloat16" if _gpu_has_bfloat16() else "float32"
+    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & cpu_flags() else "float32"
+
+
+def has_nvidia_gpu() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
+
+
+def _gpu_has_bfloat16() -> bool:
+    """Compute capability 8.0 (Ampere) and later; asked of nvidia-smi, which needs no framework."""
+    import subprocess
+
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        return min(float(line) for line in answer.split()) >= 8.0
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return False
+
+
+def cpu_flags() -> frozenset[str]:
+    """The processor's feature flags as Linux prints them; empty elsewhere."""
+    return frozenset(_cpuinfo("flags").split())
+
+
+def cpu_name() -> str:
+    import platform
+
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.split(":")[0].strip() == key), "")
+
+
+def cpu_count() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

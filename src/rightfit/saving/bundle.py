@@ -1,0 +1,159 @@
+"""A trained model as files, and back: architecture and weights apart, both together, and golden logits.
+
+    architecture.yaml, architecture.json   the same content twice: what the model is
+    weights.safetensors                    its weights, by layer and variable
+    model.keras                            both, for plain Keras without rightfit
+    golden.npz                             a few inputs and their float32 logits, checked on load
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from rightfit.errors import RunError
+from rightfit.evaluation.infer import plain_graph
+from rightfit.files import write_text, write_with
+from rightfit.nets.layers import fused, stock
+from rightfit.saving.architecture import from_config, to_config
+
+FORMAT = 1
+# Largest distance from the golden logits, relative to the largest of them: float32 through 152
+# layers on another backend stays a hundred times below, a wrong weight or padding far above.
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model needs to be used: what it is called, sees and says."""
+
+    model: str
+    classes: tuple[str, ...]
+    label_mode: str
+    image_size: tuple[int, int]  # height, width in pixels
+    resize: str
+
+    def to_dict(self) -> dict[str, Any]:
+        height, width = self.image_size
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "classes": list(self.classes),
+            "label_mode": self.label_mode,
+            "outputs": "logits: " + OUTPUTS[self.label_mode],
+            "image": {"height": height, "width": width, "resize": self.resize, "values": "0..255, RGB"},
+        }
+
+
+OUTPUTS = {
+    "binary": "one, its sigmoid is the probability of the second class",
+    "categorical": "one a class, their softmax is the probability of each class",
+    "multilabel": "one a class, the sigmoid of each is the probability of that class",
+}
+
+
+def save(folder: Path, model: keras.Model, description: Description, golden: NDArray[np.uint8]) -> None:
+    """Write all artefacts of `model` (fused or stock) into `folder`; golden (B, H, W, 3) inputs."""
+    plain = stock(model)
+    content = {**description.to_dict(), "keras": to_config(plain)}
+    write_text(folder / "architecture.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "architecture.yaml", yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
+    save_weights(folder / "weights.safetensors", plain)
+    write_with(folder / "model.keras", plain.save)
+    logits = np.asarray(plain_graph(plain).predict_on_batch(golden), np.float32)
+    write_with(folder / "golden.npz", lambda path: np.savez_compressed(path, inputs=golden, logits=logits))
+
+
+def load(folder: Path, precision: str = "float32") -> tuple[keras.Model, Description]:
+    """The model of `folder` on the running backend and its description, checked against the golden logits.
+
+    Raises RunError when a file is missing or damaged, or the logits are not those that were saved.
+    """
+    content = _read_architecture(folder)
+    description = _description(content, folder)
+    model = from_config(content.get("keras"))
+    load_weights(folder / "weights.safetensors", model)
+    model = plain_graph(fused(model, precision))
+    check_golden(folder / "golden.npz", plain_graph(fused(model, "float32")))
+    return model, description
+
+
+def check_golden(path: Path, model: keras.Model) -> None:
+    """RunError unless `model` (float32) gives the logits kept in `path` within TOLERANCE."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            inputs, expected = kept["inputs"], kept["logits"]
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); the run is incomplete or damaged") from error
+    logits = np.asarray(model.predict_on_batch(inputs), np.float32)
+    distance = float(np.abs(logits - expected).max()) if logits.shape == expected.shape else float("inf")
+    if not distance <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise RunError(
+            f"{path.parent}: the weights give other logits than when they were saved (off by {distance:.3g}); "
+            "architecture.json and weights.safetensors do not belong together, or one is damaged"
+        )
+
+
+def save_weights(path: Path, model: keras.Model) -> None:
+    """`layer/variable` -> tensor, in the safetensors format."""
+    from safetensors.numpy import save_file
+
+    tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for name, v in named_weights(model)}
+    write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "rightfit 1"}))
+
+
+def load_weights(path: Path, model: keras.Model) -> None:
+    """Fill `model` from `path`; every name and shape must agree, nothing missing, nothing left over."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); the run is incomplete or damaged") from error
+    variables = dict(named_weights(model))
+    wrong = [f"{n} is missing" for n in variables if n not in tensors]
+    wrong += [f"{n} is left over" for n in tensors if n not in variables]
+    wrong += [
+        f"{n} has shape {tensors[n].shape}, not {tuple(v.shape)}"
+        for n, v in variables.items()
+        if n in tensors and tensors[n].shape != tuple(v.shape)
+    ]
+    if wrong:
+        raise RunError(f"{path} does not fit the architecture: {'; '.join(wrong[:3])}")
+    for name, variable in variables.items():
+        variable.assign(tensors[name])
+
+
+def named_weights(model: keras.Model) -> list[tuple[str, Any]]:
+    return [(f"{layer.name}/{v.name}", v) for layer in model.layers for v in layer.weights]
+
+
+def _read_architecture(folder: Path) -> dict[str, Any]:
+    path = folder / "architecture.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{folder} holds no trained model (no architecture.json); did training finish?") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); the run is damaged") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise RunError(f"{path}: not an architecture of format {FORMAT}; a newer rightfit may be needed")
+    return content
+
+
+def _description(content: dict[str, Any], folder: Path) -> Description:
+    try:
+        image = content["image"]
+        size = (int(image["height"]), int(image["width"]))
+        classes = tuple(map(str, content["classes"]))
+        return Description(str(content["model"]), classes, content["label_mode"], size, image["resize"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{folder / 'architecture.json'}: incomplete, {error!r} is missing or wrong") from error

@@ -1,0 +1,223 @@
+"""The training loop: batches in, best weights and a history out, one line an epoch on the way."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from rightfit.config import TrainSettings, parse_seconds
+from rightfit.console import Console, duration
+from rightfit.data.loader import Images, TrainLoader
+from rightfit.errors import RightfitError
+from rightfit.evaluation.infer import all_logits, plain_graph
+from rightfit.evaluation.metrics import Quick, quick
+from rightfit.nets.layers import fused
+from rightfit.training.schedule import WarmupCosine, average_decay
+from rightfit.training.step import Step, make_step
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The images an epoch is judged on; `rows` may be empty."""
+
+    images: Images
+    rows: NDArray[np.int64]
+    targets: NDArray[np.float32]  # (N, outputs)
+    groups: NDArray[np.int64] | None
+
+
+@dataclass
+class Progress:
+    """Where training stands: the best weights so far and what each epoch measured."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_loss: float = math.inf
+    best_epoch: int = 0  # counts from 1; 0 is none yet
+    weights: list[NDArray[Any]] = field(default_factory=list)
+    ended: str = ""  # why training ended, in words
+
+
+class Interrupt:
+    """Set by the first Ctrl-C or SIGTERM; a second one is not held back."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+
+@contextmanager
+def interruptible(console: Console) -> Iterator[Interrupt]:
+    interrupt = Interrupt()
+
+    def ask(number: int, frame: Any) -> None:
+        interrupt.asked = True
+        signal.signal(number, previous[number])
+        console.say("stopping after this step and saving; once more ends at once")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupt
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def make_optimizer(settings: TrainSettings, model: keras.Model) -> keras.optimizers.Optimizer:
+    """SGD with Nesterov momentum, or AdamW; decoupled decay of kernels only (He et al. 2019, section 3.1)."""
+    decay = settings.weight_decay or None
+    rate = settings.learning_rate
+    optimizer: keras.optimizers.Optimizer
+    if settings.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay or 0.0)
+    else:
+        optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    if decay:
+        optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
+    return optimizer
+
+
+def train(
+    model: keras.Model,
+    loader: TrainLoader,
+    validation: Validation,
+    settings: TrainSettings,
+    label_mode: str,
+    console: Console,
+    after_epoch: Callable[[Progress], None],
+    precision: str,
+) -> Progress:
+    """Train `model` (left as it is; its weights are read) by the resolved `settings`.
+
+    Returns the weights of the epoch with the lowest validation loss (of the last epoch without
+    validation images), averaged over steps when `settings.ema` is set. `after_epoch` is called with
+    the progress after each epoch. Ctrl-C ends the epoch at the next step, is validated and kept.
+    Raises RightfitError when the loss is no longer finite.
+    """
+    assert settings.epochs and settings.learning_rate and settings.warmup_epochs is not None and settings.patience
+    started = time.monotonic()
+    limit = parse_seconds(settings.time_limit) if settings.time_limit else math.inf
+    runner = fused(model, precision)
+    judge = fused(model, precision)
+    plain_graph(judge)
+    step = make_step(
+        runner, make_optimizer(settings, runner), label_mode, settings.label_smoothing, bool(settings.ema)
+    )
+    epochs = settings.epochs
+    progress = Progress()
+    with interruptible(console) as interrupt:
+        epoch = 0
+        while epoch < epochs and not progress.ended:
+            schedule = WarmupCosine(
+                settings.learning_rate, round(settings.warmup_epochs * loader.steps), epochs * loader.steps
+            )
+            row = _one_epoch(step, loader, schedule, settings, epoch, epochs, console, interrupt, started + limit)
+            if row["steps"] == 0:
+                progress.ended = f"stopped before epoch {epoch + 1}"
+                break
+            if not math.isfinite(row["loss"]):
+                raise RightfitError(
+                    f"the loss became {row['loss']} in epoch {epoch + 1}; "
+                    f"try --learning-rate {settings.learning_rate / 10:g}"
+                )
+            epoch += 1
+            weights = step.weights(averaged=True)
+            judged = time.monotonic()
+            if len(validation.rows):
+                judge.set_weights(weights)
+                result = judged_on(judge, validation, settings, label_mode)
+                row |= {"val_loss": result.loss, "val_accuracy": result.accuracy}
+                row["val_accuracy_half_width"] = result.accuracy_half_width
+            row["validation_seconds"] = round(time.monotonic() - judged, 3)
+            progress.history.append(row)
+            score = row.get("val_loss", -math.inf)
+            if score < progress.best_loss or not len(validation.rows):
+                progress.best_loss, progress.best_epoch, progress.weights = score, epoch, weights
+            console.say(epoch_line(row, epochs, loader.steps))
+            elapsed = time.monotonic() - started
+            if interrupt.asked:
+                progress.ended = f"interrupted in epoch {epoch}"
+            elif elapsed >= limit:
+                progress.ended = f"time limit of {settings.time_limit} reached in epoch {epoch}"
+            elif epoch - progress.best_epoch >= settings.patience:
+                progress.ended = f"no better validation loss for {settings.patience} epochs"
+            elif epoch == 1 and elapsed * epochs > limit:
+                epochs = max(1, int(limit / elapsed))
+                console.say(f"{epochs} epochs fit into the time limit of {settings.time_limit}; the schedule ends there")
+            after_epoch(progress)
+    progress.ended = progress.ended or f"all {epochs} epochs done"
+    return progress
+
+
+def _one_epoch(
+    step: Step,
+    loader: TrainLoader,
+    schedule: WarmupCosine,
+    settings: TrainSettings,
+    epoch: int,
+    epochs: int,
+    console: Console,
+    interrupt: Interrupt,
+    deadline: float,
+) -> dict[str, Any]:
+    started = time.monotonic()
+    sums = np.zeros(3)
+    done = 0
+    waited = 0.0
+    batches = iter(loader.epoch(epoch))
+    with console.bar(f"Epoch {epoch + 1}/{epochs}", loader.steps) as bar:
+        while done < loader.steps and not interrupt.asked and time.monotonic() < deadline:
+            asked = time.monotonic()
+            batch = next(batches)
+            waited += time.monotonic() - asked
+            position = epoch * loader.steps + done
+            step(batch, schedule(position), average_decay(settings.ema or 0.0, position))
+            done += 1
+            if bar.due():
+                sums += step.totals()
+                bar.update(done, f"loss {sums[0] / sums[2]:.4f} · acc {sums[1] / sums[2]:.3f}")
+    batches.close()  # type: ignore[attr-defined]  # a generator: ends its threads
+    sums += step.totals()
+    seconds = time.monotonic() - started
+    return {
+        "epoch": epoch + 1,
+        "steps": done,
+        "loss": sums[0] / sums[2] if sums[2] else math.nan,
+        "accuracy": sums[1] / sums[2] if sums[2] else math.nan,
+        "learning_rate": schedule(epoch * loader.steps + max(0, done - 1)),
+        "train_seconds": round(seconds, 3),
+        "input_seconds": round(waited, 3),
+    }
+
+
+def judged_on(model: keras.Model, validation: Validation, settings: TrainSettings, label_mode: str) -> Quick:
+    """Loss and accuracy over every validation image, each once."""
+    assert settings.batch_size
+    logits = all_logits(model, validation.images, validation.rows, max(settings.batch_size, 32))
+    return quick(logits, validation.targets, label_mode, validation.groups)
+
+
+def epoch_line(row: dict[str, Any], epochs: int, steps: int) -> str:
+    """Epoch 3/100  1137/1137 · 42s 37ms/step · loss 0.3712 · acc 0.824 · val_loss 0.377 · val_acc 0.805 ±0.010"""
+    width = len(str(epochs))
+    seconds = row["train_seconds"]
+    pace = 1000 * seconds / max(1, row["steps"])
+    line = (
+        f"Epoch {row['epoch']:>{width}}/{epochs}  {row['steps']}/{steps} · {duration(seconds)} {pace:.0f}ms/step"
+        f" · loss {row['loss']:.4f} · acc {row['accuracy']:.3f}"
+    )
+    if "val_loss" in row:
+        line += f" · val_loss {row['val_loss']:.4f} · val_acc {row['val_accuracy']:.3f}"
+        line += f" ±{row['val_accuracy_half_width']:.3f}"
+    return line

@@ -1,0 +1,102 @@
+"""Fill in what the user left to us: settings and facts about the data in, complete settings and reasons out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rightfit.config import TrainSettings
+from rightfit.nets.resnet import variant_named
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the recipe looks at."""
+
+    images: int  # training images
+    class_counts: tuple[int, ...]  # training images of each class; positives of each label for multilabel
+    label_mode: str
+    side: int  # the longer side of the model's input, pixels
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One automatic choice, as it goes to decisions.jsonl."""
+
+    setting: str
+    value: Any
+    because: str
+
+
+def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[Decision]]:
+    """Replace every "auto" and None that training needs; what the user set is never touched."""
+    decisions: list[Decision] = []
+    values = settings.model_dump()
+
+    def choose(name: str, value: Any, because: str) -> None:
+        if values[name] in (None, "auto"):
+            values[name] = value
+            decisions.append(Decision(name, value, because))
+
+    choose("model", *default_model(facts))
+    variant_named(values["model"])
+    choose("augment", *default_augment(facts))
+    choose("batch_size", *default_batch_size(facts))
+    values["batch_size"] = min(values["batch_size"], facts.images)
+    choose("epochs", *default_epochs(facts))
+    batch, epochs = values["batch_size"], values["epochs"]
+    if settings.optimizer == "sgd":
+        choose("learning_rate", 0.1 * batch / 128, "SGD: 0.1 per 128 images (He et al. 2016, Goyal et al. 2017)")
+        choose("weight_decay", 0.005, "SGD: 0.0005 of L2 through a momentum of 0.9 (He et al. 2016)")
+    else:
+        choose("learning_rate", 0.001 * batch / 128, "AdamW: 0.001 per 128 images")
+        choose("weight_decay", 0.05, "AdamW: 0.05 (Loshchilov and Hutter 2019)")
+    warmup = min(5.0, epochs / 10)
+    choose("warmup_epochs", warmup, "a tenth of the epochs, five at most")
+    steps = epochs * -(-facts.images // batch)
+    decay = round(1 - 1 / max(10.0, 0.02 * steps), 6)
+    choose("ema", decay, "averages over about the last 2 % of the steps")
+    choose("patience", max(10, epochs // 4), "a quarter of the epochs, ten at least")
+    return TrainSettings(**values), decisions
+
+
+def default_model(facts: Facts) -> tuple[str, str]:
+    if facts.side <= 64:
+        return "resnet20", f"images of {facts.side} px suit the CIFAR form"
+    if facts.images < 20_000:
+        return "resnet18", f"{facts.images:,} training images are few for a deeper net"
+    return "resnet50", f"{facts.images:,} training images of {facts.side} px"
+
+
+def default_augment(facts: Facts) -> tuple[str, str]:
+    if facts.side <= 64:
+        return "light", f"at {facts.side} px scaling blurs more than it teaches"
+    return "medium", "photographs: crop, flip, mild colour"
+
+
+def default_batch_size(facts: Facts) -> tuple[int, str]:
+    size = 32 if facts.images < 5_000 else 64 if facts.images < 20_000 else 128
+    return size, f"{facts.images:,} training images"
+
+
+def default_epochs(facts: Facts) -> tuple[int, str]:
+    epochs = int(np.clip(round(20_000 * facts.images**-0.7), 30, 150))
+    return epochs, f"{facts.images:,} training images; fewer images, more passes, 30 to 150"
+
+
+def sample_weights(
+    settings: TrainSettings, codes: NDArray[Any], counts: Sequence[int], label_mode: str
+) -> tuple[NDArray[np.float32], Decision | None]:
+    """A weight for each training image (N,), mean 1: inverse to its class's count when the largest
+    class is over 1.5 times the smallest; ones for balanced or multi-label data."""
+    present = [c for c in counts if c]
+    ones = np.ones(len(codes), np.float32)
+    if settings.class_weights == "none" or label_mode == "multilabel" or max(present) <= 1.5 * min(present):
+        return ones, None
+    inverse = np.array([len(codes) / (len(present) * c) if c else 0.0 for c in counts])
+    because = f"the largest class has {max(present):,} training images, the smallest {min(present):,}"
+    return inverse[codes].astype(np.float32), Decision("class_weights", [round(w, 4) for w in inverse], because)

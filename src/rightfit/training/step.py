@@ -1,0 +1,213 @@
+"""One optimisation step, compiled for the backend in use: a batch and two scalars in, updated weights out.
+
+Three short classes with one interface, because the three backends differ in who owns the state:
+TensorFlow and torch update variables in place, JAX passes state through a pure function.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from rightfit.data.loader import Batch
+from rightfit.training.losses import hits, losses
+
+
+def make_step(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, label_mode: str, smoothing: float, averaging: bool
+) -> Step:
+    """The step of the running backend. `averaging` keeps an exponential average of all weights."""
+    optimizer.build(model.trainable_variables)
+    kinds = {"tensorflow": TensorFlowStep, "torch": TorchStep, "jax": JaxStep}
+    return kinds[keras.backend.backend()](model, optimizer, label_mode, smoothing, averaging)
+
+
+class Step:
+    """What the loop sees: call it with a batch; `totals()` since last asked; `weights()` to keep."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        label_mode: str,
+        smoothing: float,
+        averaging: bool,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.label_mode = label_mode
+        self.smoothing = smoothing
+        self.averaging = averaging
+        self.averaged_variables = [v for v in model.variables if "float" in str(v.dtype)]
+        self.setup()
+
+    def setup(self) -> None:
+        raise NotImplementedError
+
+    def __call__(self, batch: Batch, learning_rate: float, decay: float) -> None:
+        """Take one step. `decay` is the averaged weights' decay (ignored without averaging)."""
+        raise NotImplementedError
+
+    def totals(self) -> NDArray[np.float64]:
+        """(3,): sum of losses, of hits, and number of images since the last call. Waits for the device."""
+        raise NotImplementedError
+
+    def weights(self, averaged: bool = True) -> list[NDArray[Any]]:
+        """The weights in the order of `model.get_weights()`; the averaged ones when there are any."""
+        raise NotImplementedError
+
+    def _objective(self, logits: Any, targets: Any, weights: Any) -> tuple[Any, Any]:
+        """Mean weighted loss, and the three sums of `totals`."""
+        each = losses(logits, targets, self.label_mode, self.smoothing)
+        right = ops.sum(hits(logits, targets, self.label_mode))
+        sums = ops.stack([ops.sum(each), right, ops.cast(ops.shape(each)[0], "float32")])
+        return ops.mean(each * weights), sums
+
+
+class TensorFlowStep(Step):
+    def setup(self) -> None:
+        import tensorflow as tf
+
+        self._sums = tf.Variable(tf.zeros(3, tf.float64))
+        self._average = [tf.Variable(v.value) for v in self.averaged_variables] if self.averaging else []
+        # XLA on CPU is slow at gradients of convolutions; the plain graph takes oneDNN's kernels.
+        self._compiled = tf.function(self._step, jit_compile=False, autograph=False)
+
+    def _step(self, images: Any, targets: Any, weights: Any, learning_rate: Any, decay: Any) -> None:
+        import tensorflow as tf
+
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            logits = self.model(images, training=True)
+            loss, sums = self._objective(logits, targets, weights)
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        self.optimizer.learning_rate.assign(learning_rate)
+        self.optimizer.apply(gradients, variables)
+        for average, variable in zip(self._average, self.averaged_variables, strict=False):
+            average.assign_sub((1 - decay) * (average - variable.value))
+        self._sums.assign_add(tf.cast(sums, tf.float64))
+
+    def __call__(self, batch: Batch, learning_rate: float, decay: float) -> None:
+        import tensorflow as tf
+
+        scalars = (tf.constant(v, tf.float32) for v in (learning_rate, decay))
+        self._compiled(*(tf.convert_to_tensor(part) for part in batch), *scalars)
+
+    def totals(self) -> NDArray[np.float64]:
+        sums = self._sums.numpy()
+        self._sums.assign(np.zeros(3))
+        return np.asarray(sums)
+
+    def weights(self, averaged: bool = True) -> list[NDArray[Any]]:
+        average = {id(v): a.numpy() for v, a in zip(self.averaged_variables, self._average, strict=False)}
+        return [average[id(v)] if averaged and id(v) in average else v.numpy() for v in self.model.weights]
+
+
+class TorchStep(Step):
+    def setup(self) -> None:
+        import torch
+
+        self._sums = torch.zeros(3, dtype=torch.float64)
+        self._average = [v.value.detach().clone() for v in self.averaged_variables] if self.averaging else []
+
+    def __call__(self, batch: Batch, learning_rate: float, decay: float) -> None:
+        import torch
+
+        variables = self.model.trainable_variables
+        images, targets, weights = (ops.convert_to_tensor(part) for part in batch)
+        for variable in variables:
+            variable.value.grad = None
+        loss, sums = self._objective(self.model(images, training=True), targets, weights)
+        loss.backward()
+        with torch.no_grad():
+            self.optimizer.learning_rate.assign(learning_rate)
+            self.optimizer.apply([v.value.grad for v in variables], variables)
+            if self._average:
+                torch._foreach_lerp_(self._average, [v.value.data for v in self.averaged_variables], 1 - decay)
+            self._sums += sums.detach().to(self._sums)
+
+    def totals(self) -> NDArray[np.float64]:
+        sums = self._sums.numpy().copy()
+        self._sums.zero_()
+        return np.asarray(sums)
+
+    def weights(self, averaged: bool = True) -> list[NDArray[Any]]:
+        average = {id(v): a.cpu().numpy().copy() for v, a in zip(self.averaged_variables, self._average, strict=False)}
+        return [
+            average[id(v)] if averaged and id(v) in average else ops.convert_to_numpy(v).copy()
+            for v in self.model.weights
+        ]
+
+
+class JaxStep(Step):
+    def setup(self) -> None:
+        import jax
+        import jax.numpy as jnp
+
+        model, optimizer = self.model, self.optimizer
+        self._places = [
+            (kind, next(i for i, other in enumerate(group) if other is v))
+            for v in self.averaged_variables
+            for kind, group in enumerate((model.trainable_variables, model.non_trainable_variables))
+            if any(other is v for other in group)
+        ]
+        groups = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
+        # Copies: the state is donated to each step, the variables keep theirs.
+        state = [[jnp.copy(v.value) for v in group] for group in groups]
+        average = [jnp.copy(v.value) for v in self.averaged_variables] if self.averaging else []
+        self._rate = next(i for i, v in enumerate(optimizer.variables) if v is optimizer.learning_rate)
+        self._state = (*state, average, jnp.zeros(3))
+        self._sums = np.zeros(3)
+        self._compiled = jax.jit(self._step, donate_argnums=0)
+        self._pending = 0
+
+    def _step(self, state: Any, images: Any, targets: Any, weights: Any, learning_rate: Any, decay: Any) -> Any:
+        import jax
+
+        trainable, others, slots, average, sums = state
+
+        def objective(trainable: Any) -> Any:
+            logits, updated = self.model.stateless_call(trainable, others, images, training=True)
+            loss, batch_sums = self._objective(logits, targets, weights)
+            return loss, (updated, batch_sums)
+
+        gradients, (others, batch_sums) = jax.grad(objective, has_aux=True)(trainable)
+        slots = [learning_rate if i == self._rate else slot for i, slot in enumerate(slots)]
+        trainable, slots = self.optimizer.stateless_apply(slots, gradients, trainable)
+        if average:
+            groups = (trainable, others)
+            current = [groups[kind][place] for kind, place in self._places]
+            average = [a - (1 - decay) * (a - v) for a, v in zip(average, current, strict=True)]
+        return (trainable, others, slots, average, sums + batch_sums)
+
+    def __call__(self, batch: Batch, learning_rate: float, decay: float) -> None:
+        rates = np.float32(learning_rate), np.float32(decay)
+        self._state = self._compiled(self._state, *batch, *rates)
+        self._pending += 1
+        if self._pending >= 256:  # the device sums in float32: take them over before they lose units
+            self._take_sums()
+
+    def _take_sums(self) -> None:
+        import jax.numpy as jnp
+
+        *rest, sums = self._state
+        self._sums += np.asarray(sums, np.float64)
+        self._state = (*rest, jnp.zeros(3))
+        self._pending = 0
+
+    def totals(self) -> NDArray[np.float64]:
+        self._take_sums()
+        sums, self._sums = self._sums, np.zeros(3)
+        return sums
+
+    def weights(self, averaged: bool = True) -> list[NDArray[Any]]:
+        trainable, others, _, average, _ = self._state
+        variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
+        current = {id(v): np.asarray(a) for v, a in zip(variables, [*trainable, *others], strict=True)}
+        if averaged and average:
+            current |= {id(v): np.asarray(a) for v, a in zip(self.averaged_variables, average, strict=True)}
+        return [current[id(v)] for v in self.model.weights]
