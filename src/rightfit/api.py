@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -37,11 +38,17 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     Raises UsageError for settings that are wrong, DataError for data that cannot be trained on,
     RightfitError when the work fails.
     """
-    named = isinstance(data, (str, os.PathLike))
+    if data is None and config is None:
+        raise UsageError("no data: give a folder of class folders, a table or a --config that names one")
+    named = data is None or isinstance(data, (str, os.PathLike))
     if data is not None:
-        settings["data"] = _absolute(os.fspath(data)) if named else f"<{type(data).__name__} in memory>"
+        settings["data"] = os.fspath(data) if named else f"<{type(data).__name__} in memory>"
     asked = train_settings(settings, config)
-    source = data if data is not None and not named else asked.data
+    if named:
+        if asked.data.startswith("<"):
+            raise UsageError(f"{config} is of a run on data in memory, which are gone; give the data again")
+        asked = asked.model_copy(update={"data": _absolute(asked.data)})
+    source = asked.data if named else data
     console = Console(quiet)
     backend = choose_backend(asked.backend)
     precision = choose_precision(asked.precision)
@@ -58,7 +65,7 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
 
     from rightfit.data.dataset import prepare
 
-    dataset, asked = prepare(source, asked, console, _split_beside(config))
+    dataset, asked = prepare(source, asked, console, _split_beside(config, asked))
     return _train(dataset, asked, console, backend, precision)
 
 
@@ -207,7 +214,11 @@ class Run:
 
     @property
     def settings(self) -> TrainSettings:
-        return train_settings({}, self.path / "config.yaml")
+        path = self.path / "config.yaml"
+        try:
+            return train_settings({}, path)
+        except UsageError as error:  # nobody asked for it: the run holds it
+            raise RunError(f"{error}; the run is incomplete or damaged") from error
 
     @property
     def history(self) -> pd.DataFrame:
@@ -341,31 +352,42 @@ class Run:
 
 def _write_rows(file: TextIO, columns: list[str], chunks: Iterable[list[list[Any]]]) -> int:
     writer = csv.writer(file, lineterminator="\n")
+    chunks = iter(chunks)
+    first = next(chunks, [])  # an error in it comes before the header
     writer.writerow(columns)
     count = 0
-    for chunk in chunks:
+    for chunk in itertools.chain([first], chunks):
         writer.writerows(chunk)
         count += len(chunk)
     return count
 
 
 def _absolute(source: str) -> str:
-    return source if "://" in source else os.path.abspath(source)
+    return source if "://" in source else os.path.abspath(os.path.expanduser(source))
 
 
-def _split_beside(config: str | Path | None) -> dict[str, str] | None:
-    """The split of the run that `config` belongs to, when it is a run's config.yaml."""
-    recorded = Path(config).parent / "data.csv" if config is not None else None
-    return _recorded_split(recorded) if recorded and recorded.exists() else None
+def _split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, str] | None:
+    """The split of the run that `config` belongs to, when it is a run's config.yaml and what decides
+    a split is still as it was there."""
+    if config is None or not all((Path(config).parent / n).exists() for n in ("data.csv", "decisions.jsonl")):
+        return None
+    then = train_settings({}, config)
+    deciding = ("data", "split", "seed", "group_by")
+    if any(getattr(then, name) != getattr(asked, name) for name in deciding):
+        return None
+    return _recorded_split(Path(config).parent / "data.csv")
 
 
 def _recorded_split(recorded: Path) -> dict[str, str]:
     """Path -> split, as a run wrote them."""
     try:
         with recorded.open(newline="", encoding="utf-8") as file:
-            return {row["path"]: row["split"] for row in csv.DictReader(file)}
-    except (OSError, KeyError, csv.Error) as error:
+            splits = {row["path"]: row["split"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
         raise RunError(f"{recorded}: cannot be read ({error}); the run is incomplete or damaged") from error
+    if not splits or not set(splits.values()) <= {"train", "val", "test"}:
+        raise RunError(f"{recorded}: holds no split of each image; the run is incomplete or damaged")
+    return splits
 
 
 def _introduce(

@@ -39,9 +39,13 @@ def main() -> None:
     except RightfitError as error:
         print(f"rightfit: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("rightfit: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except OSError as error:  # it names the file and says what the system said
+        print(f"rightfit: {error}", file=sys.stderr)
+        sys.exit(1)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C, without a word
+            print("rightfit: interrupted", file=sys.stderr)
+        raise
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

@@ -20,7 +20,9 @@ from rightfit.errors import UsageError
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class TrainSettings(Settings):
@@ -134,7 +136,7 @@ def _sentence(error: Any) -> str:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML mapping as a dict; UsageError if the file is missing, not YAML, or no mapping."""
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loaded = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; --config takes a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -142,6 +144,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise UsageError(f"{path} holds no settings; expected lines such as `epochs: 30`")
     return loaded
+
+
+class _Loader(yaml.SafeLoader):
+    """safe_load that leaves numbers as text, for the settings to read: in YAML 1.1 `split: 6:1:2` is
+    the number 21662 (base 60) and `label: 007` is 7."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's own name and shape)
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def to_yaml(settings: TrainSettings) -> str:

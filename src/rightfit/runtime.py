@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from rightfit.errors import BackendError
 
 BACKENDS = ("tensorflow", "jax", "torch")
+PRECISIONS = ("float32", "bfloat16")
 INSTALL = {
     "tensorflow": "pip install tensorflow-cpu",
     "jax": "pip install 'rightfit[jax]'",
@@ -74,7 +76,10 @@ def _import_keras(backend: str) -> None:
                 import keras
 
                 keras.ops.zeros(1)
-            except BaseException:
+                if importlib.util.find_spec("tensorflow"):
+                    # Keras imports it on any backend when it first reads a layer's configuration.
+                    importlib.import_module("tensorflow")
+            except Exception:
                 notices.seek(0)
                 os.write(kept, notices.read())
                 raise
@@ -100,8 +105,10 @@ def _fastest(installed: dict[str, str]) -> str:
 
 def choose_precision(precision: str = "auto") -> str:
     """ "float32" or "bfloat16"; auto is bfloat16 where processor or GPU computes in it."""
-    if precision != "auto":
+    if precision in PRECISIONS:
         return precision
+    if precision != "auto":
+        raise BackendError(f"unknown precision {precision!r}; there are auto, {', '.join(PRECISIONS)}")
     if has_nvidia_gpu():
         return "bfloat16" if _gpu_has_bfloat16() else "float32"
     return "bfloat16" if {"avx512_bf16", "amx_bf16"} & cpu_flags() else "float32"

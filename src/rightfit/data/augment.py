@@ -59,7 +59,8 @@ def crop(
     count, height, width, _ = batch.shape
     side = np.sqrt(generator.uniform(zoom, 1.0, count))
     aspect = np.exp(generator.uniform(-1, 1, count) * np.log(4 / 3) / 2) if zoom < 1 else np.ones(count)
-    scale = np.stack([np.minimum(side * aspect, 1), np.minimum(side / aspect, 1)], axis=1)  # of x, of y
+    aspect = np.clip(aspect, side, 1 / side)  # neither side is longer than the image's
+    scale = np.stack([side * aspect, side / aspect], axis=1)  # of x, of y
     centre = generator.uniform(-1, 1, (count, 2)) * ((1 - scale) / 2 + shift) * (width, height)
     angle = np.deg2rad(generator.uniform(-rotate, rotate, count))
     exact = zoom == 1 and rotate == 0
@@ -108,7 +109,7 @@ def erase(batch: Batch, generator: np.random.Generator, amount: float) -> Batch:
     (random erasing, Zhong et al. 2020)."""
     count, height, width, _ = batch.shape
     chosen = generator.random(count) < 0.5
-    area = generator.uniform(0.02, max(amount, 0.02), count)
+    area = generator.uniform(min(amount, 0.02), amount, count)
     aspect = np.exp(generator.uniform(-1, 1, count) * np.log(3.0) / 2)
     heights = np.clip(np.sqrt(area * aspect) * height, 1, height).astype(int)
     widths = np.clip(np.sqrt(area / aspect) * width, 1, width).astype(int)

@@ -18,7 +18,7 @@ from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.data import split, store, table
 from rightfit.data.image import ImageSpec, size
-from rightfit.errors import DataError, ImageError
+from rightfit.errors import DataError, ImageError, RightfitError
 from rightfit.files import write_text
 
 SAMPLE = 200  # images whose size decides image_size "auto"
@@ -111,7 +111,10 @@ def prepare(
     if not len(divided.rows("train")):
         raise DataError("no image is left to train on; see the splits and `--split`")
     if record is not None and known is None:
-        _remember(record, divided)
+        try:
+            _remember(record, divided)
+        except (OSError, RightfitError) as error:  # a cache that is only readable serves as well
+            console.say(f"the split is kept in the run only, not for later runs: {error}")
     for note in divided.notes:
         console.say(note)
     if quarantined:

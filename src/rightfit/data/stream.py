@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, NamedTuple
@@ -39,17 +39,23 @@ def images_of(paths: Any, height: int, width: int, resize: str, batch_size: int)
 
 def files_of(paths: Any) -> Iterator[str]:
     """Every image file of `paths`, folders walked in sorted order; a file that is named is always taken."""
-    single = isinstance(paths, (str, os.PathLike))
+    named = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    if isinstance(named, Sequence):  # say it before the first is read, not after a million
+        for path in named:
+            _check_exists(os.fspath(path))
     found = False
-    for path in [paths] if single else paths:
-        text = os.fspath(path)
-        if "://" not in text and not os.path.exists(text):
-            raise UsageError(f"{text} does not exist; give image files or folders")
-        for file in _walk(text):
+    for path in named:
+        _check_exists(os.fspath(path))
+        for file in _walk(os.fspath(path)):
             found = True
             yield file
     if not found:
-        raise UsageError(f"no images in {paths if single else ', '.join(map(os.fspath, paths))}")
+        raise UsageError(f"no images in {', '.join(map(os.fspath, named))}")
+
+
+def _check_exists(path: str) -> None:
+    if "://" not in path and not os.path.exists(path):
+        raise UsageError(f"{path} does not exist; give image files or folders")
 
 
 def _walk(path: str) -> Iterator[str]:
@@ -92,6 +98,10 @@ def _decode(paths: list[str], spec: ImageSpec, pool: ThreadPoolExecutor) -> Deco
 
 
 def _one(path: str, spec: ImageSpec) -> NDArray[np.uint8] | ImageError:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # no CSV could hold its row
+        return ImageError(path, "the name is not valid UTF-8")
     try:
         return decode(read_bytes(path), spec, path)
     except ImageError as error:

@@ -45,10 +45,10 @@ def probabilities(logits: NDArray[np.float32], label_mode: str) -> Floats:
 
 
 def decide(shares: Floats, label_mode: str, classes: tuple[str, ...]) -> list[str]:
-    """The likeliest class of each row of `shares` (N, classes); for multilabel all of at least 1/2, joined by |."""
+    """The likeliest class of each row of `shares` (N, classes); for multilabel all over 1/2, joined by |."""
     if label_mode != "multilabel":
         return [classes[i] for i in shares.argmax(axis=1)]
-    return ["|".join(c for c, s in zip(classes, row, strict=True) if s >= 0.5) for row in shares]
+    return ["|".join(c for c, s in zip(classes, row, strict=True) if s > 0.5) for row in shares]
 
 
 def image_losses(logits: NDArray[np.float32], targets: NDArray[np.float32], label_mode: str) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -36,7 +37,8 @@ def from_config(config: Any) -> keras.Model:
     """Build the model; RunError names what is not on the list. No code, module or path in it is ever run."""
     check(config)
     try:
-        model: keras.Model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+        # A copy, as Keras takes keys out of what it is given.
+        model: keras.Model = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise RunError(f"the architecture cannot be built: {error}") from error
     if not isinstance(model, keras.Model):
@@ -50,7 +52,7 @@ def check(node: Any, depth: int = 0) -> None:
         raise RunError("the architecture is nested more than 40 deep")
     if isinstance(node, dict):
         name, module = node.get("class_name"), node.get("module")
-        if "class_name" in node and name not in LAYERS | PARTS:
+        if "class_name" in node and (not isinstance(name, str) or name not in LAYERS | PARTS):
             raise RunError(f"the architecture asks for {name!r}, which is not among the layers rightfit loads")
         if module is not None and module not in MODULES:
             raise RunError(f"the architecture asks for the module {module!r}, which rightfit never imports")

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from rightfit.errors import RunError
+from rightfit.errors import RightfitError, RunError
 from rightfit.evaluation.infer import plain_graph
 from rightfit.files import write_text, write_with
 from rightfit.nets.layers import fused, stock
@@ -88,10 +88,15 @@ def load(folder: Path, precision: str = "float32") -> tuple[keras.Model, Descrip
 def check_golden(path: Path, model: keras.Model) -> None:
     """RunError unless `model` (float32) gives the logits kept in `path` within TOLERANCE."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            inputs, expected = kept["inputs"], kept["logits"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            inputs, expected = kept["inputs"], kept["logits"].astype(np.float32)
+    except Exception as error:  # zipfile, zlib and NumPy have a dozen kinds for a damaged file
         raise RunError(f"{path}: cannot be read ({error}); the run is incomplete or damaged") from error
+    if not len(inputs) or inputs.dtype != np.uint8 or inputs.shape[1:] != model.input_shape[1:]:
+        raise RunError(
+            f"{path}: holds {inputs.dtype} inputs of shape {inputs.shape}, the model takes {model.input_shape}; "
+            "architecture.json and golden.npz do not belong together, or one is damaged"
+        )
     logits = np.asarray(model.predict_on_batch(inputs), np.float32)
     distance = float(np.abs(logits - expected).max()) if logits.shape == expected.shape else float("inf")
     if not distance <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
@@ -102,11 +107,15 @@ def check_golden(path: Path, model: keras.Model) -> None:
 
 
 def save_weights(path: Path, model: keras.Model) -> None:
-    """`layer/variable` -> tensor, in the safetensors format."""
+    """`layer/variable` -> tensor, in the safetensors format. RightfitError when the disk is full."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for name, v in named_weights(model)}
-    write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "rightfit 1"}))
+    tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(v.value)) for name, v in named_weights(model)}
+    try:
+        write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "rightfit 1"}))
+    except SafetensorError as error:  # its writer wraps the disk's OSError
+        raise RightfitError(f"{path}: cannot be written: {error}") from error
 
 
 def load_weights(path: Path, model: keras.Model) -> None:
@@ -142,7 +151,7 @@ def _read_architecture(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{folder} holds no trained model (no architecture.json); did training finish?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read ({error}); the run is damaged") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise RunError(f"{path}: not an architecture of format {FORMAT}; a newer rightfit may be needed")

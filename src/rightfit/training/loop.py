@@ -114,24 +114,20 @@ def train(
     step = make_step(
         runner, make_optimizer(settings, runner), label_mode, settings.label_smoothing, bool(settings.ema)
     )
-    epochs = settings.epochs
+    epochs, warmup = settings.epochs, settings.warmup_epochs
     progress = Progress()
     with interruptible(console) as interrupt:
         epoch = 0
         while epoch < epochs and not progress.ended:
             schedule = WarmupCosine(
-                settings.learning_rate, round(settings.warmup_epochs * loader.steps), epochs * loader.steps
+                settings.learning_rate, round(warmup * loader.steps), epochs * loader.steps
             )
             row = _one_epoch(step, loader, schedule, settings, epoch, epochs, console, interrupt, started + limit)
             if row["steps"] == 0:
                 progress.ended = f"stopped before epoch {epoch + 1}"
                 break
-            if not math.isfinite(row["loss"]):
-                raise RightfitError(
-                    f"the loss became {row['loss']} in epoch {epoch + 1}; "
-                    f"try --learning-rate {settings.learning_rate / 10:g}"
-                )
             epoch += 1
+            _check_finite(row, "loss", settings)
             weights = step.weights(averaged=True)
             judged = time.monotonic()
             if len(validation.rows):
@@ -139,6 +135,7 @@ def train(
                 result = judged_on(judge, validation, settings, label_mode)
                 row |= {"val_loss": result.loss, "val_accuracy": result.accuracy}
                 row["val_accuracy_half_width"] = result.accuracy_half_width
+                _check_finite(row, "val_loss", settings)
             row["validation_seconds"] = round(time.monotonic() - judged, 3)
             progress.history.append(row)
             score = row.get("val_loss", -math.inf)
@@ -154,7 +151,8 @@ def train(
                 progress.ended = f"no better validation loss for {settings.patience} epochs"
             elif epoch == 1 and elapsed * epochs > limit:
                 epochs = max(1, int(limit / elapsed))
-                console.say(f"{epochs} epochs fit into the time limit of {settings.time_limit}; the schedule ends there")
+                warmup *= epochs / settings.epochs
+                console.say(f"{epochs} epochs fit into the {settings.time_limit}; the schedule ends there")
             after_epoch(progress)
     progress.ended = progress.ended or f"all {epochs} epochs done"
     return progress
@@ -201,6 +199,14 @@ def _one_epoch(
     }
 
 
+def _check_finite(row: dict[str, Any], name: str, settings: TrainSettings) -> None:
+    assert settings.learning_rate
+    if not math.isfinite(row[name]):
+        raise RightfitError(
+            f"{name} became {row[name]} in epoch {row['epoch']}; try --learning-rate {settings.learning_rate / 10:g}"
+        )
+
+
 def judged_on(model: keras.Model, validation: Validation, settings: TrainSettings, label_mode: str) -> Quick:
     """Loss and accuracy over every validation image, each once."""
     assert settings.batch_size
@@ -209,12 +215,11 @@ def judged_on(model: keras.Model, validation: Validation, settings: TrainSetting
 
 
 def epoch_line(row: dict[str, Any], epochs: int, steps: int) -> str:
-    """Epoch 3/100  1137/1137 · 42s 37ms/step · loss 0.3712 · acc 0.824 · val_loss 0.377 · val_acc 0.805 ±0.010"""
-    width = len(str(epochs))
+    """Epoch 3/100  1137/1137 · 42s 37ms/step · loss 0.3712 · acc 0.824 · val_loss 0.3770 · val_acc 0.805 ±0.010"""
     seconds = row["train_seconds"]
     pace = 1000 * seconds / max(1, row["steps"])
     line = (
-        f"Epoch {row['epoch']:>{width}}/{epochs}  {row['steps']}/{steps} · {duration(seconds)} {pace:.0f}ms/step"
+        f"Epoch {row['epoch']}/{epochs}  {row['steps']}/{steps} · {duration(seconds)} {pace:.0f}ms/step"
         f" · loss {row['loss']:.4f} · acc {row['accuracy']:.3f}"
     )
     if "val_loss" in row:

@@ -33,7 +33,8 @@ class Decision:
 
 
 def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[Decision]]:
-    """Replace every "auto" and None that training needs; what the user set is never touched."""
+    """Replace every "auto" and None that training needs; what the user set is never touched,
+    but that no batch is larger than the training images."""
     decisions: list[Decision] = []
     values = settings.model_dump()
 
@@ -46,7 +47,9 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
     variant_named(values["model"])
     choose("augment", *default_augment(facts))
     choose("batch_size", *default_batch_size(facts))
-    values["batch_size"] = min(values["batch_size"], facts.images)
+    if values["batch_size"] > facts.images:
+        values["batch_size"] = facts.images
+        decisions.append(Decision("batch_size", facts.images, "no batch is larger than the training images"))
     choose("epochs", *default_epochs(facts))
     batch, epochs = values["batch_size"], values["epochs"]
     if settings.optimizer == "sgd":
@@ -80,7 +83,7 @@ def default_augment(facts: Facts) -> tuple[str, str]:
 
 def default_batch_size(facts: Facts) -> tuple[int, str]:
     size = 32 if facts.images < 5_000 else 64 if facts.images < 20_000 else 128
-    return size, f"{facts.images:,} training images"
+    return min(size, facts.images), f"{facts.images:,} training images"
 
 
 def default_epochs(facts: Facts) -> tuple[int, str]:

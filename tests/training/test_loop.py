@@ -1,0 +1,445 @@
+"""Training learns what can be learnt, repeats by its seed, keeps the best epoch, and ends when it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import types
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from rightfit.config import TrainSettings
+from rightfit.console import Console
+from rightfit.data.augment import POLICIES
+from rightfit.data.loader import Batch, TrainLoader
+from rightfit.errors import RightfitError
+from rightfit.evaluation.infer import all_logits
+from rightfit.evaluation.metrics import quick
+from rightfit.nets.layers import fused
+from rightfit.nets.resnet import build, initialise
+from rightfit.training import loop
+from rightfit.training.schedule import WarmupCosine, average_decay
+
+SIDE = 8  # px
+CLASSES = 3
+STEPS = 6  # an epoch
+COLOURS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]])
+
+
+class Toy:
+    """Noisy images whose colour is their class: 96 to train on, 48 to validate."""
+
+    def __init__(self) -> None:
+        generator = np.random.default_rng(0)
+        self.codes = np.arange(144) % CLASSES
+        noise = generator.normal(0, 40, (144, SIDE, SIDE, 3))
+        self.images = np.clip(COLOURS[self.codes][:, None, None] + noise, 0, 255).astype(np.uint8)
+        self.train, self.validate = np.arange(96), np.arange(96, 144)
+
+    def gather(self, rows):
+        return self.images[rows]
+
+    def targets(self, rows, mode="categorical"):
+        one_hot = np.eye(CLASSES, dtype=np.float32)[self.codes[rows]]
+        return one_hot[:, :1] if mode == "binary" else one_hot
+
+    def loader(self, mode="categorical", seed=0):
+        weights = np.ones(len(self.train), np.float32)
+        return TrainLoader(
+            self, self.train, self.targets(self.train, mode), weights, 16, seed, POLICIES["light"]
+        )
+
+    def validation(self, mode="categorical", rows=None, mislabelled=False):
+        rows = self.validate if rows is None else rows
+        targets = self.targets(rows, mode)
+        return loop.Validation(self, rows, np.roll(targets, 1, axis=-1) if mislabelled else targets, None)
+
+
+TOY = Toy()
+NOBODY = np.arange(0)
+
+
+def small_net(outputs=CLASSES, seed=0):
+    """One convolution: what the laws below need, compiled in a moment."""
+    inputs = keras.Input((SIDE, SIDE, 3), name="image")
+    x = layers.Rescaling(1 / 64, -2.0, name="normalise")(inputs)
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv")(x)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(momentum=0.9, name="norm")(x))
+    x = layers.Dense(outputs, name="logits")(layers.GlobalAveragePooling2D(name="pool")(x))
+    model = keras.Model(inputs, x, name="small")
+    initialise(model, seed)
+    return model
+
+
+def settled(**changes):
+    values = {
+        "data": "toy",
+        "model": "resnet20",
+        "augment": "light",
+        "epochs": 3,
+        "batch_size": 16,
+        "learning_rate": 0.1,
+        "warmup_epochs": 0.5,
+        "weight_decay": 0.001,
+        "ema": 0.0,
+        "patience": 99,
+        **changes,
+    }
+    return TrainSettings(**values)
+
+
+def train(
+    model=None, validation=None, mode="categorical", loader=None, after_epoch=lambda progress: None, **changes
+):
+    return loop.train(
+        model or small_net(),
+        loader or TOY.loader(mode),
+        validation or TOY.validation(mode),
+        settled(**changes),
+        mode,
+        Console(quiet=True),
+        after_epoch,
+        "float32",
+    )
+
+
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    """A resnet20, trained twice alike."""
+    return [train(build("resnet20", CLASSES, (SIDE, SIDE)), epochs=5) for _ in range(2)]
+
+
+def test_it_learns_what_can_be_learnt(learnt):
+    assert learnt[0].history[learnt[0].best_epoch - 1]["val_accuracy"] >= 0.95
+    assert learnt[0].history[-1]["loss"] < 0.8 * learnt[0].history[0]["loss"]
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(learnt):
+    first, second = learnt
+    assert same(first.weights, second.weights)
+    measured = [
+        [{k: v for k, v in row.items() if "seconds" not in k} for row in run.history] for run in learnt
+    ]
+    assert measured[0] == measured[1]
+
+
+def test_another_seed_gives_other_weights():
+    first, second = (train(epochs=1, loader=TOY.loader(seed=seed)) for seed in (0, 1))
+    assert not same(first.weights, second.weights)
+
+
+@pytest.mark.parametrize("mode, outputs", [("binary", 1), ("multilabel", CLASSES)])
+def test_it_learns_the_other_label_modes(mode, outputs):
+    progress = train(small_net(outputs), mode=mode, epochs=6, learning_rate=1.0)
+    assert progress.history[progress.best_epoch - 1]["val_accuracy"] >= 0.95
+
+
+def test_the_model_that_came_in_is_left_as_it_is_and_no_thread_stays():
+    model = small_net()
+    before = model.get_weights()
+    progress = train(model, epochs=1)
+    assert same(model.get_weights(), before)
+    assert not same(progress.weights, before)
+    assert [t.name for t in threading.enumerate() if t.name.startswith("rightfit")] == []
+
+
+def test_an_epoch_is_measured_over_all_its_images():
+    seen = []
+    progress = train(epochs=2, after_epoch=lambda progress: seen.append(len(progress.history)))
+    assert seen == [1, 2]
+    assert [row["epoch"] for row in progress.history] == [1, 2]
+    assert [row["steps"] for row in progress.history] == [STEPS, STEPS]
+    for row in progress.history:
+        assert (row["accuracy"] * 96) == pytest.approx(round(row["accuracy"] * 96))
+        assert (row["val_accuracy"] * 48) == pytest.approx(round(row["val_accuracy"] * 48))
+    assert progress.ended == "all 2 epochs done"
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_the_weights_that_come_out_are_those_of_the_best_epoch(ema):
+    """Validation images with wrong labels: the better it learns, the worse its validation loss."""
+    model = small_net()
+    validation = TOY.validation(mislabelled=True)
+    progress = train(model, validation, epochs=4, learning_rate=0.05, ema=ema)
+    losses = [row["val_loss"] for row in progress.history]
+    assert progress.best_epoch == 1 + int(np.argmin(losses)) < 4, "the last epoch is not the best here"
+    assert progress.best_loss == min(losses)
+    model.set_weights(progress.weights)
+    again = quick(all_logits(model, TOY, validation.rows, 48), validation.targets, "categorical")
+    assert again.loss == pytest.approx(progress.best_loss, rel=1e-5)
+    assert again.accuracy == progress.history[progress.best_epoch - 1]["val_accuracy"]
+
+
+def test_without_validation_images_the_last_epoch_is_kept():
+    kept = []
+    progress = train(
+        validation=TOY.validation(rows=NOBODY),
+        patience=1,
+        after_epoch=lambda progress: kept.append(progress.weights),
+    )
+    assert progress.best_epoch == len(progress.history) == 3
+    assert same(progress.weights, kept[-1])
+    assert not same(kept[-2], kept[-1])
+    assert "val_loss" not in progress.history[0]
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_ends_training_after_so_many_epochs_without_a_better_loss(patience):
+    progress = train(
+        validation=TOY.validation(mislabelled=True), epochs=50, learning_rate=0.05, patience=patience
+    )
+    assert len(progress.history) == progress.best_epoch + patience < 50
+    assert progress.ended == f"no better validation loss for {patience} epochs"
+
+
+class Watched:
+    """A step that lets a test look on: `before(n)` and `after(n)` are called around the n-th step, from 1."""
+
+    def __init__(self, step, before, after):
+        self.step, self.before, self.after = step, before, after
+        self.rates = []
+
+    def __call__(self, batch, learning_rate, decay):
+        self.rates.append(learning_rate)
+        self.before(len(self.rates))
+        self.step(batch, learning_rate, decay)
+        self.after(len(self.rates))
+
+    def totals(self):
+        return self.step.totals()
+
+    def weights(self, averaged=True):
+        return self.step.weights(averaged)
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """watch(before=..., after=...) -> the list that the Watched step will be in."""
+
+    def start(before=lambda step: None, after=lambda step: None):
+        steps = []
+        make = loop.make_step
+        monkeypatch.setattr(
+            loop, "make_step", lambda *given: steps.append(Watched(make(*given), before, after)) or steps[-1]
+        )
+        return steps
+
+    return start
+
+
+@pytest.fixture
+def clock(monkeypatch, watch):
+    """A clock on which a step takes one second and nothing else takes any."""
+    now = [0.0]
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+
+    def tick(step):
+        now[0] += 1
+
+    return watch(after=tick)
+
+
+def test_a_time_limit_within_an_epoch_ends_it_at_the_next_step(clock):
+    progress = train(time_limit="4s")
+    assert [row["steps"] for row in progress.history] == [4]
+    assert progress.ended == "time limit of 4s reached in epoch 1"
+    assert len(progress.weights) == len(small_net().weights)
+
+
+def test_a_time_limit_shortens_the_schedule_to_the_epochs_that_fit_warm_up_included(clock):
+    progress = train(epochs=100, warmup_epochs=5, time_limit="20s")
+    assert [row["steps"] for row in progress.history] == [STEPS] * 3, (
+        "three times six seconds fit into twenty"
+    )
+    rates = clock[0].rates
+    assert rates[-1] < 0.02 * 0.1, "the schedule came to its end"
+    assert max(rates) > 0.5 * 0.1, "and had left the warm-up before"
+    assert progress.ended == "all 3 epochs done"
+
+
+def test_a_time_limit_that_is_not_reached_changes_nothing(clock):
+    free, limited = train(epochs=2), train(epochs=2, time_limit="1h")
+    assert same(free.weights, limited.weights)
+    assert limited.ended == "all 2 epochs done"
+
+
+def test_the_learning_rate_of_every_step_is_the_schedules(watch):
+    steps = watch()
+    train(epochs=3)
+    schedule = WarmupCosine(0.1, 3, 3 * STEPS)
+    assert steps[0].rates == [schedule(step) for step in range(3 * STEPS)]
+
+
+@pytest.mark.parametrize("rows", [NOBODY, None], ids=["without validation", "with validation"])
+def test_a_loss_that_is_no_number_is_an_error_that_names_a_lower_rate(rows):
+    with pytest.raises(RightfitError, match=r"became (nan|inf) in epoch \d; try --learning-rate 1e\+37"):
+        train(validation=TOY.validation(rows=rows), learning_rate=1e38, warmup_epochs=0)
+
+
+def test_weights_that_are_lost_in_the_last_step_are_not_kept():
+    """The loss of a step is that of the weights before it: only validation sees the last ones."""
+    rows = np.arange(16)
+    loader = TrainLoader(TOY, rows, TOY.targets(rows), np.ones(16, np.float32), 16, 0, POLICIES["none"])
+    with pytest.raises(RightfitError, match="val_loss became nan in epoch 1"):
+        train(loader=loader, epochs=1, learning_rate=3e38, warmup_epochs=0)
+
+
+@pytest.fixture
+def handlers():
+    """Python's own handlers for the length of the test; asserts that training put them back."""
+    ours = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in ours.items()}
+    try:
+        yield
+        assert {number: signal.getsignal(number) for number in ours} == ours
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_training_at_the_next_step_and_keeps_the_weights(number, handlers, watch):
+    kept = []
+
+    def interrupt(step):
+        if step == STEPS + 2:
+            os.kill(os.getpid(), number)
+
+    steps = watch(before=interrupt, after=lambda step: kept.append(steps[0].weights()))
+    progress = train(epochs=9)
+    assert [row["steps"] for row in progress.history] == [STEPS, 2]
+    assert progress.ended == "interrupted in epoch 2"
+    assert np.isfinite(progress.history[-1]["val_loss"]), "what was begun is still judged"
+    assert progress.best_epoch in (1, 2)
+    assert same(progress.weights, kept[STEPS - 1] if progress.best_epoch == 1 else kept[STEPS + 1])
+
+
+def test_an_interrupt_from_outside_between_steps_ends_training(handlers, watch):
+    """As a terminal sends it: from elsewhere, while the step is at work."""
+    begun = threading.Event()
+    steps = watch(after=lambda step: begun.set())
+    killer = threading.Thread(target=lambda: begun.wait() and os.kill(os.getpid(), signal.SIGINT))
+    killer.start()
+    progress = train(epochs=5000, patience=5000)
+    killer.join()
+    assert progress.ended.startswith("interrupted in epoch")
+    assert sum(row["steps"] for row in progress.history) == len(steps[0].rates) < 5000 * STEPS
+    assert progress.weights
+
+
+def test_a_second_interrupt_is_not_held_back(handlers, watch):
+    def twice(step):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    watch(before=twice)
+    with pytest.raises(KeyboardInterrupt):
+        train()
+
+
+def test_outside_the_main_thread_signals_are_left_alone(handlers):
+    done = []
+    thread = threading.Thread(target=lambda: done.append(train(epochs=1).ended))
+    thread.start()
+    thread.join()
+    assert done == ["all 1 epochs done"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_weight_decay_shrinks_kernels_and_nothing_else(optimizer):
+    """With all sample weights zero there is no gradient, so decay alone moves anything."""
+    model = small_net()
+    step = loop.make_step(
+        model,
+        loop.make_optimizer(settled(optimizer=optimizer, weight_decay=0.2), model),
+        "categorical",
+        0.1,
+        False,
+    )
+    before = {v.path: keras.ops.convert_to_numpy(v.value).copy() for v in model.trainable_variables}
+    images, targets, weights = TOY.loader().batch(0, 0)
+    step(Batch(images, targets, 0 * weights), 0.5, 0.0)
+    after = dict(zip((v.path for v in model.weights), step.weights(), strict=True))
+    for path, value in before.items():
+        if path.endswith("/kernel"):
+            assert np.allclose(after[path], value * (1 - 0.5 * 0.2), rtol=1e-6, atol=0), path
+        else:
+            assert np.array_equal(after[path], value), path
+    assert sum(path.endswith("/kernel") for path in before) == 2 < len(before)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_weight_decay_zero_moves_nothing_without_a_gradient(optimizer):
+    model = small_net()
+    step = loop.make_step(
+        model,
+        loop.make_optimizer(settled(optimizer=optimizer, weight_decay=0.0), model),
+        "categorical",
+        0.1,
+        False,
+    )
+    before = [keras.ops.convert_to_numpy(v.value).copy() for v in model.trainable_variables]
+    images, targets, weights = TOY.loader().batch(0, 0)
+    step(Batch(images, targets, 0 * weights), 0.5, 0.0)
+    after = dict(zip((v.path for v in model.weights), step.weights(), strict=True))
+    assert same(before, [after[v.path] for v in model.trainable_variables])
+
+
+@pytest.fixture(scope="module")
+def trajectory():
+    """All weights before the first step and after each of two epochs' steps, walked by hand."""
+    settings, model, loader = settled(epochs=2), fused(small_net(), "float32"), TOY.loader()
+    step = loop.make_step(model, loop.make_optimizer(settings, model), "categorical", 0.1, False)
+    schedule = WarmupCosine(0.1, 3, 2 * STEPS)
+    weights = [model.get_weights()]
+    for position in range(2 * STEPS):
+        step(loader.batch(*divmod(position, STEPS)), schedule(position), 0.0)
+        weights.append([np.array(w) for w in step.weights()])
+    return weights
+
+
+def test_without_averaging_the_weights_of_the_last_step_come_out(trajectory):
+    progress = train(validation=TOY.validation(rows=NOBODY), epochs=2, ema=0.0)
+    assert same(progress.weights, trajectory[-1])
+
+
+def test_with_averaging_the_average_over_the_steps_comes_out(trajectory):
+    progress = train(validation=TOY.validation(rows=NOBODY), epochs=2, ema=0.6)
+    expected = [w.astype(np.float64) for w in trajectory[0]]
+    for position, weights in enumerate(trajectory[1:]):
+        decay = average_decay(0.6, position)
+        expected = [decay * mean + (1 - decay) * w for mean, w in zip(expected, weights, strict=True)]
+    for found, mean, last in zip(progress.weights, expected, trajectory[-1], strict=True):
+        assert np.allclose(found, mean, rtol=1e-5, atol=1e-6)
+        assert not np.allclose(found, last, rtol=1e-5, atol=1e-6)
+
+
+def test_the_epochs_line_is_what_the_documents_show():
+    row = {
+        "epoch": 3,
+        "steps": 1137,
+        "train_seconds": 42.3,
+        "loss": 0.37121,
+        "accuracy": 0.8244,
+        "val_loss": 0.37701,
+        "val_accuracy": 0.8052,
+        "val_accuracy_half_width": 0.0099,
+    }
+    line = "Epoch 3/100  1137/1137 · 42s 37ms/step · loss 0.3712 · acc 0.824 · val_loss 0.3770 · val_acc 0.805 ±0.010"
+    assert loop.epoch_line(row, 100, 1137) == line
+    for name in ("val_loss", "val_accuracy", "val_accuracy_half_width"):
+        del row[name]
+    assert loop.epoch_line(row, 100, 1137) == line.partition(" · val_loss")[0]
+
+
+def test_an_epoch_that_was_cut_short_shows_its_own_steps_and_pace():
+    row = {"epoch": 1, "steps": 4, "train_seconds": 2.0, "loss": 1.0, "accuracy": 0.5}
+    assert loop.epoch_line(row, 5, 6) == "Epoch 1/5  4/6 · 2.0s 500ms/step · loss 1.0000 · acc 0.500"

@@ -1,0 +1,189 @@
+"""The learning rate warms up, peaks and ends at nothing; the recipe fills what was left open and nothing else."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rightfit.config import TrainSettings
+from rightfit.data.augment import POLICIES
+from rightfit.errors import UsageError
+from rightfit.training.recipe import Facts, resolve, sample_weights
+from rightfit.training.schedule import WarmupCosine, average_decay
+
+peaks = st.floats(1e-6, 10)
+lengths = st.integers(1, 400)
+
+
+@given(peaks, st.integers(0, 500), lengths)
+def test_the_rate_is_above_zero_at_every_step_and_never_above_the_peak(peak, warmup, total):
+    rates = [WarmupCosine(peak, warmup, total)(step) for step in range(total)]
+    assert min(rates) > 0
+    assert max(rates) <= peak * (1 + 1e-12)
+
+
+@given(peaks, lengths, lengths)
+def test_the_warm_up_is_linear_and_ends_at_the_peak(peak, warmup, rest):
+    schedule = WarmupCosine(peak, warmup, warmup + rest)
+    rates = [schedule(step) for step in range(warmup)]
+    assert np.allclose(rates, peak * np.arange(1, warmup + 1) / warmup)
+    assert np.isclose(rates[-1], peak, rtol=1e-12)
+    assert schedule(warmup) == peak
+
+
+@given(peaks, st.integers(0, 100), lengths)
+def test_after_the_warm_up_it_only_falls_to_nothing_at_the_end_and_stays_there(peak, warmup, rest):
+    schedule = WarmupCosine(peak, warmup, warmup + rest)
+    rates = [schedule(warmup + step) for step in range(rest + 1)]
+    assert (np.diff(rates) < 0).all()
+    assert np.isclose(schedule(warmup + rest // 2), peak * (1 + np.cos(np.pi * (rest // 2) / rest)) / 2)
+    assert abs(rates[-1]) < 1e-12 * peak
+    assert schedule(warmup + rest + 50) == rates[-1]
+
+
+@given(peaks, st.integers(2, 100), lengths)
+def test_training_shorter_than_the_warm_up_only_rises(peak, warmup, total):
+    schedule = WarmupCosine(peak, warmup, min(total, warmup - 1))
+    rates = [schedule(step) for step in range(schedule.total)]
+    assert (np.diff(rates) > 0).all()
+
+
+@given(st.floats(0, 0.9999), st.integers(0, 10**6))
+def test_the_average_forgets_fast_at_first_and_reaches_its_limit(limit, step):
+    decay = average_decay(limit, step)
+    assert 0 <= decay <= limit
+    assert decay <= average_decay(limit, step + 1)
+    assert decay < (step + 2) / (step + 10)
+    assert average_decay(limit, 10**6) == limit
+
+
+facts = st.builds(
+    Facts,
+    images=st.integers(1, 2_000_000),
+    class_counts=st.just((3, 4)),
+    label_mode=st.sampled_from(["binary", "categorical", "multilabel"]),
+    side=st.integers(8, 512),
+)
+# What a person may set, of all that the recipe would choose.
+asked = st.fixed_dictionaries(
+    {"optimizer": st.sampled_from(["sgd", "adamw"])},
+    optional={
+        "model": st.sampled_from(["resnet20", "resnet50"]),
+        "augment": st.sampled_from(["none", "light", "medium", "strong"]),
+        "epochs": st.integers(1, 500),
+        "batch_size": st.integers(1, 4096),
+        "learning_rate": st.floats(1e-6, 10),
+        "warmup_epochs": st.floats(0, 20),
+        "weight_decay": st.floats(0, 1),
+        "ema": st.floats(0, 0.9999),
+        "patience": st.integers(1, 100),
+        "label_smoothing": st.floats(0, 0.9),
+        "seed": st.integers(0, 9),
+    },
+)
+CHOSEN = (
+    "model", "augment", "epochs", "batch_size", "learning_rate", "warmup_epochs", "weight_decay", "ema", "patience",
+)  # fmt: skip
+
+
+@given(asked, facts)
+def test_what_was_set_stays_and_what_training_needs_is_filled_in(values, facts):
+    resolved, _ = resolve(TrainSettings(data="photos", **values), facts)
+    found = resolved.model_dump()
+    for name in CHOSEN:
+        assert found[name] not in (None, "auto"), name
+    for name, value in values.items():
+        assert found[name] == (min(value, facts.images) if name == "batch_size" else value), name
+    untouched = set(found) - set(CHOSEN) - set(values)
+    assert {n: found[n] for n in untouched} == TrainSettings(data="photos").model_dump(include=untouched)
+    assert 1 <= resolved.batch_size <= facts.images
+    assert 0 < resolved.warmup_epochs < resolved.epochs or "warmup_epochs" in values
+    assert resolved.augment in POLICIES
+    assert TrainSettings(**found) == resolved
+
+
+@given(asked, facts)
+def test_every_choice_is_on_record_with_the_value_that_holds_and_a_reason(values, facts):
+    resolved, decisions = resolve(TrainSettings(data="photos", **values), facts)
+    chosen = {d.setting for d in decisions}
+    assert len(chosen) == len(decisions)
+    for decision in decisions:
+        assert decision.value == getattr(resolved, decision.setting), decision.setting
+        assert len(decision.because) > 10
+    reduced = {"batch_size"} if values.get("batch_size", 0) > facts.images else set()
+    assert chosen == set(CHOSEN) - set(values) | reduced
+
+
+@given(asked, facts)
+def test_settled_settings_are_left_as_they_are(values, facts):
+    resolved, _ = resolve(TrainSettings(data="photos", **values), facts)
+    assert resolve(resolved, facts) == (resolved, [])
+
+
+@given(facts, st.sampled_from(["sgd", "adamw"]))
+def test_the_rate_grows_with_the_batch(facts, optimizer):
+    few, many = (
+        resolve(TrainSettings(data="photos", optimizer=optimizer, batch_size=size), facts)[0]
+        for size in (1, 64)
+    )
+    assert np.isclose(many.learning_rate / few.learning_rate, many.batch_size / few.batch_size)
+
+
+def test_small_images_get_the_cifar_form_and_big_collections_the_deeper_net():
+    settings = TrainSettings(data="photos")
+    models = [
+        resolve(settings, Facts(n, (n,), "categorical", side))[0].model for n, side in [(900, 32), (900, 224)]
+    ]
+    models.append(resolve(settings, Facts(90_000, (90_000,), "categorical", 224))[0].model)
+    assert models == ["resnet20", "resnet18", "resnet50"]
+
+
+def test_more_images_need_fewer_passes():
+    base = Facts(100, (100,), "categorical", 32)
+    epochs = [
+        resolve(TrainSettings(data="photos"), dataclasses.replace(base, images=n))[0].epochs
+        for n in (10, 1000, 10_000, 50_000, 10**7)
+    ]
+    assert epochs == sorted(epochs, reverse=True)
+    assert (epochs[0], epochs[-1]) == (150, 30)
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(UsageError, match="resnet20"):
+        resolve(TrainSettings(data="photos", model="resnet21"), Facts(9, (9,), "categorical", 32))
+
+
+def weighed(counts, mode="categorical", **settings):
+    codes = np.repeat(np.arange(len(counts)), counts)
+    weights, decision = sample_weights(TrainSettings(data="photos", **settings), codes, counts, mode)
+    return weights, codes, decision
+
+
+@given(st.lists(st.integers(0, 500), min_size=2, max_size=8).filter(any))
+def test_class_weights_have_mean_one_over_the_images_and_make_classes_count_alike(counts):
+    weights, codes, decision = weighed(counts)
+    assert weights.dtype == np.float32
+    assert np.isclose(weights.mean(), 1, rtol=1e-5)
+    totals = np.bincount(codes, weights=weights, minlength=len(counts))[np.array(counts) > 0]
+    present = [c for c in counts if c]
+    if max(present) > 1.5 * min(present):
+        assert np.allclose(totals, totals[0], rtol=1e-4)
+        assert decision.setting == "class_weights"
+    else:
+        assert (weights == 1).all()
+        assert decision is None
+
+
+@pytest.mark.parametrize("counts, uneven", [((100, 150), False), ((100, 151), True)])
+def test_balanced_is_up_to_one_and_a_half_times(counts, uneven):
+    weights, _, decision = weighed(counts)
+    assert (len(set(weights.tolist())) > 1) == (decision is not None) == uneven
+
+
+@pytest.mark.parametrize("mode, settings", [("categorical", {"class_weights": "none"}), ("multilabel", {})])
+def test_no_weights_when_they_were_declined_or_images_have_many_labels(mode, settings):
+    weights, _, decision = weighed((10, 1000), mode, **settings)
+    assert (weights == 1).all()
+    assert decision is None
