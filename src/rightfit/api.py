@@ -40,6 +40,7 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     """
     if data is None and config is None:
         raise UsageError("no data: give a folder of class folders, a table or a --config that names one")
+    settings = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in settings.items()}
     named = data is None or isinstance(data, (str, os.PathLike))
     if data is not None:
         settings["data"] = os.fspath(data) if named else f"<{type(data).__name__} in memory>"
@@ -307,9 +308,10 @@ class Run:
         """The class of each image, and the probability of each class.
 
         `paths` are files, folders (walked) or URLs. Without `output`: a data frame with columns path,
-        label and `probability_<class>`, a row an image, in order. With `output`, a path or an open text file, CSV of the
-        same, written batch by batch, and the number of rows is returned. Files that are no readable images
-        are named on stderr and left out; in a data frame, `frame.attrs["unreadable"]` lists them.
+        label and `probability_<class>`, a row an image, in order. With `output`, a path or an open text
+        file: CSV of the same, written batch by batch, and the number of rows is returned. Files that are
+        no readable images are named on stderr and left out; `frame.attrs["unreadable"]` of a data frame
+        lists them.
         Raises UsageError for a path that does not exist.
         """
         console = Console(quiet)

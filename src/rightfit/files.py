@@ -12,7 +12,7 @@ from rightfit.errors import RightfitError
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the same folder; at the end it becomes `path`, or vanishes on an error.
 
     A reader sees the old file or the whole new one, never a part. Raises RightfitError when the

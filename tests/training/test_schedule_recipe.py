@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from rightfit.config import TrainSettings
@@ -16,7 +17,11 @@ from rightfit.training.schedule import WarmupCosine, average_decay
 peaks = st.floats(1e-6, 10)
 lengths = st.integers(1, 400)
 
+# The machine may be busy.
+unhurried = hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+
+@unhurried
 @given(peaks, st.integers(0, 500), lengths)
 def test_the_rate_is_above_zero_at_every_step_and_never_above_the_peak(peak, warmup, total):
     rates = [WarmupCosine(peak, warmup, total)(step) for step in range(total)]
@@ -24,6 +29,7 @@ def test_the_rate_is_above_zero_at_every_step_and_never_above_the_peak(peak, war
     assert max(rates) <= peak * (1 + 1e-12)
 
 
+@unhurried
 @given(peaks, lengths, lengths)
 def test_the_warm_up_is_linear_and_ends_at_the_peak(peak, warmup, rest):
     schedule = WarmupCosine(peak, warmup, warmup + rest)
@@ -33,6 +39,7 @@ def test_the_warm_up_is_linear_and_ends_at_the_peak(peak, warmup, rest):
     assert schedule(warmup) == peak
 
 
+@unhurried
 @given(peaks, st.integers(0, 100), lengths)
 def test_after_the_warm_up_it_only_falls_to_nothing_at_the_end_and_stays_there(peak, warmup, rest):
     schedule = WarmupCosine(peak, warmup, warmup + rest)
@@ -43,6 +50,7 @@ def test_after_the_warm_up_it_only_falls_to_nothing_at_the_end_and_stays_there(p
     assert schedule(warmup + rest + 50) == rates[-1]
 
 
+@unhurried
 @given(peaks, st.integers(2, 100), lengths)
 def test_training_shorter_than_the_warm_up_only_rises(peak, warmup, total):
     schedule = WarmupCosine(peak, warmup, min(total, warmup - 1))
@@ -50,6 +58,7 @@ def test_training_shorter_than_the_warm_up_only_rises(peak, warmup, total):
     assert (np.diff(rates) > 0).all()
 
 
+@unhurried
 @given(st.floats(0, 0.9999), st.integers(0, 10**6))
 def test_the_average_forgets_fast_at_first_and_reaches_its_limit(limit, step):
     decay = average_decay(limit, step)
@@ -88,6 +97,7 @@ CHOSEN = (
 )  # fmt: skip
 
 
+@unhurried
 @given(asked, facts)
 def test_what_was_set_stays_and_what_training_needs_is_filled_in(values, facts):
     resolved, _ = resolve(TrainSettings(data="photos", **values), facts)
@@ -104,6 +114,7 @@ def test_what_was_set_stays_and_what_training_needs_is_filled_in(values, facts):
     assert TrainSettings(**found) == resolved
 
 
+@unhurried
 @given(asked, facts)
 def test_every_choice_is_on_record_with_the_value_that_holds_and_a_reason(values, facts):
     resolved, decisions = resolve(TrainSettings(data="photos", **values), facts)
@@ -116,12 +127,14 @@ def test_every_choice_is_on_record_with_the_value_that_holds_and_a_reason(values
     assert chosen == set(CHOSEN) - set(values) | reduced
 
 
+@unhurried
 @given(asked, facts)
 def test_settled_settings_are_left_as_they_are(values, facts):
     resolved, _ = resolve(TrainSettings(data="photos", **values), facts)
     assert resolve(resolved, facts) == (resolved, [])
 
 
+@unhurried
 @given(facts, st.sampled_from(["sgd", "adamw"]))
 def test_the_rate_grows_with_the_batch(facts, optimizer):
     few, many = (
@@ -161,6 +174,7 @@ def weighed(counts, mode="categorical", **settings):
     return weights, codes, decision
 
 
+@unhurried
 @given(st.lists(st.integers(0, 500), min_size=2, max_size=8).filter(any))
 def test_class_weights_have_mean_one_over_the_images_and_make_classes_count_alike(counts):
     weights, codes, decision = weighed(counts)

@@ -36,9 +36,9 @@ def group_sums(columns: Floats, groups: NDArray[np.int64] | None) -> tuple[Float
     """Sum each column (N, M) over the images of a group -> (G, M), and group sizes (G,)."""
     if groups is None:
         return columns, np.ones(len(columns))
-    _, index = np.unique(groups, return_inverse=True)
-    sizes = np.bincount(index).astype(np.float64)
-    sums = np.stack([np.bincount(index, weights=column) for column in columns.T], axis=1)
+    index = np.unique(groups, return_inverse=True)[1]
+    sizes: Floats = np.bincount(index).astype(np.float64)
+    sums: Floats = np.stack([np.bincount(index, weights=column) for column in columns.T], axis=1)
     return sums, sizes
 
 

@@ -56,7 +56,7 @@ def image_losses(logits: NDArray[np.float32], targets: NDArray[np.float32], labe
     z, y = logits.astype(np.float64), targets.astype(np.float64)
     if label_mode == "categorical":
         shifted = z - z.max(axis=1, keepdims=True)
-        return np.asarray((np.log(np.exp(shifted).sum(axis=1)) - (y * shifted).sum(axis=1)))
+        return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - (y * shifted).sum(axis=1))
     return np.asarray((np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))).mean(axis=1))
 
 

@@ -19,8 +19,8 @@ LAYERS = frozenset(
 # What a layer's configuration may hold besides: initialisers, precision, and references to tensors.
 PARTS = frozenset(
     {
-        "Functional", "VarianceScaling", "GlorotUniform", "Zeros", "Ones", "DTypePolicy", "__keras_tensor__", "__tuple__",
-        "__numpy__",
+        "Functional", "VarianceScaling", "GlorotUniform", "Zeros", "Ones", "DTypePolicy", "__keras_tensor__",
+        "__tuple__", "__numpy__",
     }
 )  # fmt: skip
 MODULES = ("keras", "keras.layers", "keras.initializers", "keras.src.models.functional", "keras.models", "builtins")

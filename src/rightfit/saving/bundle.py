@@ -111,7 +111,7 @@ def save_weights(path: Path, model: keras.Model) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(v.value)) for name, v in named_weights(model)}
+    tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for name, v in named_weights(model)}
     try:
         write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "rightfit 1"}))
     except SafetensorError as error:  # its writer wraps the disk's OSError

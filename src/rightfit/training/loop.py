@@ -60,7 +60,7 @@ def interruptible(console: Console) -> Iterator[Interrupt]:
 
     def ask(number: int, frame: Any) -> None:
         interrupt.asked = True
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
         console.say("stopping after this step and saving; once more ends at once")
 
     if threading.current_thread() is not threading.main_thread():
@@ -152,7 +152,9 @@ def train(
             elif epoch == 1 and elapsed * epochs > limit:
                 epochs = max(1, int(limit / elapsed))
                 warmup *= epochs / settings.epochs
-                console.say(f"{epochs} epochs fit into the {settings.time_limit}; the schedule ends there")
+                console.say(
+                    f"{epochs} epochs fit into the time limit of {settings.time_limit}; the schedule ends there"
+                )
             after_epoch(progress)
     progress.ended = progress.ended or f"all {epochs} epochs done"
     return progress
