@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -151,7 +152,8 @@ def rightfit_step(args: argparse.Namespace) -> tuple[Step, int, str]:
     from rightfit.config import TrainSettings
     from rightfit.data.loader import Batch
     from rightfit.nets import layers, resnet
-    from rightfit.training.loop import make_optimizer
+    from rightfit.training.optimizers import make_optimizer
+    from rightfit.training.schedule import averaging_decay
     from rightfit.training.step import make_step
 
     precision = runtime.choose_precision()
@@ -161,8 +163,11 @@ def rightfit_step(args: argparse.Namespace) -> tuple[Step, int, str]:
     take = make_step(model, make_optimizer(settings, model), "categorical", 0.1, averaging=True)
     weights = np.ones(args.batch_size, np.float32)
 
+    steps = itertools.count()
+
     def step(images: np.ndarray, labels: np.ndarray) -> float:
-        take(Batch(images, np.eye(OUTPUTS, dtype=np.float32)[labels], weights), LEARNING_RATE, 0.999)
+        targets = np.eye(OUTPUTS, dtype=np.float32)[labels]
+        take(Batch(images, targets, weights), LEARNING_RATE, averaging_decay(0.999, next(steps)))
         loss, _, count = take.totals()
         return float(loss / count)
 
@@ -310,10 +315,14 @@ def median_interval(values: list[float], level: float = 0.95) -> tuple[float, fl
 
 
 def table(summary: dict[str, Any]) -> str:
-    lines = [f"{'':<16}{'precision':<20}{'images/s':>9}{'95% interval':>17}{'rightfit is':>13}{'(min-max)':>14}"]
+    lines = [
+        f"{'':<16}{'precision':<20}{'images/s':>9}{'95% interval':>17}{'rightfit is':>13}{'(min-max)':>14}"
+    ]
     for name, row in summary.items():
         low, high = row["interval"]
-        line = f"{name:<16}{row['precision']:<20}{row['images_per_second']:>9.1f}{f'{low:.1f}-{high:.1f}':>17}"
+        line = (
+            f"{name:<16}{row['precision']:<20}{row['images_per_second']:>9.1f}{f'{low:.1f}-{high:.1f}':>17}"
+        )
         if name != "rightfit":
             spread = f"({row['ratio_min']:.2f}-{row['ratio_max']:.2f})"
             line += f"{row['rightfit_ratio']:>11.2f} x{spread:>14}"

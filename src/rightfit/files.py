@@ -21,7 +21,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     temporary: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", suffix=target.suffix, dir=target.parent)
+        descriptor, name = tempfile.mkstemp(
+            prefix=f".{target.name}-", suffix=target.suffix, dir=target.parent
+        )
         os.close(descriptor)
         temporary = Path(name)
         yield temporary

@@ -70,7 +70,7 @@ def _measure(precision: str) -> float:
     from rightfit.data.loader import Batch
     from rightfit.nets.layers import fused
     from rightfit.nets.resnet import build
-    from rightfit.training.loop import make_optimizer
+    from rightfit.training.optimizers import make_optimizer
     from rightfit.training.step import make_step
 
     model = fused(build(MODEL, 10, (SIDE, SIDE)), precision)

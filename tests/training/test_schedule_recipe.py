@@ -12,7 +12,7 @@ from rightfit.config import TrainSettings
 from rightfit.data.augment import POLICIES
 from rightfit.errors import UsageError
 from rightfit.training.recipe import Facts, resolve, sample_weights
-from rightfit.training.schedule import WarmupCosine, average_decay
+from rightfit.training.schedule import WarmupCosine, averaging_decay
 
 peaks = st.floats(1e-6, 10)
 lengths = st.integers(1, 400)
@@ -58,14 +58,39 @@ def test_training_shorter_than_the_warm_up_only_rises(peak, warmup, total):
     assert (np.diff(rates) > 0).all()
 
 
+def decays(decay, steps):
+    return [averaging_decay(decay, step) for step in range(steps)]
+
+
 @unhurried
-@given(st.floats(0, 0.9999), st.integers(0, 10**6))
-def test_the_average_forgets_fast_at_first_and_reaches_its_limit(limit, step):
-    decay = average_decay(limit, step)
-    assert 0 <= decay <= limit
-    assert decay <= average_decay(limit, step + 1)
-    assert decay < (step + 2) / (step + 10)
-    assert average_decay(limit, 10**6) == limit
+@given(st.floats(0.01, 0.999999))
+def test_the_average_forgets_fast_at_first_and_reaches_its_decay(decay):
+    moved = [d for d in decays(decay, 800) if d is not None]
+    assert moved == sorted(moved)
+    assert all(0 < d < (n + 2) / (n + 10) for n, d in enumerate(moved))
+    late = [averaging_decay(decay, 10**9 + step) for step in range(8)]
+    assert np.isclose(np.prod([d for d in late if d is not None]), decay**8), "over eight steps it is itself"
+
+
+@pytest.mark.parametrize("decay", [None, 0.0])
+def test_without_a_decay_there_is_no_average(decay):
+    assert decays(decay, 100) == [None] * 100
+
+
+@pytest.mark.parametrize("decay", [0.99, 0.995])
+def test_an_average_moved_every_eighth_step_is_nearly_that_of_every_step(decay):
+    """Of weights that wander; measured in their own scatter over the average's memory."""
+    weights = np.cumsum(np.random.default_rng(0).normal(0, 1, 5000))
+    every = eighth = weights[0]
+    distances = []
+    for step, weight in enumerate(weights):
+        factor = min(decay, (1 + step) / (10 + step))
+        every = factor * every + (1 - factor) * weight
+        factor = averaging_decay(decay, step)
+        if factor is not None:
+            eighth = factor * eighth + (1 - factor) * weight
+        distances.append(every - eighth)
+    assert np.std(distances[1000:]) < 0.3 / np.sqrt(1 - decay)
 
 
 facts = st.builds(
@@ -161,6 +186,13 @@ def test_more_images_need_fewer_passes():
     ]
     assert epochs == sorted(epochs, reverse=True)
     assert (epochs[0], epochs[-1]) == (150, 30)
+
+
+def test_a_hundred_million_steps_have_an_average_too():
+    """Its decay must not round to 1, which would be no average at all."""
+    settings = TrainSettings(data="photos", batch_size=1, epochs=500)
+    resolved, _ = resolve(settings, Facts(2_000_000, (2_000_000,), "categorical", 32))
+    assert 0.99999 < resolved.ema < 1
 
 
 def test_an_unknown_model_is_refused():

@@ -68,5 +68,7 @@ def bootstrap(
         counts = np.bincount((picks + offsets).ravel(), minlength=size * clusters).reshape(size, clusters)
         drawn.append(statistic(counts.astype(np.float64) @ sums))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # a class without images: NaN is the answer
+        warnings.filterwarnings(
+            "ignore", "All-NaN slice", RuntimeWarning
+        )  # a class without images: NaN is the answer
         return np.nanpercentile(np.concatenate(drawn), [2.5, 97.5], axis=0)

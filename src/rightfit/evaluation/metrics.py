@@ -94,7 +94,13 @@ def summary(
     hits = image_hits(logits, targets, label_mode)
     of_class, right = _class_columns(logits, targets, label_mode)
     columns = np.hstack(
-        [np.ones((len(hits), 1)), hits[:, None], image_losses(logits, targets, label_mode)[:, None], of_class, right]
+        [
+            np.ones((len(hits), 1)),
+            hits[:, None],
+            image_losses(logits, targets, label_mode)[:, None],
+            of_class,
+            right,
+        ]
     )
     kinds = of_class.shape[1]
 
@@ -109,7 +115,11 @@ def summary(
     values = statistic(columns.sum(axis=0, keepdims=True))[0]
     low, high = bootstrap(columns, statistic, groups)
     estimates = [asdict(Estimate(*map(float, triple))) for triple in zip(values, low, high, strict=True)]
-    names = classes if label_mode != "multilabel" else [f"{c}: {s}" for s in ("absent", "present") for c in classes]
+    names = (
+        classes
+        if label_mode != "multilabel"
+        else [f"{c}: {s}" for s in ("absent", "present") for c in classes]
+    )
     return {
         "images": len(hits),
         "groups": len(hits) if groups is None else len(np.unique(groups)),

@@ -17,6 +17,8 @@ from keras import layers
 
 from rightfit.errors import UsageError
 
+FIRST_WEIGHTS = 3  # this stream of random numbers; data/loader.py has 1 and 2
+
 # Channel means and deviations of ImageNet photographs in 0..255 (torchvision's constants times 255).
 MEAN = (123.675, 116.28, 103.53)
 DEVIATION = (58.395, 57.12, 57.375)
@@ -42,7 +44,7 @@ def build(
     """The ResNet called `name` for images of `image_size` (height, width), as a float32 Keras model.
 
     Input (B, H, W, 3), 0..255; output (B, outputs) logits. Weights are drawn from
-    `default_rng([seed, layer])`, so they are the same on every backend. Raises UsageError for an
+    `default_rng([seed, FIRST_WEIGHTS, layer])`, so they are the same on every backend. Raises UsageError for an
     unknown name or an image under 8 px.
     """
     model = _assemble(name, outputs, image_size)
@@ -73,7 +75,9 @@ def describe(name: str, outputs: int, image_size: tuple[int, int]) -> dict[str, 
 def _assemble(name: str, outputs: int, image_size: tuple[int, int]) -> keras.Model:
     variant = variant_named(name)
     if min(image_size) < 8:
-        raise UsageError(f"image size {image_size[0]}x{image_size[1]}: ResNets here need at least 8 px a side")
+        raise UsageError(
+            f"image size {image_size[0]}x{image_size[1]}: ResNets here need at least 8 px a side"
+        )
     inputs = keras.Input((*image_size, 3), dtype="float32", name="image")
     scale = [1 / d for d in DEVIATION]
     offset = [-m / d for m, d in zip(MEAN, DEVIATION, strict=True)]
@@ -166,7 +170,8 @@ def initialise(model: keras.Model, seed: int) -> None:
             shape, deviation = layer.kernel.shape, 0.01
         else:
             continue
-        layer.kernel.assign(np.random.default_rng([seed, index]).normal(0, deviation, shape).astype("float32"))
+        generator = np.random.default_rng([seed, FIRST_WEIGHTS, index])
+        layer.kernel.assign(generator.normal(0, deviation, shape).astype("float32"))
 
 
 STEMS = {"cifar": cifar_stem, "imagenet": imagenet_stem}

@@ -22,7 +22,8 @@ from rightfit.errors import RightfitError
 from rightfit.evaluation.infer import all_logits, plain_graph
 from rightfit.evaluation.metrics import Quick, quick
 from rightfit.nets.layers import fused
-from rightfit.training.schedule import WarmupCosine, average_decay
+from rightfit.training.optimizers import make_optimizer
+from rightfit.training.schedule import WarmupCosine, averaging_decay
 from rightfit.training.step import Step, make_step
 
 
@@ -74,20 +75,6 @@ def interruptible(console: Console) -> Iterator[Interrupt]:
             signal.signal(number, handler)
 
 
-def make_optimizer(settings: TrainSettings, model: keras.Model) -> keras.optimizers.Optimizer:
-    """SGD with Nesterov momentum, or AdamW; decoupled decay of kernels only (He et al. 2019, section 3.1)."""
-    decay = settings.weight_decay or None
-    rate = settings.learning_rate
-    optimizer: keras.optimizers.Optimizer
-    if settings.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay or 0.0)
-    else:
-        optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
-    if decay:
-        optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
-    return optimizer
-
-
 def train(
     model: keras.Model,
     loader: TrainLoader,
@@ -105,7 +92,12 @@ def train(
     the progress after each epoch. Ctrl-C ends the epoch at the next step, is validated and kept.
     Raises RightfitError when the loss is no longer finite.
     """
-    assert settings.epochs and settings.learning_rate and settings.warmup_epochs is not None and settings.patience
+    assert (
+        settings.epochs
+        and settings.learning_rate
+        and settings.warmup_epochs is not None
+        and settings.patience
+    )
     started = time.monotonic()
     limit = parse_seconds(settings.time_limit) if settings.time_limit else math.inf
     runner = fused(model, precision)
@@ -122,7 +114,9 @@ def train(
             schedule = WarmupCosine(
                 settings.learning_rate, round(warmup * loader.steps), epochs * loader.steps
             )
-            row = _one_epoch(step, loader, schedule, settings, epoch, epochs, console, interrupt, started + limit)
+            row = _one_epoch(
+                step, loader, schedule, settings, epoch, epochs, console, interrupt, started + limit
+            )
             if row["steps"] == 0:
                 progress.ended = f"stopped before epoch {epoch + 1}"
                 break
@@ -182,7 +176,7 @@ def _one_epoch(
             batch = next(batches)
             waited += time.monotonic() - asked
             position = epoch * loader.steps + done
-            step(batch, schedule(position), average_decay(settings.ema or 0.0, position))
+            step(batch, schedule(position), averaging_decay(settings.ema, position))
             done += 1
             if bar.due():
                 sums += step.totals()
