@@ -118,7 +118,8 @@ def train(
                 step, loader, schedule, settings, epoch, epochs, console, interrupt, started + limit
             )
             if row["steps"] == 0:
-                progress.ended = f"stopped before epoch {epoch + 1}"
+                why = "interrupted" if interrupt.asked else f"time limit of {settings.time_limit} reached"
+                progress.ended = f"{why} before epoch {epoch + 1}"
                 break
             epoch += 1
             _check_finite(row, "loss", settings)
