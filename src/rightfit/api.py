@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import time
 from pathlib import Path
@@ -92,7 +93,8 @@ def _train(dataset: Dataset, asked: TrainSettings, console: Console, backend: st
             value=decision.value,
             evidence=decision.because,
         )
-    _introduce(console, dataset, settings, model.count_params(), backend, precision)
+    parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    _introduce(console, dataset, settings, parameters, backend, precision)
 
     assert settings.batch_size is not None
     loader = TrainLoader(
@@ -197,7 +199,7 @@ def _introduce(
     )
     height, width = settings.height_width
     console.say(
-        f"{settings.model}, {parameters:,} parameters, {height}x{width} px, batches of {settings.batch_size}, "
+        f"{settings.model}, {parameters:,} trainable parameters, {height}x{width} px, batches of {settings.batch_size}, "
         f"on {backend} {installed_backends()[backend]} in {precision} → {settings.output}"
     )
 
