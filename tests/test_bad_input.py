@@ -207,7 +207,6 @@ def test_an_unknown_model_names_the_near_ones(refused, photos):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--split", "6:1"), None),  # right: the control
         (("--split", "6-1-2"), "split '6-1-2' is not numbers with colons between, as in 6:1:2"),
         (("--split", "0:1:1"), "split 0:1:1 must be train:val:test, none negative and train above 0"),
         (("--time-limit", "soon"), "time 'soon' is not a length such as 90s, 10m or 2h"),
@@ -228,13 +227,8 @@ def test_an_unknown_model_names_the_near_ones(refused, photos):
         ),
     ],
 )
-def test_a_value_that_is_wrong(here, photos, tmp_path, arguments, said):
-    done = here("train", photos, *ONE_EPOCH, "--output", tmp_path / "run", *arguments)
-    if said is None:
-        assert done.returncode == 0, done.stderr
-    else:
-        assert said in message(done, WRONG_USE)
-        assert not (tmp_path / "run").exists()
+def test_a_value_that_is_wrong(refused, photos, arguments, said):
+    assert said in refused(WRONG_USE, photos, *arguments)
 
 
 @pytest.mark.parametrize("size", ["12px", "7", "12x", "x12", "4097", "-12"])
@@ -311,7 +305,7 @@ def test_a_backend_that_keras_does_not_have(here, photos, monkeypatch):
 
 def test_predicting_a_path_that_is_not_there_comes_before_any_work(here, trained, photos, tmp_path):
     gone = tmp_path / "nowhere.jpg"
-    said = message(here("predict", trained.folder, photos / "red", gone), WRONG_USE)
+    said = message(here("predict", trained.folder, photos / "red", gone, "--batch-size", 4), WRONG_USE)
     assert said == f"{gone} does not exist; give image files or folders\n"
     output = tmp_path / "predictions.csv"
     message(here("predict", trained.folder, photos / "red", gone, "--output", output), WRONG_USE)
@@ -366,11 +360,12 @@ def cut(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def flip_weights(file):
-    """The last tensor's bytes, so that only the logits can tell."""
-    data = bytearray(file.read_bytes())
-    data[-4000:] = bytes(byte ^ 0x55 for byte in data[-4000:])
-    file.write_bytes(data)
+def negate_logits(file):
+    """A valid file of valid weights: only what the model says can tell."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(file)
+    save_file(tensors | {"logits/kernel": -tensors["logits/kernel"]}, file)
 
 
 def foreign_layer(file):
@@ -384,7 +379,7 @@ def foreign_layer(file):
     [
         ("weights.safetensors", cut, "weights.safetensors: cannot be read"),
         ("weights.safetensors", os.remove, "weights.safetensors: cannot be read"),
-        ("weights.safetensors", flip_weights, "the weights give other logits than when they were saved"),
+        ("weights.safetensors", negate_logits, "the weights give other logits than when they were saved"),
         ("architecture.json", cut, "architecture.json: cannot be read"),
         ("architecture.json", foreign_layer, "the architecture asks for 'Lambda'"),
         ("golden.npz", cut, "golden.npz: cannot be read"),
