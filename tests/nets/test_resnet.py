@@ -12,6 +12,7 @@ import pytest
 
 from rightfit.errors import UsageError
 from rightfit.nets import resnet
+from rightfit.nets.variants import DEVIATION, MEAN
 
 # torchvision's resnet18 ... resnet152 with 1000 classes.
 IMAGENET = {
@@ -32,8 +33,7 @@ CIFAR = {
 }
 # sha256 of every layer's name, class and output shape and of every weight's name and shape. These
 # are a file format: a changed hash means that weights saved before no longer load.
-FORMAT = {
-}
+FORMAT = {}
 
 
 @functools.cache
@@ -153,7 +153,7 @@ def test_every_residual_block_starts_as_the_identity(name):
 
 def test_pixels_are_normalised_by_the_net_itself():
     model = resnet.build("resnet20", 5, (8, 8))
-    pixels = np.stack([np.full((8, 8, 3), resnet.MEAN), np.add(np.zeros((8, 8, 3)), resnet.MEAN)])
-    pixels[1] += resnet.DEVIATION
+    pixels = np.stack([np.full((8, 8, 3), MEAN), np.add(np.zeros((8, 8, 3)), MEAN)])
+    pixels[1] += DEVIATION
     normalised = keras.ops.convert_to_numpy(model.get_layer("normalise")(pixels.astype("float32")))
     np.testing.assert_allclose(normalised, np.stack([np.zeros((8, 8, 3)), np.ones((8, 8, 3))]), atol=2e-6)

@@ -15,9 +15,7 @@ from keras import layers
 from rightfit.errors import UsageError
 from rightfit.nets.variants import VARIANTS, Variant, variant_named
 
-# Channel means and deviations of ImageNet photographs in 0..255 (torchvision's constants times 255).
-MEAN = (123.675, 116.28, 103.53)
-DEVIATION = (58.395, 57.12, 57.375)
+FIRST_WEIGHTS = 3  # this stream of random numbers; data/loader.py has 1 and 2
 
 
 def build(
@@ -31,10 +29,10 @@ def build(
     """The ResNet called `name` for images of `image_size` (height, width), as a float32 Keras model.
 
     Input (B, H, W, 3), 0..255; output (B, outputs) logits. Weights are drawn from
-    `default_rng([seed, layer])`, so they are the same on every backend. `dropout` is the rate before
-    the last layer (and between a wide net's convolutions); `stochastic_depth` the chance that the
-    last block is skipped in a training step, rising linearly from 0 (Huang et al. 2016). Raises
-    UsageError for an unknown name or an image under 8 px.
+    `default_rng([seed, FIRST_WEIGHTS, layer])`, so they are the same on every backend. `dropout` is
+    the rate before the last layer (and between a wide net's convolutions); `stochastic_depth` the
+    chance that the last block is skipped in a training step, rising linearly from 0 (Huang et al.
+    2016). Raises UsageError for an unknown name or an image under 8 px.
     """
     model = _assemble(name, outputs, image_size, dropout, stochastic_depth)
     initialise(model, seed)
@@ -71,7 +69,9 @@ def initialise(model: keras.Model, seed: int) -> None:
             shape, deviation = layer.kernel.shape, 0.01
         else:
             continue
-        layer.kernel.assign(np.random.default_rng([seed, index]).normal(0, deviation, shape).astype("float32"))
+        layer.kernel.assign(
+            np.random.default_rng([seed, FIRST_WEIGHTS, index]).normal(0, deviation, shape).astype("float32")
+        )
 
 
 def _assemble(
@@ -79,10 +79,12 @@ def _assemble(
 ) -> keras.Model:
     variant = variant_named(name)
     if min(image_size) < 8:
-        raise UsageError(f"image size {image_size[0]}x{image_size[1]}: ResNets here need at least 8 px a side")
+        raise UsageError(
+            f"image size {image_size[0]}x{image_size[1]}: ResNets here need at least 8 px a side"
+        )
     inputs = keras.Input((*image_size, 3), dtype="float32", name="image")
-    scale = [1 / d for d in DEVIATION]
-    offset = [-m / d for m, d in zip(MEAN, DEVIATION, strict=True)]
+    scale = [1 / d for d in variant.deviation]
+    offset = [-m / d for m, d in zip(variant.mean, variant.deviation, strict=True)]
     x = layers.Rescaling(scale, offset, name="normalise")(inputs)
     x = Builder(variant, dropout, stochastic_depth).features(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
@@ -138,7 +140,9 @@ class Builder:
         padding = self.variant.pool_padding
         if padding == "same":
             return layers.MaxPooling2D(3, 2, "same", name="stem_pool")(x)
-        if padding == "infinite":  # the same places as "zero"; stock layers know no such padding with stride 2
+        if (
+            padding == "infinite"
+        ):  # the same places as "zero"; stock layers know no such padding with stride 2
             x = layers.MaxPooling2D(3, 1, "same", name="stem_pool")(x)
             return layers.MaxPooling2D(1, 2, name="stem_pool_stride")(x)
         x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
@@ -179,7 +183,7 @@ class Builder:
     def shortcut(self, x: Any, channels: int, stride: int, name: str) -> Any:
         """The identity where shapes agree, else a 1x1 projection: option B of He et al. 2016, section 3.3.
         ResNet-D averages first, so that the projection sees every pixel (He et al. 2019)."""
-        if x.shape[-1] == channels:
+        if self.keeps_shape(x, channels, name):
             return x if stride == 1 else layers.MaxPooling2D(1, stride, name=f"{name}_shortcut_stride")(x)
         if self.variant.average_shortcut and stride > 1:
             x = layers.AveragePooling2D(stride, stride, "same", name=f"{name}_shortcut_pool")(x)
@@ -188,17 +192,24 @@ class Builder:
 
     def preact_shortcut(self, x: Any, activated: Any, channels: int, stride: int, name: str) -> Any:
         """The raw identity where shapes agree, else a 1x1 projection of the activated input (He et al. 2016b)."""
-        if x.shape[-1] == channels:
+        if self.keeps_shape(x, channels, name):
             return x if stride == 1 else layers.MaxPooling2D(1, stride, name=f"{name}_shortcut_stride")(x)
         return self.conv(activated, channels, 1, stride, f"{name}_shortcut_conv")
 
+    def keeps_shape(self, x: Any, channels: int, name: str) -> bool:
+        """Whether the block's shortcut needs no projection."""
+        return x.shape[-1] == channels and not (self.variant.project_first and name == "stage1_block1")
+
     def squeeze(self, x: Any, name: str) -> Any:
-        """Scale channels by a gate computed from their means (Hu et al. 2018), reduced 16 times."""
+        """Scale channels by a gate computed from their means (Hu et al. 2018), reduced 16 times, to 8 at least
+        (as in timm; the paper leaves shallow nets open)."""
         if not self.variant.squeeze:
             return x
         channels = x.shape[-1]
         gate = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
-        gate = relu(layers.Conv2D(channels // 16, 1, name=f"{name}_reduce")(gate), f"{name}_reduce_relu")
+        gate = relu(
+            layers.Conv2D(max(8, channels // 16), 1, name=f"{name}_reduce")(gate), f"{name}_reduce_relu"
+        )
         gate = layers.Conv2D(channels, 1, activation="sigmoid", name=f"{name}_expand")(gate)
         return layers.Multiply(name=f"{name}_scale")([x, gate])
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from typing import Any
 
 from rightfit.errors import UsageError
+
+# Channel means and deviations of ImageNet photographs in 0..255 (torchvision's constants times 255).
+MEAN = (123.675, 116.28, 103.53)
+DEVIATION = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,9 @@ class Variant:
     block: str  # "basic": two 3x3; "bottleneck": 1x1, 3x3, 1x1
     depths: tuple[int, ...]  # blocks in each stage
     paper: str
-    stem: str = "imagenet"  # "cifar": one 3x3; "imagenet": 7x7 stride 2 and a pool; "deep": three 3x3 and a pool
+    stem: str = (
+        "imagenet"  # "cifar": one 3x3; "imagenet": 7x7 stride 2 and a pool; "deep": three 3x3 and a pool
+    )
     width: int = 64  # channels of the first stage's 3x3, doubled each stage
     stem_width: int = 64
     groups: int = 1  # of the 3x3
@@ -29,6 +36,9 @@ class Variant:
     padding: str = "symmetric"  # or "same": TensorFlow's, one-sided where stride is 2
     pool_padding: str = "zero"  # or "infinite", or "same"
     stem_bias: bool = False
+    project_first: bool = False  # a projection in the very first block, even where shapes agree
+    mean: tuple[float, float, float] = MEAN  # the pixels' red, green and blue lose this first,
+    deviation: tuple[float, float, float] = DEVIATION  # then are divided by this
 
 
 def variant_named(name: str) -> Variant:
@@ -76,7 +86,9 @@ def _table() -> dict[str, Variant]:
         rows[f"resnet{depth}"] = v15[depth]
     v1 = f"{RESNET}, table 1; stride in the first 1x1 as in the paper and keras.applications"
     for depth in (50, 101, 152):
-        rows[f"resnet{depth}v1"] = replace(v15[depth], stride_in="1x1", paper=v1)
+        rows[f"resnet{depth}v1"] = replace(
+            v15[depth], stride_in="1x1", mean=(123.68, 116.779, 103.939), deviation=(1.0, 1.0, 1.0), paper=v1
+        )
     for depth in (18, 34, 50, 101, 152, 200):
         rows[f"resnet{depth}v2"] = replace(
             v15[depth], preact=True, pool_padding="infinite", paper=f"{PREACT}, section 5"
@@ -90,37 +102,61 @@ def _table() -> dict[str, Variant]:
     for depth in (18, 34, 50, 101, 152):
         rows[f"seresnet{depth}"] = replace(v15[depth], squeeze=True, paper=SENET)
     for depth in (50, 101):
-        rows[f"seresnext{depth}_32x4d"] = replace(rows["resnext50_32x4d"], depths=DEPTHS[depth][1], squeeze=True)
+        rows[f"seresnext{depth}_32x4d"] = replace(
+            rows["resnext50_32x4d"], depths=DEPTHS[depth][1], squeeze=True
+        )
     for depth in (18, 26, 34, 50, 101, 152):
         rows[f"resnet{depth}d"] = replace(v15[depth], stem="deep", average_shortcut=True, paper=TRICKS)
 
-    # The same nets in the geometry other libraries trained them in, so that their weights fit exactly.
+    # The same nets as other libraries trained them, geometry and pixels' scale, so that their weights fit exactly.
+    half: dict[str, Any] = {"mean": (127.5,) * 3, "deviation": (127.5,) * 3}  # pixels to -1..1
+    vgg: dict[str, Any] = {
+        "mean": (123.68, 116.78, 103.94),
+        "deviation": (1.0,) * 3,
+    }  # less the mean, no more
     for depth in (50, 101, 152):
         rows[f"resnet{depth}v2_keras"] = replace(
-            rows[f"resnet{depth}v2"], stride_at="last", pool_padding="zero", stem_bias=True,
+            rows[f"resnet{depth}v2"], stride_at="last", pool_padding="zero", stem_bias=True, **half,
             paper=f"{PREACT}; as in keras.applications: stride in a stage's last block",
         )  # fmt: skip
         slim = "as in TF-Slim: stride in a stage's last block"
         rows[f"resnet{depth}v1_slim"] = replace(
-            v15[depth], stride_at="last", pool_padding="same", paper=f"{RESNET}; {slim}"
+            v15[depth], stride_at="last", pool_padding="same", **vgg, paper=f"{RESNET}; {slim}"
         )
         rows[f"resnet{depth}v2_slim"] = replace(
-            rows[f"resnet{depth}v2"], stride_at="last", pool_padding="same", stem_bias=True,
+            rows[f"resnet{depth}v2"], stride_at="last", pool_padding="same", stem_bias=True, **half,
             paper=f"{PREACT}; {slim}",
         )  # fmt: skip
-    for depth in (18, 34, 50, 101, 152):
-        official = "as in TensorFlow's official models: one-sided pool padding"
-        rows[f"resnet{depth}_official"] = replace(v15[depth], pool_padding="same", paper=f"{IMAGENET}; {official}")
-        rows[f"resnet{depth}v2_official"] = replace(
-            rows[f"resnet{depth}v2"], pool_padding="same", paper=f"{PREACT}; {official}"
+    for depth in (18, 34, 50, 101, 152, 200):
+        official = (
+            "as in TensorFlow's official models: one-sided pool padding, a projection in the first block"
         )
-    sonnet = "as in Sonnet 2: one-sided padding"
+        for version, paper in (("", IMAGENET), ("v2", PREACT)):
+            rows[f"resnet{depth}{version}_official"] = replace(
+                rows[f"resnet{depth}{version}"], pool_padding="same", project_first=True, **vgg,
+                paper=f"{paper}; {official}",
+            )  # fmt: skip
+    for depth in (50, 101):
+        rows[f"resnet{depth}v2_timm"] = replace(
+            rows[f"resnet{depth}v2"], **half, paper=f"{PREACT}; pixels to -1..1 as in timm and KerasHub"
+        )
+    paddle = f"{TRICKS}; as in PaddleClas and KerasHub"
+    for depth in (18, 34):
+        rows[f"resnet{depth}d_paddle"] = replace(
+            rows[f"resnet{depth}d"], project_first=True, paper=f"{paddle}: a projection in the first block"
+        )
+    rows["resnet200d_paddle"] = replace(rows["resnet101d"], depths=(3, 12, 48, 3), paper=paddle)
+    sonnet = "as in Sonnet 2: one-sided pool padding"
     for name in ("resnet50", "resnet101", "resnet152"):
         for version in ("", "v2"):
             row = rows[f"{name}{version}"]
             rows[f"{name}{version}_sonnet"] = replace(
-                row, padding="same", pool_padding="same", paper=f"{row.paper}; {sonnet}"
+                row, pool_padding="same", paper=f"{row.paper}; {sonnet}"
             )
+    rows["resnet50v1_tensorlayer"] = replace(
+        rows["resnet50v1"], padding="same", pool_padding="same",
+        paper=f"{rows['resnet50v1'].paper}; as in TensorLayer 2: one-sided padding",
+    )  # fmt: skip
     return rows
 
 

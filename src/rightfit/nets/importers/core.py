@@ -30,14 +30,18 @@ class Tensors:
         self.ignored = [re.compile(pattern) for pattern in ignored]
         self.taken: set[str] = set()
         self.missing: list[str] = []
+        self.missing_head: list[str] = []
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
-    def take(self, name: str) -> Array | None:
-        """The tensor; None, and remembered as missing, when there is none of that name."""
+    def take(self, name: str, head: bool = False) -> Array | None:
+        """The tensor; None, and remembered as missing, when there is none of that name.
+
+        `head` marks a tensor of the last layer, which `checked` may do without.
+        """
         if name not in self.tensors:
-            self.missing.append(name)
+            (self.missing_head if head else self.missing).append(name)
             return None
         self.taken.add(name)
         return self.tensors[name]
@@ -55,7 +59,11 @@ Translate = Callable[[list[str], Tensors], dict[str, Array]]
 
 
 def checked(
-    ours: Mapping[str, tuple[int, ...]], tensors: Tensors, translate: Translate, source: str, head: bool = True
+    ours: Mapping[str, tuple[int, ...]],
+    tensors: Tensors,
+    translate: Translate,
+    source: str,
+    head: bool = True,
 ) -> dict[str, Array]:
     """Translate and prove complete: float32 arrays for every name of `ours` (name -> shape).
 
@@ -63,14 +71,16 @@ def checked(
     WeightsError names the first three of whatever is missing, left over or of another shape.
     """
     found = translate(list(ours), tensors)
-    problems = [f"{name} is missing from the file" for name in tensors.missing]
+    missing = tensors.missing + (tensors.missing_head if head else [])
+    problems = [f"{name} is missing from the file" for name in missing]
     weights: dict[str, Array] = {}
     for name, shape in ours.items():
+        needed = head or not name.startswith("logits/")
         if name not in found:
-            problems += [] if tensors.missing else [f"nothing in the file is our {name}"]
+            problems += [f"nothing in the file is our {name}"] if needed and not missing else []
         elif found[name].shape == tuple(shape):
             weights[name] = np.ascontiguousarray(found[name], np.float32)
-        elif head or not name.startswith("logits/"):
+        elif needed:
             problems.append(f"{name} has shape {found[name].shape} in the file, {tuple(shape)} in the net")
     problems += [f"{name} is left over in the file" for name in tensors.left_over()]
     if problems:
