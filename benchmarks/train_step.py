@@ -4,7 +4,7 @@ Every contender trains the same ResNet on the same random batch with the same op
 process of its own, in rounds (A B C A B C), so that a machine whose speed drifts treats all alike.
 A ratio is the median over rounds of the ratios within a round.
 
-    PYTHONPATH=src python benchmarks/train_step.py --backend tensorflow
+    python benchmarks/train_step.py --backend tensorflow
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -144,14 +145,33 @@ def batch(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rightfit_step(args: argparse.Namespace) -> tuple[Step, int, str]:
-    """Fused twins of the net; uint8 goes in and is normalised in the graph."""
-    from rightfit.nets import layers, resnet
+    """The step that `rightfit train` takes, with its weight decay and averaged weights; uint8 goes in."""
+    from rightfit import runtime
 
-    precision = "bfloat16" if describe_machine()["bfloat16"] else "float32"
+    runtime.choose_backend(args.backend)
+    from rightfit.config import TrainSettings
+    from rightfit.data.loader import Batch
+    from rightfit.nets import layers, resnet
+    from rightfit.training.optimizers import make_optimizer
+    from rightfit.training.schedule import averaging_decay
+    from rightfit.training.step import make_step
+
+    precision = runtime.choose_precision()
     model = resnet.build(args.model, OUTPUTS, (args.image_size, args.image_size))
     model = layers.fused(model, precision)
-    # XLA is what makes JAX a compiler; TensorFlow's own kernels are faster without it on a CPU.
-    return compiled(model, jit_compile=args.backend == "jax"), parameters_of(model), precision
+    settings = TrainSettings(data="", learning_rate=LEARNING_RATE, weight_decay=0.005)
+    take = make_step(model, make_optimizer(settings, model), "categorical", 0.1, averaging=True)
+    weights = np.ones(args.batch_size, np.float32)
+
+    steps = itertools.count()
+
+    def step(images: np.ndarray, labels: np.ndarray) -> float:
+        targets = np.eye(OUTPUTS, dtype=np.float32)[labels]
+        take(Batch(images, targets, weights), LEARNING_RATE, averaging_decay(0.999, next(steps)))
+        loss, _, count = take.totals()
+        return float(loss / count)
+
+    return step, parameters_of(model), precision
 
 
 def keras_step(args: argparse.Namespace, policy: str) -> tuple[Step, int, str]:
@@ -283,7 +303,8 @@ def summarise(rounds: list[dict[str, Any]], names: list[str], batch_size: int) -
 def median_interval(values: list[float], level: float = 0.95) -> tuple[float, float]:
     """The order statistics around the median of sorted `values` that hold it with chance `level`.
 
-    Distribution-free (binomial, steps taken as independent); under six values it is the whole range, which holds it less often.
+    Distribution-free (binomial, steps taken as independent); under six values it is the whole range,
+    which holds it less often.
     """
     count, skip = len(values), 0
     tail = 0.5**count
@@ -294,10 +315,14 @@ def median_interval(values: list[float], level: float = 0.95) -> tuple[float, fl
 
 
 def table(summary: dict[str, Any]) -> str:
-    lines = [f"{'':<16}{'precision':<20}{'images/s':>9}{'95% interval':>17}{'rightfit is':>13}{'(min-max)':>14}"]
+    lines = [
+        f"{'':<16}{'precision':<20}{'images/s':>9}{'95% interval':>17}{'rightfit is':>13}{'(min-max)':>14}"
+    ]
     for name, row in summary.items():
         low, high = row["interval"]
-        line = f"{name:<16}{row['precision']:<20}{row['images_per_second']:>9.1f}{f'{low:.1f}-{high:.1f}':>17}"
+        line = (
+            f"{name:<16}{row['precision']:<20}{row['images_per_second']:>9.1f}{f'{low:.1f}-{high:.1f}':>17}"
+        )
         if name != "rightfit":
             spread = f"({row['ratio_min']:.2f}-{row['ratio_max']:.2f})"
             line += f"{row['rightfit_ratio']:>11.2f} x{spread:>14}"

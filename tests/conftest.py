@@ -61,7 +61,9 @@ def encoded(pixels, suffix):
 @pytest.fixture(scope="session")
 def picture():
     """picture(side, suffix) -> the bytes of one valid image file."""
-    return lambda side=12, suffix=".png": encoded(noisy(COLOURS["red"], side, np.random.default_rng(1)), suffix)
+    return lambda side=12, suffix=".png": encoded(
+        noisy(COLOURS["red"], side, np.random.default_rng(1)), suffix
+    )
 
 
 @pytest.fixture(scope="session")

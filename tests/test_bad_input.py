@@ -70,7 +70,9 @@ def test_a_class_of_one_image_trains_and_says_which_splits_miss_it(here, tmp_pat
     write_images(photos, classes=("green",), count=1)
     done = here("train", photos, *ONE_EPOCH, "--output", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    missing = [line for line in done.stderr.splitlines() if "holds no image of 1 of the classes: green" in line]
+    missing = [
+        line for line in done.stderr.splitlines() if "holds no image of 1 of the classes: green" in line
+    ]
     assert len(missing) == 2, done.stderr  # one image is in one split, the two others miss it
 
 
@@ -125,7 +127,9 @@ def png_header(width, height):
     """A PNG that claims its size and holds no pixels: 2.5 billion pixels would be 7.5 GB."""
     ihdr = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     idat = b"IDAT" + zlib.compress(b"")
-    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (ihdr, idat, b"IEND")]
+    chunks = [
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (ihdr, idat, b"IEND")
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
@@ -166,7 +170,14 @@ def test_five_percent_unreadable_is_not_more_than_five_percent(here, forty, tmp_
         ("file,label", lambda rows: rows, UNUSABLE, "no column path; the columns are file, label"),
         ("path,label", lambda rows: [], UNUSABLE, "the table has no rows"),
     ],
-    ids=["a missing file", "a repeated path", "an unknown split", "no label column", "no path column", "no rows"],
+    ids=[
+        "a missing file",
+        "a repeated path",
+        "an unknown split",
+        "no label column",
+        "no path column",
+        "no rows",
+    ],
 )
 def test_a_table_that_is_wrong(refused, forty, header, change, code, said):
     rows = [f"{path.parent.name}/{path.name},{path.parent.name}" for path in sorted(forty.glob("*/*"))]
@@ -201,11 +212,20 @@ def test_an_unknown_model_names_the_near_ones(refused, photos):
         (("--split", "0:1:1"), "split 0:1:1 must be train:val:test, none negative and train above 0"),
         (("--time-limit", "soon"), "time 'soon' is not a length such as 90s, 10m or 2h"),
         (("--batch-size", 0), "batch_size: Input should be greater than or equal to 1, not 0"),
-        (("--augment", "wild"), "augment: Input should be 'auto', 'none', 'light', 'medium' or 'strong', not 'wild'"),
-        (("--backend", "theano"), "backend: Input should be 'auto', 'tensorflow', 'jax' or 'torch', not 'theano'"),
+        (
+            ("--augment", "wild"),
+            "augment: Input should be 'auto', 'none', 'light', 'medium' or 'strong', not 'wild'",
+        ),
+        (
+            ("--backend", "theano"),
+            "backend: Input should be 'auto', 'tensorflow', 'jax' or 'torch', not 'theano'",
+        ),
         (("--group-by", "("), "group_by '(' is not a regular expression"),
         (("--group-by", "a+"), "group_by 'a+' captures nothing; put brackets around the group"),
-        (("--label-mode", "binary"), "binary needs two classes, these are 3: blue, green, red; use categorical"),
+        (
+            ("--label-mode", "binary"),
+            "binary needs two classes, these are 3: blue, green, red; use categorical",
+        ),
     ],
 )
 def test_a_value_that_is_wrong(here, photos, tmp_path, arguments, said):
@@ -274,12 +294,16 @@ def test_a_backend_that_is_not_installed_gives_the_line_that_installs_it(photos,
         text=True,
         timeout=120,
     )
-    assert "the jax backend is not installed; `pip install 'rightfit[jax]'` brings it" in message(done, WRONG_USE)
+    assert "the jax backend is not installed; `pip install 'rightfit[jax]'` brings it" in message(
+        done, WRONG_USE
+    )
 
 
 def test_a_backend_that_keras_does_not_have(here, photos, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "theano")
-    assert "unknown backend 'theano'; there are tensorflow, jax, torch" in message(here("train", photos), WRONG_USE)
+    assert "unknown backend 'theano'; there are tensorflow, jax, torch" in message(
+        here("train", photos), WRONG_USE
+    )
 
 
 # Runs -----------------------------------------------------------------------------------------------
@@ -365,7 +389,14 @@ def foreign_layer(file):
         ("architecture.json", foreign_layer, "the architecture asks for 'Lambda'"),
         ("golden.npz", cut, "golden.npz: cannot be read"),
     ],
-    ids=["half weights", "no weights", "other weights", "half an architecture", "foreign layer", "half a golden"],
+    ids=[
+        "half weights",
+        "no weights",
+        "other weights",
+        "half an architecture",
+        "foreign layer",
+        "half a golden",
+    ],
 )
 def test_a_damaged_model_is_refused(here, copy_of_run, photos, name, damage, said):
     damage(copy_of_run / name)
@@ -379,8 +410,13 @@ def garble(file):
 @pytest.mark.parametrize(
     ("name", "damage"),
     # half of config.yaml is a valid one: the other settings are at their defaults
-    [("data.csv", os.remove), ("data.csv", garble), ("data.csv", cut)]
-    + [("config.yaml", os.remove), ("config.yaml", garble)],
+    [
+        ("data.csv", os.remove),
+        ("data.csv", garble),
+        ("data.csv", cut),
+        ("config.yaml", os.remove),
+        ("config.yaml", garble),
+    ],
 )
 def test_damaged_records_are_no_ground_to_evaluate_on(here, copy_of_run, name, damage):
     damage(copy_of_run / name)
@@ -413,6 +449,10 @@ def test_a_cache_that_cannot_be_written_says_how_to_choose_another(here, write_i
     write_images(folder / "photos")
     (folder / "cache").mkdir(mode=0o555)
     with as_nobody():
-        done = here("train", folder / "photos", *ONE_EPOCH, "--cache", folder / "cache", "--output", folder / "run")
+        done = here(
+            "train", folder / "photos", *ONE_EPOCH, "--cache", folder / "cache", "--output", folder / "run"
+        )
     said = message(done, FAILED)
-    assert str(folder / "cache") in said and "set --cache or RIGHTFIT_CACHE to a folder you can write to" in said
+    assert (
+        str(folder / "cache") in said and "set --cache or RIGHTFIT_CACHE to a folder you can write to" in said
+    )

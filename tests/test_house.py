@@ -23,6 +23,7 @@ FLOORS = (
     {"saving"},
     {"training"},
     {"report", "export", "serve", "tuning", "machine"},
+    {"run"},
     {"api"},
     {"__init__"},
     {"cli"},

@@ -1,14 +1,15 @@
 """rightfit: a folder of labelled images in; a ResNet you can trust out.
 
-    import rightfit
-    run = rightfit.train("photos/", model="resnet50", image_size=150, epochs=100)
-    run.evaluate()
-    run.predict(["new/a.jpg"])
-    rightfit.load("runs/photos-1").model
+import rightfit
+run = rightfit.train("photos/", model="resnet50", image_size=150, epochs=100)
+run.evaluate()
+run.predict(["new/a.jpg"])
+rightfit.load("runs/photos-1").model
 """
 
-from rightfit.api import Run, load, train
+from rightfit.api import load, train
 from rightfit.errors import BackendError, DataError, ImageError, RightfitError, RunError, UsageError
+from rightfit.run import Run
 
 __all__ = [
     "BackendError", "DataError", "ImageError", "RightfitError", "Run", "RunError", "UsageError", "load", "train",

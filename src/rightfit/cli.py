@@ -42,10 +42,13 @@ def main() -> None:
     except OSError as error:  # it names the file and says what the system said
         print(f"rightfit: {error}", file=sys.stderr)
         sys.exit(1)
-    except SystemExit as end:
-        if end.code == 130:  # what typer makes of Ctrl-C, without a word
-            print("rightfit: interrupted", file=sys.stderr)
-        raise
+    except (KeyboardInterrupt, SystemExit) as end:
+        if (
+            isinstance(end, SystemExit) and end.code != 130
+        ):  # 130 is what typer makes of Ctrl-C, without a word
+            raise
+        print("rightfit: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -57,9 +60,11 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             continue
         flag = f"--{name.replace('_', '-')}"
         kind = _flag_type(field.annotation)
-        unset = field.default in (None, "auto") or field.description and "[default:" in field.description
+        unset = field.default in (None, "auto") or "[default:" in (field.description or "")
         text = field.description if unset else f"{field.description} [default: {_shown(field.default)}]"
-        option = typer.Option(f"{flag}/--no-{flag[2:]}" if kind is bool else flag, help=text, show_default=False)
+        option = typer.Option(
+            f"{flag}/--no-{flag[2:]}" if kind is bool else flag, help=text, show_default=False
+        )
         parameters.append(
             inspect.Parameter(
                 name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
@@ -71,7 +76,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def _flag_type(annotation: Any) -> type:
     """int | None -> int; a Literal is text, and pydantic says what it may be."""
-    kinds = [a for a in get_args(annotation) if a is not type(None)] if get_origin(annotation) else [annotation]
+    kinds = (
+        [a for a in get_args(annotation) if a is not type(None)] if get_origin(annotation) else [annotation]
+    )
     kind = str if get_origin(annotation) is Literal else kinds[0]
     return kind if kind in (int, float, bool) else str
 
@@ -85,7 +92,9 @@ def _shown(value: Any) -> str:
 def train(
     data: Annotated[
         str | None,
-        typer.Argument(help="Folder of class folders, split folders (train, val, test), or a table", show_default=False),
+        typer.Argument(
+            help="Folder of class folders, split folders (train, val, test), or a table", show_default=False
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings; flags win over it", show_default=False)
@@ -132,7 +141,8 @@ def predict(
     run: RunFolder,
     paths: Annotated[list[str], typer.Argument(help="Image files, folders or URLs")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="CSV file to write [default: stdout]", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help="CSV file to write [default: stdout]", show_default=False),
     ] = None,
     precision: Precision = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step")] = 64,
@@ -174,7 +184,9 @@ def machine(
     if json:
         _print_json(facts)
         return
-    print(f"processor   {facts['processor']}, {facts['cores']} cores; bfloat16: {', '.join(facts['bfloat16']) or 'no'}")
+    print(
+        f"processor   {facts['processor']}, {facts['cores']} cores; bfloat16: {', '.join(facts['bfloat16']) or 'no'}"
+    )
     print(f"GPU         {facts['gpu'] or 'none'}")
     for name, row in facts["backends"].items():
         speed = f"{row['images_per_second']} images/s" if "images_per_second" in row else row.get("error", "")

@@ -39,7 +39,9 @@ class TrainSettings(Settings):
         None, description="Regex; its first capture of the file name is the group (patient) kept in one split"
     )
     split: str = Field("6:1:2", description="Shares of train:validation:test")
-    image_size: str = Field("auto", description="Pixels: 150, or HEIGHTxWIDTH as in 150x200; auto follows the images")
+    image_size: str = Field(
+        "auto", description="Pixels: 150, or HEIGHTxWIDTH as in 150x200; auto follows the images"
+    )
     resize: Literal["crop", "pad", "stretch"] = Field("crop", description="How an image meets its size")
     allow_bad: bool = Field(False, description="Go on though more than 5 % of the files cannot be decoded")
     cache: str | None = Field(None, description="Folder of decoded images [default: the user's cache folder]")
@@ -53,13 +55,21 @@ class TrainSettings(Settings):
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd (Nesterov momentum 0.9) or adamw")
     learning_rate: float | None = Field(None, gt=0, description="Peak learning rate at this batch size")
     warmup_epochs: float | None = Field(None, ge=0, description="Epochs of linear warm-up before the cosine")
-    weight_decay: float | None = Field(None, ge=0, description="Decoupled decay of kernels, times the learning rate")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="Share of each target spread over all classes")
+    weight_decay: float | None = Field(
+        None, ge=0, description="Decoupled decay of kernels, times the learning rate"
+    )
+    label_smoothing: float = Field(
+        0.1, ge=0, lt=1, description="Share of each target spread over all classes"
+    )
     class_weights: Literal["auto", "none"] = Field(
         "auto", description="auto weighs classes when the largest is over 1.5 times the smallest"
     )
-    ema: float | None = Field(None, ge=0, lt=1, description="Decay per step of the averaged weights; 0 is none")
-    patience: int | None = Field(None, ge=1, description="Epochs without a better validation loss before the end")
+    ema: float | None = Field(
+        None, ge=0, lt=1, description="Decay per step of the averaged weights; 0 is none"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Epochs without a better validation loss before the end"
+    )
     time_limit: str | None = Field(None, description="Longest training time: 90s, 10m, 2h")
     seed: int = Field(0, ge=0, description="Decides split, order, augmentation and first weights")
 
@@ -114,7 +124,11 @@ def train_settings(values: Mapping[str, Any], config: str | Path | None = None) 
     for key in merged:
         if key not in TrainSettings.model_fields:
             near = get_close_matches(str(key), TrainSettings.model_fields, n=3, cutoff=0.5)
-            hint = f"; did you mean {', '.join(near)}?" if near else "; `rightfit train --help` lists the settings"
+            hint = (
+                f"; did you mean {', '.join(near)}?"
+                if near
+                else "; `rightfit train --help` lists the settings"
+            )
             raise UsageError(f"unknown setting {key!r}{hint}")
     try:
         settings = TrainSettings(**merged)
@@ -158,7 +172,9 @@ class _Loader(yaml.SafeLoader):
 
 def to_yaml(settings: TrainSettings) -> str:
     """`config.yaml`: one line a setting, its description as the comment."""
-    lines = ["# The settings of this run, as resolved; `rightfit train --config THIS_FILE --output NEW` repeats it."]
+    lines = [
+        "# The settings of this run, as resolved; `rightfit train --config THIS_FILE --output NEW` repeats it."
+    ]
     for name, field in TrainSettings.model_fields.items():
         value = yaml.safe_dump({name: getattr(settings, name)}, allow_unicode=True, width=10_000).rstrip("\n")
         lines.append(f"{value}  # {field.description}")

@@ -12,7 +12,7 @@ from rightfit.errors import RightfitError
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the same folder; at the end it becomes `path`, or vanishes on an error.
 
     A reader sees the old file or the whole new one, never a part. Raises RightfitError when the
@@ -21,7 +21,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     temporary: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", suffix=target.suffix, dir=target.parent)
+        descriptor, name = tempfile.mkstemp(
+            prefix=f".{target.name}-", suffix=target.suffix, dir=target.parent
+        )
         os.close(descriptor)
         temporary = Path(name)
         yield temporary

@@ -39,7 +39,10 @@ def describe(measure: bool = True) -> dict[str, Any]:
 def _gpu() -> str | None:
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        return subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip() or None
+        return (
+            subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+            or None
+        )
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -48,7 +51,9 @@ def _measure_apart(backend: str, precision: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "rightfit.machine", precision]
     environment = {**os.environ, "KERAS_BACKEND": backend}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=300, check=True
+        )
         return {"images_per_second": json.loads(done.stdout.splitlines()[-1])}
     except subprocess.TimeoutExpired:
         return {"error": "took over 300 s"}
@@ -65,7 +70,7 @@ def _measure(precision: str) -> float:
     from rightfit.data.loader import Batch
     from rightfit.nets.layers import fused
     from rightfit.nets.resnet import build
-    from rightfit.training.loop import make_optimizer
+    from rightfit.training.optimizers import make_optimizer
     from rightfit.training.step import make_step
 
     model = fused(build(MODEL, 10, (SIDE, SIDE)), precision)

@@ -56,7 +56,9 @@ def choose_backend(backend: str = "auto") -> str:
         if running != wanted:
             if backend == "auto":
                 return running
-            raise BackendError(f"Keras already runs on {running} in this process; start a new one for {wanted}")
+            raise BackendError(
+                f"Keras already runs on {running} in this process; start a new one for {wanted}"
+            )
     os.environ["KERAS_BACKEND"] = wanted
     _import_keras(wanted)
     return wanted
@@ -115,7 +117,8 @@ def choose_precision(precision: str = "auto") -> str:
 
 
 def has_nvidia_gpu() -> bool:
-    return Path("/proc/driver/nvidia/version").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return Path("/proc/driver/nvidia/version").exists() and not hidden
 
 
 def _gpu_has_bfloat16() -> bool:

@@ -171,8 +171,14 @@ def test_colour_keeps_the_order_of_grey_levels(amount):
 
 
 def test_colour_by_nothing_is_the_identity():
-    batch = noise()
+    batch = noise(300, 7, 11)  # means that no binary fraction holds exactly
     assert np.array_equal(colour(batch, np.random.default_rng(1), 0.0), batch)
+
+
+def test_colour_rounds_and_so_is_right_on_average():
+    """Truncation would darken by half a grey level."""
+    out = colour(np.full((4000, 1, 1, 3), 100, np.uint8), np.random.default_rng(1), 0.02)
+    assert abs(out.mean() - 100) < 0.1  # over 4 standard errors
 
 
 def test_colour_changes_a_flat_image_by_no_more_than_its_amount():

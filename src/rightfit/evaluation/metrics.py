@@ -56,7 +56,7 @@ def image_losses(logits: NDArray[np.float32], targets: NDArray[np.float32], labe
     z, y = logits.astype(np.float64), targets.astype(np.float64)
     if label_mode == "categorical":
         shifted = z - z.max(axis=1, keepdims=True)
-        return np.asarray((np.log(np.exp(shifted).sum(axis=1)) - (y * shifted).sum(axis=1)))
+        return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - (y * shifted).sum(axis=1))
     return np.asarray((np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))).mean(axis=1))
 
 
@@ -94,7 +94,13 @@ def summary(
     hits = image_hits(logits, targets, label_mode)
     of_class, right = _class_columns(logits, targets, label_mode)
     columns = np.hstack(
-        [np.ones((len(hits), 1)), hits[:, None], image_losses(logits, targets, label_mode)[:, None], of_class, right]
+        [
+            np.ones((len(hits), 1)),
+            hits[:, None],
+            image_losses(logits, targets, label_mode)[:, None],
+            of_class,
+            right,
+        ]
     )
     kinds = of_class.shape[1]
 
@@ -109,7 +115,11 @@ def summary(
     values = statistic(columns.sum(axis=0, keepdims=True))[0]
     low, high = bootstrap(columns, statistic, groups)
     estimates = [asdict(Estimate(*map(float, triple))) for triple in zip(values, low, high, strict=True)]
-    names = classes if label_mode != "multilabel" else [f"{c}: {s}" for s in ("absent", "present") for c in classes]
+    names = (
+        classes
+        if label_mode != "multilabel"
+        else [f"{c}: {s}" for s in ("absent", "present") for c in classes]
+    )
     return {
         "images": len(hits),
         "groups": len(hits) if groups is None else len(np.unique(groups)),

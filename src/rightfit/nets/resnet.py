@@ -6,6 +6,7 @@ Layer names are part of the file format and do not change.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import keras
@@ -82,6 +83,8 @@ def _assemble(
         raise UsageError(
             f"image size {image_size[0]}x{image_size[1]}: ResNets here need at least 8 px a side"
         )
+    # Keras walks a model's graph by recursion, a few calls a layer; 1,202 layers pass Python's limit.
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 60 * sum(variant.depths)))
     inputs = keras.Input((*image_size, 3), dtype="float32", name="image")
     scale = [1 / d for d in variant.deviation]
     offset = [-m / d for m, d in zip(variant.mean, variant.deviation, strict=True)]

@@ -19,11 +19,18 @@ LAYERS = frozenset(
 # What a layer's configuration may hold besides: initialisers, precision, and references to tensors.
 PARTS = frozenset(
     {
-        "Functional", "VarianceScaling", "GlorotUniform", "Zeros", "Ones", "DTypePolicy", "__keras_tensor__", "__tuple__",
-        "__numpy__",
+        "Functional", "VarianceScaling", "GlorotUniform", "Zeros", "Ones", "DTypePolicy", "__keras_tensor__",
+        "__tuple__", "__numpy__",
     }
 )  # fmt: skip
-MODULES = ("keras", "keras.layers", "keras.initializers", "keras.src.models.functional", "keras.models", "builtins")
+MODULES = (
+    "keras",
+    "keras.layers",
+    "keras.initializers",
+    "keras.src.models.functional",
+    "keras.models",
+    "builtins",
+)
 
 
 def to_config(model: keras.Model) -> dict[str, Any]:
@@ -53,7 +60,9 @@ def check(node: Any, depth: int = 0) -> None:
     if isinstance(node, dict):
         name, module = node.get("class_name"), node.get("module")
         if "class_name" in node and (not isinstance(name, str) or name not in LAYERS | PARTS):
-            raise RunError(f"the architecture asks for {name!r}, which is not among the layers rightfit loads")
+            raise RunError(
+                f"the architecture asks for {name!r}, which is not among the layers rightfit loads"
+            )
         if module is not None and module not in MODULES:
             raise RunError(f"the architecture asks for the module {module!r}, which rightfit never imports")
         if node.get("registered_name") not in (None, name):

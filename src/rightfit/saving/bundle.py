@@ -1,9 +1,9 @@
 """A trained model as files, and back: architecture and weights apart, both together, and golden logits.
 
-    architecture.yaml, architecture.json   the same content twice: what the model is
-    weights.safetensors                    its weights, by layer and variable
-    model.keras                            both, for plain Keras without rightfit
-    golden.npz                             a few inputs and their float32 logits, checked on load
+architecture.yaml, architecture.json   the same content twice: what the model is
+weights.safetensors                    its weights, by layer and variable
+model.keras                            both, for plain Keras without rightfit
+golden.npz                             a few inputs and their float32 logits, checked on load
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def save_weights(path: Path, model: keras.Model) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(v.value)) for name, v in named_weights(model)}
+    tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for name, v in named_weights(model)}
     try:
         write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "rightfit 1"}))
     except SafetensorError as error:  # its writer wraps the disk's OSError
@@ -150,7 +150,9 @@ def _read_architecture(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{folder} holds no trained model (no architecture.json); did training finish?") from None
+        raise RunError(
+            f"{folder} holds no trained model (no architecture.json); did training finish?"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read ({error}); the run is damaged") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -165,4 +167,6 @@ def _description(content: dict[str, Any], folder: Path) -> Description:
         classes = tuple(map(str, content["classes"]))
         return Description(str(content["model"]), classes, content["label_mode"], size, image["resize"])
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{folder / 'architecture.json'}: incomplete, {error!r} is missing or wrong") from error
+        raise RunError(
+            f"{folder / 'architecture.json'}: incomplete, {error!r} is missing or wrong"
+        ) from error

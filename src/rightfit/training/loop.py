@@ -22,7 +22,8 @@ from rightfit.errors import RightfitError
 from rightfit.evaluation.infer import all_logits, plain_graph
 from rightfit.evaluation.metrics import Quick, quick
 from rightfit.nets.layers import fused
-from rightfit.training.schedule import WarmupCosine, average_decay
+from rightfit.training.optimizers import make_optimizer
+from rightfit.training.schedule import WarmupCosine, averaging_decay
 from rightfit.training.step import Step, make_step
 
 
@@ -60,7 +61,7 @@ def interruptible(console: Console) -> Iterator[Interrupt]:
 
     def ask(number: int, frame: Any) -> None:
         interrupt.asked = True
-        signal.signal(number, previous[number])
+        signal.signal(number, previous[signal.Signals(number)])
         console.say("stopping after this step and saving; once more ends at once")
 
     if threading.current_thread() is not threading.main_thread():
@@ -72,20 +73,6 @@ def interruptible(console: Console) -> Iterator[Interrupt]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def make_optimizer(settings: TrainSettings, model: keras.Model) -> keras.optimizers.Optimizer:
-    """SGD with Nesterov momentum, or AdamW; decoupled decay of kernels only (He et al. 2019, section 3.1)."""
-    decay = settings.weight_decay or None
-    rate = settings.learning_rate
-    optimizer: keras.optimizers.Optimizer
-    if settings.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay or 0.0)
-    else:
-        optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
-    if decay:
-        optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
-    return optimizer
 
 
 def train(
@@ -105,7 +92,12 @@ def train(
     the progress after each epoch. Ctrl-C ends the epoch at the next step, is validated and kept.
     Raises RightfitError when the loss is no longer finite.
     """
-    assert settings.epochs and settings.learning_rate and settings.warmup_epochs is not None and settings.patience
+    assert (
+        settings.epochs
+        and settings.learning_rate
+        and settings.warmup_epochs is not None
+        and settings.patience
+    )
     started = time.monotonic()
     limit = parse_seconds(settings.time_limit) if settings.time_limit else math.inf
     runner = fused(model, precision)
@@ -122,9 +114,12 @@ def train(
             schedule = WarmupCosine(
                 settings.learning_rate, round(warmup * loader.steps), epochs * loader.steps
             )
-            row = _one_epoch(step, loader, schedule, settings, epoch, epochs, console, interrupt, started + limit)
+            row = _one_epoch(
+                step, loader, schedule, settings, epoch, epochs, console, interrupt, started + limit
+            )
             if row["steps"] == 0:
-                progress.ended = f"stopped before epoch {epoch + 1}"
+                why = "interrupted" if interrupt.asked else f"time limit of {settings.time_limit} reached"
+                progress.ended = f"{why} before epoch {epoch + 1}"
                 break
             epoch += 1
             _check_finite(row, "loss", settings)
@@ -152,7 +147,9 @@ def train(
             elif epoch == 1 and elapsed * epochs > limit:
                 epochs = max(1, int(limit / elapsed))
                 warmup *= epochs / settings.epochs
-                console.say(f"{epochs} epochs fit into the {settings.time_limit}; the schedule ends there")
+                console.say(
+                    f"{epochs} epochs fit into the time limit of {settings.time_limit}; the schedule ends there"
+                )
             after_epoch(progress)
     progress.ended = progress.ended or f"all {epochs} epochs done"
     return progress
@@ -180,7 +177,7 @@ def _one_epoch(
             batch = next(batches)
             waited += time.monotonic() - asked
             position = epoch * loader.steps + done
-            step(batch, schedule(position), average_decay(settings.ema or 0.0, position))
+            step(batch, schedule(position), averaging_decay(settings.ema, position))
             done += 1
             if bar.due():
                 sums += step.totals()

@@ -53,7 +53,9 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
     choose("epochs", *default_epochs(facts))
     batch, epochs = values["batch_size"], values["epochs"]
     if settings.optimizer == "sgd":
-        choose("learning_rate", 0.1 * batch / 128, "SGD: 0.1 per 128 images (He et al. 2016, Goyal et al. 2017)")
+        choose(
+            "learning_rate", 0.1 * batch / 128, "SGD: 0.1 per 128 images (He et al. 2016, Goyal et al. 2017)"
+        )
         choose("weight_decay", 0.005, "SGD: 0.0005 of L2 through a momentum of 0.9 (He et al. 2016)")
     else:
         choose("learning_rate", 0.001 * batch / 128, "AdamW: 0.001 per 128 images")
@@ -61,7 +63,7 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
     warmup = min(5.0, epochs / 10)
     choose("warmup_epochs", warmup, "a tenth of the epochs, five at most")
     steps = epochs * -(-facts.images // batch)
-    decay = round(1 - 1 / max(10.0, 0.02 * steps), 6)
+    decay = min(0.999999, round(1 - 1 / max(10.0, 0.02 * steps), 6))
     choose("ema", decay, "averages over about the last 2 % of the steps")
     choose("patience", max(10, epochs // 4), "a quarter of the epochs, ten at least")
     return TrainSettings(**values), decisions
@@ -102,4 +104,6 @@ def sample_weights(
         return ones, None
     inverse = np.array([len(codes) / (len(present) * c) if c else 0.0 for c in counts])
     because = f"the largest class has {max(present):,} training images, the smallest {min(present):,}"
-    return inverse[codes].astype(np.float32), Decision("class_weights", [round(w, 4) for w in inverse], because)
+    return inverse[codes].astype(np.float32), Decision(
+        "class_weights", [round(w, 4) for w in inverse], because
+    )

@@ -22,7 +22,17 @@ class WarmupCosine:
         return self.peak * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def average_decay(limit: float, step: int) -> float:
-    """Decay of the averaged weights at `step`: short memory at first, `limit` in the end
-    (as in TensorFlow's ExponentialMovingAverage with num_updates)."""
-    return min(limit, (1 + step) / (10 + step))
+def averaging_decay(decay: float | None, step: int) -> float | None:
+    """What the averaged weights are multiplied by after `step` (from 0); None: leave them as they are.
+
+    `decay` is per step. Its memory is short at first, as in TensorFlow's ExponentialMovingAverage
+    with num_updates. An average over 80 steps or more is updated every eighth only, by the eighth
+    power: the same average for an eighth of the memory traffic.
+    """
+    if not decay:
+        return None
+    every = 8 if decay >= 1 - 1 / 80 else 1
+    if step % every:
+        return None
+    updates = step // every
+    return float(min(decay**every, (1 + updates) / (10 + updates)))

@@ -18,7 +18,11 @@ from rightfit.training.losses import hits, losses
 
 
 def make_step(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, label_mode: str, smoothing: float, averaging: bool
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    label_mode: str,
+    smoothing: float,
+    averaging: bool,
 ) -> Step:
     """The step of the running backend. `averaging` keeps an exponential average of all weights."""
     optimizer.build(model.trainable_variables)
@@ -48,8 +52,8 @@ class Step:
     def setup(self) -> None:
         raise NotImplementedError
 
-    def __call__(self, batch: Batch, learning_rate: float, decay: float) -> None:
-        """Take one step. `decay` is the averaged weights' decay (ignored without averaging)."""
+    def __call__(self, batch: Batch, learning_rate: float, decay: float | None) -> None:
+        """Take one step, then move the averaged weights by 1 - `decay`; None leaves them."""
         raise NotImplementedError
 
     def totals(self) -> NDArray[np.float64]:
@@ -76,8 +80,9 @@ class TensorFlowStep(Step):
         self._average = [tf.Variable(v.value) for v in self.averaged_variables] if self.averaging else []
         # XLA on CPU is slow at gradients of convolutions; the plain graph takes oneDNN's kernels.
         self._compiled = tf.function(self._step, jit_compile=False, autograph=False)
+        self._averaging = tf.function(self._move_average, jit_compile=False, autograph=False)
 
-    def _step(self, images: Any, targets: Any, weights: Any, learning_rate: Any, decay: Any) -> None:
+    def _step(self, images: Any, targets: Any, weights: Any, learning_rate: Any) -> None:
         import tensorflow as tf
 
         variables = self.model.trainable_variables
@@ -87,15 +92,18 @@ class TensorFlowStep(Step):
         gradients = tape.gradient(loss, [v.value for v in variables])
         self.optimizer.learning_rate.assign(learning_rate)
         self.optimizer.apply(gradients, variables)
-        for average, variable in zip(self._average, self.averaged_variables, strict=False):
-            average.assign_sub((1 - decay) * (average - variable.value))
         self._sums.assign_add(tf.cast(sums, tf.float64))
 
-    def __call__(self, batch: Batch, learning_rate: float, decay: float) -> None:
+    def _move_average(self, decay: Any) -> None:
+        for average, variable in zip(self._average, self.averaged_variables, strict=True):
+            average.assign_sub((1 - decay) * (average - variable.value))
+
+    def __call__(self, batch: Batch, learning_rate: float, decay: float | None) -> None:
         import tensorflow as tf
 
-        scalars = (tf.constant(v, tf.float32) for v in (learning_rate, decay))
-        self._compiled(*(tf.convert_to_tensor(part) for part in batch), *scalars)
+        self._compiled(*map(tf.convert_to_tensor, batch), tf.constant(learning_rate, tf.float32))
+        if self.averaging and decay is not None:
+            self._averaging(tf.constant(decay, tf.float32))
 
     def totals(self) -> NDArray[np.float64]:
         sums = self._sums.numpy()
@@ -114,7 +122,7 @@ class TorchStep(Step):
         self._sums = torch.zeros(3, dtype=torch.float64)
         self._average = [v.value.detach().clone() for v in self.averaged_variables] if self.averaging else []
 
-    def __call__(self, batch: Batch, learning_rate: float, decay: float) -> None:
+    def __call__(self, batch: Batch, learning_rate: float, decay: float | None) -> None:
         import torch
 
         variables = self.model.trainable_variables
@@ -126,8 +134,10 @@ class TorchStep(Step):
         with torch.no_grad():
             self.optimizer.learning_rate.assign(learning_rate)
             self.optimizer.apply([v.value.grad for v in variables], variables)
-            if self._average:
-                torch._foreach_lerp_(self._average, [v.value.data for v in self.averaged_variables], 1 - decay)
+            if self.averaging and decay is not None:
+                torch._foreach_lerp_(
+                    self._average, [v.value.data for v in self.averaged_variables], 1 - decay
+                )
             self._sums += sums.detach().to(self._sums)
 
     def totals(self) -> NDArray[np.float64]:
@@ -136,7 +146,10 @@ class TorchStep(Step):
         return np.asarray(sums)
 
     def weights(self, averaged: bool = True) -> list[NDArray[Any]]:
-        average = {id(v): a.cpu().numpy().copy() for v, a in zip(self.averaged_variables, self._average, strict=False)}
+        average = {
+            id(v): a.cpu().numpy().copy()
+            for v, a in zip(self.averaged_variables, self._average, strict=False)
+        }
         return [
             average[id(v)] if averaged and id(v) in average else ops.convert_to_numpy(v).copy()
             for v in self.model.weights
@@ -160,15 +173,17 @@ class JaxStep(Step):
         state = [[jnp.copy(v.value) for v in group] for group in groups]
         average = [jnp.copy(v.value) for v in self.averaged_variables] if self.averaging else []
         self._rate = next(i for i, v in enumerate(optimizer.variables) if v is optimizer.learning_rate)
-        self._state = (*state, average, jnp.zeros(3))
+        self._state = (*state, jnp.zeros(3))
+        self._average = average
         self._sums = np.zeros(3)
         self._compiled = jax.jit(self._step, donate_argnums=0)
+        self._averaging = jax.jit(self._moved_average, donate_argnums=0)
         self._pending = 0
 
-    def _step(self, state: Any, images: Any, targets: Any, weights: Any, learning_rate: Any, decay: Any) -> Any:
+    def _step(self, state: Any, images: Any, targets: Any, weights: Any, learning_rate: Any) -> Any:
         import jax
 
-        trainable, others, slots, average, sums = state
+        trainable, others, slots, sums = state
 
         def objective(trainable: Any) -> Any:
             logits, updated = self.model.stateless_call(trainable, others, images, training=True)
@@ -178,15 +193,16 @@ class JaxStep(Step):
         gradients, (others, batch_sums) = jax.grad(objective, has_aux=True)(trainable)
         slots = [learning_rate if i == self._rate else slot for i, slot in enumerate(slots)]
         trainable, slots = self.optimizer.stateless_apply(slots, gradients, trainable)
-        if average:
-            groups = (trainable, others)
-            current = [groups[kind][place] for kind, place in self._places]
-            average = [a - (1 - decay) * (a - v) for a, v in zip(average, current, strict=True)]
-        return (trainable, others, slots, average, sums + batch_sums)
+        return (trainable, others, slots, sums + batch_sums)
 
-    def __call__(self, batch: Batch, learning_rate: float, decay: float) -> None:
-        rates = np.float32(learning_rate), np.float32(decay)
-        self._state = self._compiled(self._state, *batch, *rates)
+    def _moved_average(self, average: Any, groups: Any, decay: Any) -> Any:
+        current = [groups[kind][place] for kind, place in self._places]
+        return [a - (1 - decay) * (a - v) for a, v in zip(average, current, strict=True)]
+
+    def __call__(self, batch: Batch, learning_rate: float, decay: float | None) -> None:
+        self._state = self._compiled(self._state, *batch, np.float32(learning_rate))
+        if self.averaging and decay is not None:
+            self._average = self._averaging(self._average, self._state[:2], np.float32(decay))
         self._pending += 1
         if self._pending >= 256:  # the device sums in float32: take them over before they lose units
             self._take_sums()
@@ -205,9 +221,11 @@ class JaxStep(Step):
         return sums
 
     def weights(self, averaged: bool = True) -> list[NDArray[Any]]:
-        trainable, others, _, average, _ = self._state
+        trainable, others, _, _ = self._state
         variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
         current = {id(v): np.asarray(a) for v, a in zip(variables, [*trainable, *others], strict=True)}
-        if averaged and average:
-            current |= {id(v): np.asarray(a) for v, a in zip(self.averaged_variables, average, strict=True)}
+        if averaged and self.averaging:
+            current |= {
+                id(v): np.asarray(a) for v, a in zip(self.averaged_variables, self._average, strict=True)
+            }
         return [current[id(v)] for v in self.model.weights]

@@ -1,0 +1,232 @@
+"""A finished run: load its model, open its test set, label images with it."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rightfit.config import TrainSettings, train_settings
+from rightfit.console import Console
+from rightfit.errors import RunError, UsageError
+from rightfit.files import replacing
+from rightfit.runtime import choose_backend, choose_precision
+
+if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+
+    from rightfit.data.dataset import Dataset
+    from rightfit.saving.bundle import Description
+
+
+class Run:
+    """A finished run. `model` is a plain keras.Model that ends in logits."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], precision: str = "float32", dataset: Dataset | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.precision = precision
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is no folder; give the run folder that training made")
+        if not (self.path / "architecture.json").exists():
+            raise RunError(f"{self.path} holds no trained model (no architecture.json); did training finish?")
+        choose_backend()
+        self._loaded: tuple[keras.Model, Description] | None = None
+        self._dataset = dataset
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def model(self) -> keras.Model:
+        """Images (B, H, W, 3), 0..255 RGB -> logits (B, outputs), on the backend's fused kernels."""
+        return self._load()[0]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._load()[1].classes
+
+    @property
+    def label_mode(self) -> str:
+        return self._load()[1].label_mode
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self._load()[1].image_size
+
+    @property
+    def settings(self) -> TrainSettings:
+        path = self.path / "config.yaml"
+        try:
+            return train_settings({}, path)
+        except UsageError as error:  # nobody asked for it: the run holds it
+            raise RunError(f"{error}; the run is incomplete or damaged") from error
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch, as in history.csv."""
+        import pandas as pd
+
+        return pd.read_csv(self.path / "history.csv")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """metrics.json: of the validation images, and of the test images once they were opened."""
+        from rightfit.saving.folder import read_json
+
+        content: dict[str, Any] = read_json(self.path / "metrics.json")
+        return content
+
+    def _load(self) -> tuple[keras.Model, Description]:
+        if self._loaded is None:
+            from rightfit.saving.bundle import load as load_bundle
+
+            self._loaded = load_bundle(self.path, choose_precision(self.precision))
+        return self._loaded
+
+    def evaluate(self, quiet: bool = False) -> dict[str, Any]:
+        """Open the sealed test set: accuracy, loss and balanced accuracy with 95 % intervals.
+
+        Writes them to metrics.json and a line to test-ledger.jsonl. Raises UsageError when the data
+        have no test images, DataError when the images have changed beyond reading.
+        """
+        from rightfit.saving import folder
+
+        console = Console(quiet)
+        metrics = self.measure("test", console)
+        ledger = self.path / "test-ledger.jsonl"
+        openings = len(ledger.read_text(encoding="utf-8").splitlines()) if ledger.exists() else 0
+        folder.record(
+            ledger,
+            opening=openings + 1,
+            weights=_sha256(self.path / "weights.safetensors"),
+            settings=_sha256(self.path / "config.yaml"),
+            rightfit=metadata.version("rightfit"),
+            backend=choose_backend(),
+            images=metrics["images"],
+            accuracy=metrics["accuracy"]["value"],
+        )
+        folder.write_json(self.path / "metrics.json", {**self.metrics, "test": metrics})
+        if openings:
+            console.say(f"the test set had been opened {openings} times before (test-ledger.jsonl)")
+        return metrics
+
+    def measure(self, split: str, console: Console) -> dict[str, Any]:
+        """Metrics of one split, each with its interval; `evaluate` is the way to open the test set."""
+        from rightfit.evaluation.infer import all_logits
+        from rightfit.evaluation.metrics import summary
+
+        dataset = self._data()
+        rows = dataset.table.rows(split)
+        if not len(rows):
+            raise UsageError(f"{self.path}: the data hold no {split} images; --split 6:1:2 makes some")
+        if dataset.table.classes != self.classes:
+            raise RunError(f"{self.path}: data.csv and the model have different classes")
+        with console.bar("Evaluating", len(rows)) as bar:
+            logits = all_logits(self.model, dataset.store, dataset.store_rows[rows], 64, bar.update)
+        return summary(logits, dataset.targets(rows), self.label_mode, self.classes, dataset.groups(rows))
+
+    def _data(self) -> Dataset:
+        """The run's own data, splits as recorded in data.csv."""
+        if self._dataset is None:
+            settings = self.settings
+            if settings.data.startswith("<"):
+                raise UsageError(f"{self.path} was trained on data in memory, which are gone; predict works")
+            from rightfit.data.dataset import prepare
+
+            recorded = recorded_split(self.path / "data.csv")
+            again = settings.model_copy(update={"allow_bad": True})
+            found, _ = prepare(settings.data, again, Console(quiet=True), recorded)
+            self._dataset = found.only(recorded)
+        return self._dataset
+
+    def predict(
+        self,
+        paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        output: str | os.PathLike[str] | TextIO | None = None,
+        batch_size: int = 64,
+        quiet: bool = False,
+    ) -> pd.DataFrame | int:
+        """The class of each image, and the probability of each class.
+
+        `paths` are files, folders (walked) or URLs. Without `output`: a data frame with columns path,
+        label and `probability_<class>`, a row an image, in order. With `output`, a path or an open text
+        file: CSV of the same, written batch by batch, and the number of rows is returned. Files that are
+        no readable images are named on stderr and left out; `frame.attrs["unreadable"]` of a data frame
+        lists them.
+        Raises UsageError for a path that does not exist.
+        """
+        console = Console(quiet)
+        columns = ["path", "label", *(f"probability_{name}" for name in self.classes)]
+        unreadable: list[tuple[str, str]] = []
+        chunks = self._predictions(paths, batch_size, unreadable, console)
+        if output is None:
+            import pandas as pd
+
+            frame = pd.DataFrame([row for chunk in chunks for row in chunk], columns=columns)
+            frame.attrs["unreadable"] = unreadable
+            return frame
+        if isinstance(output, (str, os.PathLike)):
+            with replacing(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+                return _write_rows(file, columns, chunks)
+        return _write_rows(output, columns, chunks)
+
+    def _predictions(
+        self, paths: Any, batch_size: int, unreadable: list[tuple[str, str]], console: Console
+    ) -> Iterator[list[list[Any]]]:
+        from rightfit.data.stream import images_of
+        from rightfit.evaluation.infer import logits_of
+        from rightfit.evaluation.metrics import decide, probabilities
+
+        height, width = self.image_size
+        done = 0
+        with console.bar("Predicting", 0) as bar:
+            for batch in images_of(paths, height, width, self._load()[1].resize, batch_size):
+                for path, reason in batch.unreadable:
+                    console.say(f"left out: {path}: {reason}")
+                unreadable += batch.unreadable
+                if not batch.paths:
+                    continue
+                shares = probabilities(logits_of(self.model, batch.images, batch_size), self.label_mode)
+                labels = decide(shares, self.label_mode, self.classes)
+                yield [[p, c, *map(float, s)] for p, c, s in zip(batch.paths, labels, shares, strict=True)]
+                done += len(batch.paths)
+                bar.update(done)
+
+
+def recorded_split(recorded: Path) -> dict[str, str]:
+    """Path -> split, as a run wrote them."""
+    try:
+        with recorded.open(newline="", encoding="utf-8") as file:
+            splits = {row["path"]: row["split"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise RunError(f"{recorded}: cannot be read ({error}); the run is incomplete or damaged") from error
+    if not splits or not set(splits.values()) <= {"train", "val", "test"}:
+        raise RunError(f"{recorded}: holds no split of each image; the run is incomplete or damaged")
+    return splits
+
+
+def _write_rows(file: TextIO, columns: list[str], chunks: Iterable[list[list[Any]]]) -> int:
+    writer = csv.writer(file, lineterminator="\n")
+    chunks = iter(chunks)
+    first = next(chunks, [])  # an error in it comes before the header
+    writer.writerow(columns)
+    count = 0
+    for chunk in itertools.chain([first], chunks):
+        writer.writerows(chunk)
+        count += len(chunk)
+    return count
+
+
+def _sha256(path: Path) -> str:
+    import hashlib
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
