@@ -222,7 +222,7 @@ def test_each_opening_of_the_test_set_is_counted_and_said(copy_of_run, process, 
         )
     ledger = [json.loads(line) for line in (copy_of_run / "test-ledger.jsonl").read_text().splitlines()]
     assert [line["opening"] for line in ledger] == [1, 2, 3]
-    assert {line["accuracy"] for line in ledger} == {accuracy["value"]}
+    assert {line["precision"] for line in ledger} == {"float32"}
     assert len({line["weights"] for line in ledger}) == 1
 
 

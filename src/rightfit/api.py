@@ -199,7 +199,8 @@ def _introduce(
     )
     height, width = settings.height_width
     console.say(
-        f"{settings.model}, {parameters:,} trainable parameters, {height}x{width} px, batches of {settings.batch_size}, "
+        f"{settings.model}, {parameters:,} trainable parameters, {height}x{width} px, "
+        f"batches of {settings.batch_size}, "
         f"on {backend} {installed_backends()[backend]} in {precision} → {settings.output}"
     )
 

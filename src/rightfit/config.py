@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from rightfit.errors import UsageError
 
@@ -83,10 +83,10 @@ class TrainSettings(Settings):
 
     @field_validator("image_size", "split", "time_limit", mode="before")
     @classmethod
-    def _text(cls, value: Any) -> Any:
-        """150 is as good as "150"; (150, 200) as "150x200"."""
+    def _text(cls, value: Any, field: ValidationInfo) -> Any:
+        """150 is as good as "150"; (150, 200) as "150x200"; (6, 1, 2) as "6:1:2"."""
         if isinstance(value, (tuple, list)):
-            return "x".join(str(v) for v in value)
+            return (":" if field.field_name == "split" else "x").join(str(v) for v in value)
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @property

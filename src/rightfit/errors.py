@@ -31,7 +31,7 @@ class ImageError(RightfitError):
 
 
 class RunError(RightfitError):
-    """A run folder is missing, damaged or busy."""
+    """A run folder is missing or damaged."""
 
 
 class BackendError(UsageError):

@@ -18,7 +18,9 @@ from rightfit.runtime import choose_backend, choose_precision
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from rightfit.data.dataset import Dataset
     from rightfit.saving.bundle import Description
@@ -100,19 +102,19 @@ class Run:
         from rightfit.saving import folder
 
         console = Console(quiet)
-        metrics = self.measure("test", console)
         ledger = self.path / "test-ledger.jsonl"
         openings = len(ledger.read_text(encoding="utf-8").splitlines()) if ledger.exists() else 0
-        folder.record(
+        self._rows("test")  # nothing is opened where there is nothing
+        folder.record(  # before the images are read: an opening that is broken off is one too
             ledger,
             opening=openings + 1,
             weights=_sha256(self.path / "weights.safetensors"),
             settings=_sha256(self.path / "config.yaml"),
             rightfit=metadata.version("rightfit"),
             backend=choose_backend(),
-            images=metrics["images"],
-            accuracy=metrics["accuracy"]["value"],
+            precision=choose_precision(self.precision),
         )
+        metrics = self.measure("test", console)
         folder.write_json(self.path / "metrics.json", {**self.metrics, "test": metrics})
         if openings:
             console.say(f"the test set had been opened {openings} times before (test-ledger.jsonl)")
@@ -124,14 +126,18 @@ class Run:
         from rightfit.evaluation.metrics import summary
 
         dataset = self._data()
-        rows = dataset.table.rows(split)
-        if not len(rows):
-            raise UsageError(f"{self.path}: the data hold no {split} images; --split 6:1:2 makes some")
+        rows = self._rows(split)
         if dataset.table.classes != self.classes:
             raise RunError(f"{self.path}: data.csv and the model have different classes")
         with console.bar("Evaluating", len(rows)) as bar:
             logits = all_logits(self.model, dataset.store, dataset.store_rows[rows], 64, bar.update)
         return summary(logits, dataset.targets(rows), self.label_mode, self.classes, dataset.groups(rows))
+
+    def _rows(self, split: str) -> NDArray[np.int64]:
+        rows = self._data().table.rows(split)
+        if not len(rows):
+            raise UsageError(f"{self.path}: the data hold no {split} images; --split 6:1:2 makes some")
+        return rows
 
     def _data(self) -> Dataset:
         """The run's own data, splits as recorded in data.csv."""

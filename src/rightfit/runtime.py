@@ -43,7 +43,7 @@ def choose_backend(backend: str = "auto") -> str:
 
     "auto" is KERAS_BACKEND if set, else with an NVIDIA GPU the first of jax and torch that is
     installed with GPU support, else the fastest on CPU: tensorflow, torch, jax in this order
-    (docs/performance). Raises BackendError when it is not installed or Keras already runs another.
+    (docs/benchmarks.md). Raises BackendError when it is not installed or Keras already runs another.
     """
     installed = installed_backends()
     wanted = backend if backend != "auto" else os.environ.get("KERAS_BACKEND") or _fastest(installed)

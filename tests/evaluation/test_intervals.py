@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from rightfit.evaluation.intervals import bootstrap, group_sums, half_width
+from rightfit.evaluation.intervals import bootstrap, group_sums, half_width, open_ends
 
 SETS = 300
 # Of 300 intervals that cover with probability 0.95, between 270 and 297 do (0.90 to 0.99) in all
@@ -188,3 +188,11 @@ def test_resamples_without_a_number_are_left_out():
         return np.where(sums[:, 1:] > 0, 5.0, np.nan)
 
     assert np.array_equal(bootstrap(columns_of(values), statistic), [[5.0], [5.0]])
+
+
+def test_a_share_that_no_resample_can_change_still_has_an_open_end():
+    values, draws = np.array([1.0, 0.0, 0.5, 1.0]), np.array([5.0, 5.0, 5.0, 0.0])
+    low, high = open_ends(values, values.copy(), values.copy(), draws)
+    wilson = 1.96**2 / (5 + 1.96**2)
+    assert np.allclose(low, [1 - wilson, 0.0, 0.5, 1.0])
+    assert np.allclose(high, [1.0, wilson, 0.5, 1.0])

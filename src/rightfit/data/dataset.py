@@ -84,6 +84,7 @@ def prepare(
     `known` (path -> split) is an earlier run's split to keep; without it the last split made here of
     the same source with the same seed and shares is kept, so adding images moves none. Raises DataError.
     """
+    shares = split.parse_ratio(settings.split)
     found = table.read(source, settings.label, settings.label_mode, settings.group_by)
     if settings.image_size == "auto":
         settings = settings.model_copy(update={"image_size": _usual_size(found)})
@@ -102,12 +103,12 @@ def prepare(
     good = store.quarantine(images, names, found.frame["label"].tolist(), settings.allow_bad)
     quarantined = [(found.path(row), reason) for row, reason in sorted(images.reasons.items())]
     readable = found.select(good) if len(good) < len(found) else found
-    record = _record(cache, source, settings) if found.images is None else None
+    record = _record(cache, source, settings, found) if found.images is None else None
     kept = _remembered(record)
     if known is not None:
         everything = zip(readable.frame["name"], readable.paths(np.arange(len(readable))), strict=True)
         kept = {name: known[path] for name, path in everything if path in known}
-    divided = split.assign(readable, split.parse_ratio(settings.split), settings.seed, kept)
+    divided = split.assign(readable, shares, settings.seed, kept)
     if not len(divided.rows("train")):
         raise DataError("no image is left to train on; see the splits and `--split`")
     if record is not None and known is None:
@@ -139,13 +140,17 @@ def _usual_size(found: table.Table) -> str:
     return str(max(8, side) if side < 32 else min(224, side // 32 * 32))
 
 
-def _record(cache: Path, source: Any, settings: TrainSettings) -> Path | None:
-    """Where the split of this source is remembered; None for sources without a name."""
+def _record(cache: Path, source: Any, settings: TrainSettings, found: table.Table) -> Path | None:
+    """Where the split of this source is remembered; None for sources without a name.
+
+    A source that comes with groups has a record of its own: a split made without them would tear them.
+    """
     if not isinstance(source, (str, os.PathLike)):
         return None
     text = os.fspath(source)
     place = text if "://" in text else os.path.realpath(text)
-    key = repr((place, settings.split, settings.seed, settings.group_by))
+    grouped = bool((found.frame["group"] != "").any())
+    key = repr((place, settings.split, settings.seed, settings.group_by, grouped))
     return cache / "splits" / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.json"
 
 

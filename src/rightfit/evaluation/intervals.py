@@ -42,6 +42,18 @@ def group_sums(columns: Floats, groups: NDArray[np.int64] | None) -> tuple[Float
     return sums, sizes
 
 
+def open_ends(values: Floats, low: Floats, high: Floats, draws: Floats) -> tuple[Floats, Floats]:
+    """Intervals of shares, all (S,): where every draw was right (or wrong) no resample can differ, so
+    the open end is Wilson's (1927) for that many `draws`. Where `draws` is 0 nothing is changed."""
+    with np.errstate(invalid="ignore"):
+        reach = 1.96**2 / (draws + 1.96**2)
+    sure = (draws > 0) & (low == high)
+    return (
+        np.where(sure & (values == 1), 1 - reach, low),
+        np.where(sure & (values == 0), reach, high),
+    )
+
+
 def bootstrap(
     columns: Floats,
     statistic: Callable[[Floats], Floats],

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rightfit.evaluation.intervals import bootstrap, half_width
+from rightfit.evaluation.intervals import bootstrap, group_sums, half_width, open_ends
 
 Floats = NDArray[np.float64]
 
@@ -114,6 +114,11 @@ def summary(
 
     values = statistic(columns.sum(axis=0, keepdims=True))[0]
     low, high = bootstrap(columns, statistic, groups)
+    draws = np.concatenate([[len(hits), 0, 0], of_class.sum(axis=0)])  # images behind each share
+    if groups is not None:
+        members = group_sums(of_class, groups)[0] > 0
+        draws = np.concatenate([[len(members), 0, 0], members.sum(axis=0)])
+    low, high = open_ends(values, low, high, draws)
     estimates = [asdict(Estimate(*map(float, triple))) for triple in zip(values, low, high, strict=True)]
     names = (
         classes

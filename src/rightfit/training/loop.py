@@ -90,7 +90,7 @@ def train(
     Returns the weights of the epoch with the lowest validation loss (of the last epoch without
     validation images), averaged over steps when `settings.ema` is set. `after_epoch` is called with
     the progress after each epoch. Ctrl-C ends the epoch at the next step, is validated and kept.
-    Raises RightfitError when the loss is no longer finite.
+    A loss that is no longer finite ends training; RightfitError if no epoch had a finite one.
     """
     assert (
         settings.epochs
@@ -122,7 +122,9 @@ def train(
                 progress.ended = f"{why} before epoch {epoch + 1}"
                 break
             epoch += 1
-            _check_finite(row, "loss", settings)
+            if diverged := _not_finite(row, "loss", settings):
+                _end_diverged(progress, diverged)
+                break
             weights = step.weights(averaged=True)
             judged = time.monotonic()
             if len(validation.rows):
@@ -130,7 +132,9 @@ def train(
                 result = judged_on(judge, validation, settings, label_mode)
                 row |= {"val_loss": result.loss, "val_accuracy": result.accuracy}
                 row["val_accuracy_half_width"] = result.accuracy_half_width
-                _check_finite(row, "val_loss", settings)
+                if diverged := _not_finite(row, "val_loss", settings):
+                    _end_diverged(progress, diverged)
+                    break
             row["validation_seconds"] = round(time.monotonic() - judged, 3)
             progress.history.append(row)
             score = row.get("val_loss", -math.inf)
@@ -196,12 +200,20 @@ def _one_epoch(
     }
 
 
-def _check_finite(row: dict[str, Any], name: str, settings: TrainSettings) -> None:
+def _not_finite(row: dict[str, Any], name: str, settings: TrainSettings) -> str:
+    """What to say when a loss is no number any more; empty while it is one."""
     assert settings.learning_rate
-    if not math.isfinite(row[name]):
-        raise RightfitError(
-            f"{name} became {row[name]} in epoch {row['epoch']}; try --learning-rate {settings.learning_rate / 10:g}"
-        )
+    if math.isfinite(row[name]):
+        return ""
+    rate = settings.learning_rate / 10
+    return f"{name} became {row[name]} in epoch {row['epoch']}; try --learning-rate {rate:g}"
+
+
+def _end_diverged(progress: Progress, diverged: str) -> None:
+    """The best epoch so far is kept; without one there is nothing to keep."""
+    if not progress.weights:
+        raise RightfitError(diverged)
+    progress.ended = diverged
 
 
 def judged_on(model: keras.Model, validation: Validation, settings: TrainSettings, label_mode: str) -> Quick:

@@ -56,7 +56,11 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
         choose(
             "learning_rate", 0.1 * batch / 128, "SGD: 0.1 per 128 images (He et al. 2016, Goyal et al. 2017)"
         )
-        choose("weight_decay", 0.005, "SGD: 0.0005 of L2 through a momentum of 0.9 (He et al. 2016)")
+        choose(
+            "weight_decay",
+            0.005,
+            "SGD: 0.0005 of L2 through a momentum of 0.9 (Zagoruyko and Komodakis 2016)",
+        )
     else:
         choose("learning_rate", 0.001 * batch / 128, "AdamW: 0.001 per 128 images")
         choose("weight_decay", 0.05, "AdamW: 0.05 (Loshchilov and Hutter 2019)")

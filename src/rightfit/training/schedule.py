@@ -27,7 +27,7 @@ def averaging_decay(decay: float | None, step: int) -> float | None:
 
     `decay` is per step. Its memory is short at first, as in TensorFlow's ExponentialMovingAverage
     with num_updates. An average over 80 steps or more is updated every eighth only, by the eighth
-    power: the same average for an eighth of the memory traffic.
+    power: nearly the same average for an eighth of the memory traffic.
     """
     if not decay:
         return None

@@ -1,0 +1,63 @@
+"""From a source to its splits and images: what is remembered between runs, and what is not."""
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from rightfit.config import train_settings
+from rightfit.console import Console
+from rightfit.data.dataset import prepare
+from rightfit.errors import UsageError
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """60 photographs of 20 patients in a table without groups; returns its path and the frame."""
+    rows = []
+    for number in range(60):
+        name = f"{number}.png"
+        cv2.imwrite(str(tmp_path / name), np.full((8, 8, 3), number, np.uint8))
+        rows.append({"path": name, "label": "ab"[number % 2], "patient": f"p{number % 20}"})
+    return tmp_path / "table.csv", pd.DataFrame(rows)
+
+
+def splits_of(table, tmp_path, **settings):
+    asked = train_settings(
+        {"data": str(table), "image_size": 8, "cache": str(tmp_path / "cache"), **settings}
+    )
+    dataset, _ = prepare(str(table), asked, Console(quiet=True))
+    return dataset.table.frame.set_index("name")["split"].astype(str)
+
+
+def test_a_split_remembered_without_groups_never_tears_groups(photographs, tmp_path):
+    table, frame = photographs
+    frame[["path", "label"]].to_csv(table, index=False)
+    splits_of(table, tmp_path)
+    frame.rename(columns={"patient": "group"}).to_csv(table, index=False)
+    splits = splits_of(table, tmp_path)
+    sides = pd.DataFrame({"split": splits, "patient": frame.set_index("path")["patient"]})
+    assert sides.groupby("patient")["split"].nunique().max() == 1
+    assert set(splits) == {"train", "val", "test"}
+
+
+def test_a_split_is_remembered_when_images_are_added(photographs, tmp_path):
+    table, frame = photographs
+    frame[["path", "label"]][:40].to_csv(table, index=False)
+    before = splits_of(table, tmp_path)
+    frame[["path", "label"]].to_csv(table, index=False)
+    after = splits_of(table, tmp_path)
+    assert (after[before.index] == before).all()
+    assert after.value_counts().to_dict() == {"train": 40, "test": 13, "val": 7}
+
+
+def test_a_bad_split_is_refused_before_anything_is_decoded(photographs, tmp_path):
+    table, frame = photographs
+    frame[["path", "label"]].to_csv(table, index=False)
+    with pytest.raises(UsageError, match="6:1:x"):
+        splits_of(table, tmp_path, split="6:1:x")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_ratio_may_be_numbers():
+    assert train_settings({"data": "x", "split": (6, 1, 2)}).split == "6:1:2"
