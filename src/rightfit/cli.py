@@ -156,6 +156,22 @@ def predict(
         print(f"{count:,} images → {output}", file=sys.stderr)
 
 
+@app.command("import-weights")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="Weights of another library's ResNet")],
+    model: Annotated[str, typer.Option(help="A name from `rightfit models`")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write")],
+    quiet: Quiet = False,
+) -> None:
+    """Bring weights from PyTorch, Keras, TensorFlow: every tensor checked by name and shape."""
+    from rightfit import api
+
+    source = api.import_weights(file, model, output)
+    if not quiet:
+        print(f"{file}: {model} of {source}", file=sys.stderr)
+    print(output)
+
+
 @app.command()
 def models(
     json: AsJson = False,
