@@ -176,16 +176,18 @@ def import_weights(
 def models(
     json: AsJson = False,
     outputs: Annotated[int, typer.Option(min=1, help="Units of the last layer")] = 1000,
+    image_size: Annotated[int, typer.Option(min=8, help="Pixels a side, for the multiply-adds")] = 224,
 ) -> None:
-    """What can be built, with trainable parameters."""
+    """What can be built: trainable parameters, billions of multiply-adds an image, and the paper."""
     from rightfit import api
 
-    rows = api.models(outputs)
+    rows = api.models(outputs, image_size)
     if json:
         _print_json(rows)
         return
     for row in rows:
-        print(f"{row['name']:<12} {row['parameters']:>12,}  {row['paper']}")
+        giga = row["multiply_adds"] / 1e9
+        print(f"{row['name']:<22} {row['parameters']:>12,} {giga:>8.2f}  {row['paper']}")
 
 
 @app.command()
