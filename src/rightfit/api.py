@@ -52,7 +52,7 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
 
         check_free(asked.output)
     if asked.model != "auto":
-        from rightfit.nets.resnet import variant_named
+        from rightfit.nets.variants import variant_named
 
         variant_named(asked.model)
     if asked.tensorboard:
@@ -79,6 +79,8 @@ def _train(dataset: Dataset, asked: TrainSettings, console: Console, backend: st
     settings = settings.model_copy(update={"backend": backend, "precision": precision})
     weights, weighing = recipe.sample_weights(settings, table.codes()[rows], counts, table.label_mode)
     model = build(settings.model, table.outputs, settings.height_width, settings.seed)
+    if settings.weights:
+        _start_from(settings.weights, model, table.outputs, console)
 
     place = folder.new_folder(settings.output, settings.data)
     settings = settings.model_copy(update={"output": str(place), "label_mode": table.label_mode})
@@ -157,10 +159,42 @@ def load(run: str | os.PathLike[str], precision: str = "float32") -> Run:
     return Run(run, precision)
 
 
+def import_weights(path: str | os.PathLike[str], model: str, output: str | os.PathLike[str]) -> str:
+    """Write another library's ResNet weights as ours: safetensors, `layer/variable` -> tensor.
+
+    Reads PyTorch (torchvision, timm), safetensors, Keras (keras.applications, KerasHub), TensorFlow
+    checkpoints (TF-Slim, official models, Sonnet) and TensorLayer's .npz. Returns the library's name.
+    Raises WeightsError when anything is missing, left over or of another shape.
+    """
+    choose_backend()
+    from safetensors.numpy import save_file
+
+    from rightfit.files import write_with
+    from rightfit.nets.importers.bring import bring
+
+    source, weights = bring(os.fspath(path), model)
+    metadata = {"format": "rightfit 1", "model": model, "source": source}
+    write_with(Path(output), lambda temporary: save_file(weights, temporary, metadata=metadata))
+    return source
+
+
+def _start_from(path: str, model: Any, outputs: int, console: Console) -> None:
+    from rightfit.nets.importers.bring import bring
+
+    source, weights = bring(path, model.name, outputs)
+    for layer in model.layers:
+        for variable in layer.weights:
+            if (name := f"{layer.name}/{variable.name}") in weights:
+                variable.assign(weights[name])
+    head = "its own last layer" if "logits/kernel" in weights else "a new last layer"
+    console.say(f"starting from the weights of {source} in {path}, with {head}")
+
+
 def models(outputs: int = 1000, image_size: int = 224) -> list[dict[str, Any]]:
     """Every model that can be built: name, trainable parameters, multiply-adds an image, and the paper."""
     choose_backend()
-    from rightfit.nets.resnet import VARIANTS, describe
+    from rightfit.nets.resnet import describe
+    from rightfit.nets.variants import VARIANTS
 
     return [describe(name, outputs, (image_size, image_size)) for name in VARIANTS]
 

@@ -156,20 +156,38 @@ def predict(
         print(f"{count:,} images → {output}", file=sys.stderr)
 
 
+@app.command("import-weights")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="Weights of another library's ResNet")],
+    model: Annotated[str, typer.Option(help="A name from `rightfit models`")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write")],
+    quiet: Quiet = False,
+) -> None:
+    """Bring weights from PyTorch, Keras, TensorFlow: every tensor checked by name and shape."""
+    from rightfit import api
+
+    source = api.import_weights(file, model, output)
+    if not quiet:
+        print(f"{file}: {model} of {source}", file=sys.stderr)
+    print(output)
+
+
 @app.command()
 def models(
     json: AsJson = False,
     outputs: Annotated[int, typer.Option(min=1, help="Units of the last layer")] = 1000,
+    image_size: Annotated[int, typer.Option(min=8, help="Pixels a side, for the multiply-adds")] = 224,
 ) -> None:
-    """What can be built, with trainable parameters."""
+    """What can be built: trainable parameters, billions of multiply-adds an image, and the paper."""
     from rightfit import api
 
-    rows = api.models(outputs)
+    rows = api.models(outputs, image_size)
     if json:
         _print_json(rows)
         return
     for row in rows:
-        print(f"{row['name']:<12} {row['parameters']:>12,}  {row['paper']}")
+        giga = row["multiply_adds"] / 1e9
+        print(f"{row['name']:<22} {row['parameters']:>12,} {giga:>8.2f}  {row['paper']}")
 
 
 @app.command()

@@ -47,6 +47,9 @@ class TrainSettings(Settings):
     cache: str | None = Field(None, description="Folder of decoded images [default: the user's cache folder]")
 
     model: str = Field("auto", description="A name from `rightfit models`; auto follows image size and count")
+    weights: str | None = Field(
+        None, description="File of trained weights to start from, of any library `import-weights` reads"
+    )
     augment: Literal["auto", "none", "light", "medium", "strong"] = Field(
         "auto", description="Random changes of training images: none, light, medium or strong"
     )

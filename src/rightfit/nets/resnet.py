@@ -1,4 +1,4 @@
-"""ResNets as a table of variants and one builder; a name in, a stock Keras model out.
+"""One builder for every ResNet of the table in variants.py; a name in, a stock Keras model out.
 
 The model takes (B, H, W, 3) images with values 0..255, normalises them itself, and ends in logits.
 Layer names are part of the file format and do not change.
@@ -6,9 +6,7 @@ Layer names are part of the file format and do not change.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from difflib import get_close_matches
+import sys
 from typing import Any
 
 import keras
@@ -16,23 +14,10 @@ import numpy as np
 from keras import layers
 
 from rightfit.errors import UsageError
+from rightfit.nets.counting import Counter
+from rightfit.nets.variants import VARIANTS, Variant, variant_named
 
 FIRST_WEIGHTS = 3  # this stream of random numbers; data/loader.py has 1 and 2
-
-# Channel means and deviations of ImageNet photographs in 0..255 (torchvision's constants times 255).
-MEAN = (123.675, 116.28, 103.53)
-DEVIATION = (58.395, 57.12, 57.375)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of the table: which block, how often in each stage, how wide, and the stem."""
-
-    block: Callable[..., Any]
-    depths: tuple[int, ...]
-    width: int
-    stem: str  # "cifar": one 3x3 convolution; "imagenet": 7x7 stride 2 and a max pool stride 2
-    paper: str
 
 
 def build(
@@ -40,154 +25,244 @@ def build(
     outputs: int,
     image_size: tuple[int, int],
     seed: int = 0,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
 ) -> keras.Model:
     """The ResNet called `name` for images of `image_size` (height, width), as a float32 Keras model.
 
     Input (B, H, W, 3), 0..255; output (B, outputs) logits. Weights are drawn from
-    `default_rng([seed, FIRST_WEIGHTS, layer])`, so they are the same on every backend. Raises UsageError for an
-    unknown name or an image under 8 px.
+    `default_rng([seed, FIRST_WEIGHTS, layer])`, so they are the same on every backend. `dropout` is
+    the rate before the last layer (and between a wide net's convolutions); `stochastic_depth` the
+    chance that the last block is skipped in a training step, rising linearly from 0 (Huang et al.
+    2016). Raises UsageError for an unknown name or an image under 8 px.
     """
-    model = _assemble(name, outputs, image_size)
+    model = _assemble(name, outputs, image_size, dropout, stochastic_depth)
     initialise(model, seed)
     return model
 
 
 def describe(name: str, outputs: int, image_size: tuple[int, int]) -> dict[str, Any]:
-    """What `name` costs, from its layers' shapes alone; no weight is made.
-
-    parameters are trainable ones; multiply_adds are of convolutions and the last layer, for one image.
-    """
-    with keras.StatelessScope():
-        model = _assemble(name, outputs, image_size)
-    multiply_adds = 0
-    for layer in model.layers:
-        if isinstance(layer, (layers.Conv2D, layers.Dense)):
-            places = int(np.prod(layer.output.shape[1:-1]))
-            multiply_adds += places * int(np.prod(layer.kernel.shape))
+    """What `name` costs, counted without making a layer: trainable parameters, and multiply-adds of
+    convolutions and dense layers for one image."""
+    counter = Counter()
+    x = Builder(variant_named(name), layers=counter).features(counter.image(*image_size))
+    counter.Dense(outputs)(counter.GlobalAveragePooling2D()(x))
     return {
         "name": name,
-        "parameters": sum(int(np.prod(v.shape)) for v in model.trainable_variables),
-        "multiply_adds": multiply_adds,
+        "parameters": counter.parameters,
+        "multiply_adds": counter.multiply_adds,
         "paper": VARIANTS[name].paper,
     }
 
 
-def _assemble(name: str, outputs: int, image_size: tuple[int, int]) -> keras.Model:
+def weight_shapes(name: str, outputs: int) -> dict[str, tuple[int, ...]]:
+    """`layer/variable` -> shape of every weight of `name`, without making one."""
+    with keras.StatelessScope():
+        model = _assemble(name, outputs, (32, 32))
+    return {f"{layer.name}/{v.name}": tuple(v.shape) for layer in model.layers for v in layer.weights}
+
+
+def initialise(model: keras.Model, seed: int) -> None:
+    """Draw kernels from coordinates: He normal by fan-out for convolutions, small normal for dense layers."""
+    for index, layer in enumerate(model.layers):
+        if isinstance(layer, layers.Conv2D):
+            shape = layer.kernel.shape
+            deviation = np.sqrt(2.0 / (shape[0] * shape[1] * shape[3] / layer.groups))
+        elif isinstance(layer, layers.Dense):
+            shape, deviation = layer.kernel.shape, 0.01
+        else:
+            continue
+        layer.kernel.assign(
+            np.random.default_rng([seed, FIRST_WEIGHTS, index]).normal(0, deviation, shape).astype("float32")
+        )
+
+
+def _assemble(
+    name: str, outputs: int, image_size: tuple[int, int], dropout: float = 0.0, stochastic_depth: float = 0.0
+) -> keras.Model:
     variant = variant_named(name)
     if min(image_size) < 8:
         raise UsageError(
             f"image size {image_size[0]}x{image_size[1]}: ResNets here need at least 8 px a side"
         )
+    # Keras walks a model's graph by recursion, a few calls a layer; 1,202 layers pass Python's limit.
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 60 * sum(variant.depths)))
     inputs = keras.Input((*image_size, 3), dtype="float32", name="image")
-    scale = [1 / d for d in DEVIATION]
-    offset = [-m / d for m, d in zip(MEAN, DEVIATION, strict=True)]
+    scale = [1 / d for d in variant.deviation]
+    offset = [-m / d for m, d in zip(variant.mean, variant.deviation, strict=True)]
     x = layers.Rescaling(scale, offset, name="normalise")(inputs)
-    x = STEMS[variant.stem](x, variant.width)
-    for stage, depth in enumerate(variant.depths, start=1):
-        for index in range(1, depth + 1):
-            stride = 2 if index == 1 and stage > 1 else 1
-            x = variant.block(x, variant.width * 2 ** (stage - 1), stride, f"stage{stage}_block{index}")
+    x = Builder(variant, dropout, stochastic_depth).features(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = layers.Dense(outputs, name="logits")(x)
-    return keras.Model(inputs, logits, name=name)
+    if dropout:
+        x = layers.Dropout(dropout, seed=0, name="dropout")(x)
+    return keras.Model(inputs, layers.Dense(outputs, name="logits")(x), name=name)
 
 
-def variant_named(name: str) -> Variant:
-    """The table's row; UsageError names the nearest rows when there is none."""
-    if name in VARIANTS:
-        return VARIANTS[name]
-    near = get_close_matches(name, VARIANTS, n=3, cutoff=0.4) or list(VARIANTS)
-    raise UsageError(f"unknown model {name!r}; did you mean {', '.join(near)}? `rightfit models` lists all")
+class Builder:
+    """The layers of one variant; every method takes and returns (B, H, W, C) tensors."""
 
+    def __init__(
+        self, variant: Variant, dropout: float = 0.0, stochastic_depth: float = 0.0, layers: Any = layers
+    ) -> None:
+        self.variant = variant
+        self.layers = layers  # Keras' own, or something that only counts
+        self.dropout = dropout
+        self.stochastic_depth = stochastic_depth
+        self.block = {"basic": self.basic, "bottleneck": self.bottleneck}[variant.block]
 
-def basic(x: Any, width: int, stride: int, name: str) -> Any:
-    """(B, H, W, C) -> (B, H/stride, W/stride, width); He et al. 2016, figure 5 left."""
-    y = relu(norm(conv(x, width, 3, stride, f"{name}_conv1"), f"{name}_norm1"), f"{name}_relu1")
-    y = norm(conv(y, width, 3, 1, f"{name}_conv2"), f"{name}_norm2")
-    return relu(layers.Add(name=f"{name}_add")([y, shortcut(x, width, stride, name)]), f"{name}_relu2")
+    def features(self, x: Any) -> Any:
+        variant = self.variant
+        x = getattr(self, f"{variant.stem}_stem")(x)
+        number, blocks = 0, sum(variant.depths)
+        for stage, depth in enumerate(variant.depths, start=1):
+            strided = 1 if variant.stride_at == "first" else depth
+            stage_stride = 1 if stage == (len(variant.depths) if variant.stride_at == "last" else 1) else 2
+            for index in range(1, depth + 1):
+                stride = stage_stride if index == strided else 1
+                number += 1
+                skipped = self.stochastic_depth * number / blocks
+                width = variant.width * 2 ** (stage - 1)
+                x = self.block(x, width, stride, f"stage{stage}_block{index}", skipped)
+        return self.norm_relu(x, "final") if variant.preact else x
 
+    def cifar_stem(self, x: Any) -> Any:
+        """(B, H, W, 3) -> (B, H, W, 16); He et al. 2016, section 4.2."""
+        x = self.conv(x, self.variant.stem_width, 3, 1, "stem_conv")
+        return x if self.variant.preact else self.norm_relu(x, "stem")
 
-def bottleneck(x: Any, width: int, stride: int, name: str) -> Any:
-    """(B, H, W, C) -> (B, H/stride, W/stride, 4*width); He et al. 2016, stride in the 3x3 ("v1.5")."""
-    y = relu(norm(conv(x, width, 1, 1, f"{name}_conv1"), f"{name}_norm1"), f"{name}_relu1")
-    y = relu(norm(conv(y, width, 3, stride, f"{name}_conv2"), f"{name}_norm2"), f"{name}_relu2")
-    y = norm(conv(y, 4 * width, 1, 1, f"{name}_conv3"), f"{name}_norm3")
-    return relu(layers.Add(name=f"{name}_add")([y, shortcut(x, 4 * width, stride, name)]), f"{name}_relu3")
+    def imagenet_stem(self, x: Any) -> Any:
+        """(B, H, W, 3) -> (B, H/4, W/4, 64); He et al. 2016, table 1."""
+        x = self.conv(x, self.variant.stem_width, 7, 2, "stem_conv", bias=self.variant.stem_bias)
+        return self.pool(x if self.variant.preact else self.norm_relu(x, "stem"))
 
+    def deep_stem(self, x: Any) -> Any:
+        """(B, H, W, 3) -> (B, H/4, W/4, 64) by three 3x3; He et al. 2019 (Bag of Tricks), ResNet-C and -D."""
+        half = self.variant.stem_width // 2
+        x = self.norm_relu(self.conv(x, half, 3, 2, "stem_conv1"), "stem_1")
+        x = self.norm_relu(self.conv(x, half, 3, 1, "stem_conv2"), "stem_2")
+        x = self.conv(x, self.variant.stem_width, 3, 1, "stem_conv3")
+        return self.pool(self.norm_relu(x, "stem_3"))
 
-def shortcut(x: Any, channels: int, stride: int, name: str) -> Any:
-    """The identity where shapes agree, else a 1x1 projection: option B of He et al. 2016, section 3.3."""
-    if stride == 1 and x.shape[-1] == channels:
-        return x
-    return norm(conv(x, channels, 1, stride, f"{name}_shortcut_conv"), f"{name}_shortcut_norm")
+    def pool(self, x: Any) -> Any:
+        """3x3 maximum, stride 2, padded as the variant's weights were trained."""
+        padding = self.variant.pool_padding
+        if padding == "same":
+            return self.layers.MaxPooling2D(3, 2, "same", name="stem_pool")(x)
+        if (
+            padding == "infinite"
+        ):  # the same places as "zero"; stock layers know no such padding with stride 2
+            x = self.layers.MaxPooling2D(3, 1, "same", name="stem_pool")(x)
+            return self.layers.MaxPooling2D(1, 2, name="stem_pool_stride")(x)
+        x = self.layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+        return self.layers.MaxPooling2D(3, 2, name="stem_pool")(x)
 
+    def basic(self, x: Any, width: int, stride: int, name: str, skipped: float) -> Any:
+        """(B, H, W, C) -> (B, H/stride, W/stride, width); He et al. 2016, figure 5 left."""
+        if self.variant.preact:
+            a = self.norm_relu(x, f"{name}_1")
+            y = self.norm_relu(self.conv(a, width, 3, stride, f"{name}_conv1"), f"{name}_2")
+            if self.dropout and self.variant.wide:
+                y = self.layers.Dropout(self.dropout, seed=0, name=f"{name}_dropout")(y)
+            y = self.conv(y, width, 3, 1, f"{name}_conv2")
+            return self.add(y, self.preact_shortcut(x, a, width, stride, name), name, skipped)
+        y = self.norm_relu(self.conv(x, width, 3, stride, f"{name}_conv1"), f"{name}_1")
+        y = self.squeeze(self.norm(self.conv(y, width, 3, 1, f"{name}_conv2"), f"{name}_norm2"), name)
+        return self.relu(self.add(y, self.shortcut(x, width, stride, name), name, skipped), f"{name}_relu2")
 
-def cifar_stem(x: Any, width: int) -> Any:
-    """(B, H, W, 3) -> (B, H, W, width); He et al. 2016, section 4.2."""
-    return relu(norm(conv(x, width, 3, 1, "stem_conv"), "stem_norm"), "stem_relu")
+    def bottleneck(self, x: Any, width: int, stride: int, name: str, skipped: float) -> Any:
+        """(B, H, W, C) -> (B, H/stride, W/stride, 4*width); He et al. 2016, figure 5 right.
 
+        The 3x3 is `groups` convolutions side by side, together inner_width wide (Xie et al. 2017).
+        """
+        variant = self.variant
+        first, second = (stride, 1) if variant.stride_in == "1x1" else (1, stride)
+        inner = width * variant.group_width // 64 * variant.groups
+        if variant.preact:
+            a = self.norm_relu(x, f"{name}_1")
+            y = self.norm_relu(self.conv(a, inner, 1, first, f"{name}_conv1"), f"{name}_2")
+            y = self.norm_relu(self.conv(y, inner, 3, second, f"{name}_conv2"), f"{name}_3")
+            y = self.conv(y, 4 * width, 1, 1, f"{name}_conv3")
+            return self.add(y, self.preact_shortcut(x, a, 4 * width, stride, name), name, skipped)
+        y = self.norm_relu(self.conv(x, inner, 1, first, f"{name}_conv1"), f"{name}_1")
+        y = self.norm_relu(self.conv(y, inner, 3, second, f"{name}_conv2", variant.groups), f"{name}_2")
+        y = self.squeeze(self.norm(self.conv(y, 4 * width, 1, 1, f"{name}_conv3"), f"{name}_norm3"), name)
+        return self.relu(
+            self.add(y, self.shortcut(x, 4 * width, stride, name), name, skipped), f"{name}_relu3"
+        )
 
-def imagenet_stem(x: Any, width: int) -> Any:
-    """(B, H, W, 3) -> (B, H/4, W/4, width); He et al. 2016, table 1."""
-    x = relu(norm(conv(x, width, 7, 2, "stem_conv"), "stem_norm"), "stem_relu")
-    # Zeros pad as well as minus infinity does: everything here has passed a ReLU.
-    x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
-    return layers.MaxPooling2D(3, 2, name="stem_pool")(x)
+    def shortcut(self, x: Any, channels: int, stride: int, name: str) -> Any:
+        """The identity where shapes agree, else a 1x1 projection: option B of He et al. 2016, section 3.3.
+        ResNet-D averages first, so that the projection sees every pixel (He et al. 2019)."""
+        if self.keeps_shape(x, channels, name):
+            return (
+                x if stride == 1 else self.layers.MaxPooling2D(1, stride, name=f"{name}_shortcut_stride")(x)
+            )
+        if self.variant.average_shortcut and stride > 1:
+            x = self.layers.AveragePooling2D(stride, stride, "same", name=f"{name}_shortcut_pool")(x)
+            stride = 1
+        return self.norm(self.conv(x, channels, 1, stride, f"{name}_shortcut_conv"), f"{name}_shortcut_norm")
 
+    def preact_shortcut(self, x: Any, activated: Any, channels: int, stride: int, name: str) -> Any:
+        """The raw identity where shapes agree, else a 1x1 projection of the activated input (He et al. 2016b)."""
+        if self.keeps_shape(x, channels, name):
+            return (
+                x if stride == 1 else self.layers.MaxPooling2D(1, stride, name=f"{name}_shortcut_stride")(x)
+            )
+        return self.conv(activated, channels, 1, stride, f"{name}_shortcut_conv")
 
-def conv(x: Any, channels: int, kernel: int, stride: int, name: str) -> Any:
-    """Convolution without bias, padded by kernel // 2 on every side.
+    def keeps_shape(self, x: Any, channels: int, name: str) -> bool:
+        """Whether the block's shortcut needs no projection."""
+        return x.shape[-1] == channels and not (self.variant.project_first and name == "stage1_block1")
 
-    With stride 2 Keras' "same" would pad one side only, which is another net than the papers'
-    reference code computes; so the padding is a layer of its own there.
-    """
-    padding = "same" if stride == 1 else "valid"
-    if stride > 1 and kernel > 1:
-        x = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
-    return layers.Conv2D(channels, kernel, stride, padding, use_bias=False, name=name)(x)
+    def squeeze(self, x: Any, name: str) -> Any:
+        """Scale channels by a gate computed from their means (Hu et al. 2018), reduced 16 times, to 8 at least
+        (as in timm; the paper leaves shallow nets open)."""
+        if not self.variant.squeeze:
+            return x
+        channels = x.shape[-1]
+        gate = self.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
+        gate = self.relu(
+            self.layers.Conv2D(max(8, channels // 16), 1, name=f"{name}_reduce")(gate), f"{name}_reduce_relu"
+        )
+        gate = self.layers.Conv2D(channels, 1, activation="sigmoid", name=f"{name}_expand")(gate)
+        return self.layers.Multiply(name=f"{name}_scale")([x, gate])
 
+    def add(self, residual: Any, shortcut: Any, name: str, skipped: float) -> Any:
+        if skipped:
+            residual = self.layers.Dropout(
+                skipped, noise_shape=(None, 1, 1, 1), seed=0, name=f"{name}_stochastic_depth"
+            )(residual)
+        return self.layers.Add(name=f"{name}_add")([residual, shortcut])
 
-def norm(x: Any, name: str) -> Any:
-    """Batch normalisation, scale starting at one as in He et al. 2016.
+    def conv(
+        self, x: Any, channels: int, kernel: int, stride: int, name: str, groups: int = 1, bias: bool = False
+    ) -> Any:
+        """Convolution, padded by kernel // 2 on every side.
 
-    Starting each block's last scale at zero (Goyal et al. 2017) helps very large batches; on 8,000
-    Fashion-MNIST images it cost nine points of accuracy after four epochs.
-    """
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+        With stride 2 Keras' "same" would pad one side only, which is another net than the papers'
+        reference code computes; so the padding is a layer of its own there, unless the variant
+        belongs to weights that were trained with "same".
+        """
+        padding = "same"
+        if stride > 1 and kernel > 1 and self.variant.padding == "symmetric":
+            x = self.layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
+            padding = "valid"
+        return self.layers.Conv2D(channels, kernel, stride, padding, groups=groups, use_bias=bias, name=name)(
+            x
+        )
 
+    def norm_relu(self, x: Any, name: str) -> Any:
+        """`stage1_block1_1` names stage1_block1_norm1 and stage1_block1_relu1; `stem` stem_norm and stem_relu."""
+        place, _, number = name.rpartition("_") if name[-1].isdigit() else (name, "", "")
+        return self.relu(self.norm(x, f"{place}_norm{number}"), f"{place}_relu{number}")
 
-def relu(x: Any, name: str) -> Any:
-    return layers.ReLU(name=name)(x)
+    def norm(self, x: Any, name: str) -> Any:
+        """Batch normalisation, scale starting at one as in He et al. 2016.
 
+        Starting each block's last scale at zero (Goyal et al. 2017) helps very large batches; on 8,000
+        Fashion-MNIST images it cost nine points of accuracy after four epochs.
+        """
+        return self.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
-def initialise(model: keras.Model, seed: int) -> None:
-    """Draw kernels from coordinates: He normal by fan-out for convolutions, small normal for logits."""
-    for index, layer in enumerate(model.layers):
-        if isinstance(layer, layers.Conv2D):
-            shape = layer.kernel.shape
-            deviation = np.sqrt(2.0 / (shape[0] * shape[1] * shape[3]))
-        elif isinstance(layer, layers.Dense):
-            shape, deviation = layer.kernel.shape, 0.01
-        else:
-            continue
-        generator = np.random.default_rng([seed, FIRST_WEIGHTS, index])
-        layer.kernel.assign(generator.normal(0, deviation, shape).astype("float32"))
-
-
-STEMS = {"cifar": cifar_stem, "imagenet": imagenet_stem}
-
-_CIFAR = "He et al. 2016, Deep Residual Learning, section 4.2"
-_IMAGENET = "He et al. 2016, Deep Residual Learning, table 1; stride in the 3x3 as in torchvision (v1.5)"
-
-VARIANTS: dict[str, Variant] = {
-    "resnet20": Variant(basic, (3, 3, 3), 16, "cifar", _CIFAR),
-    "resnet32": Variant(basic, (5, 5, 5), 16, "cifar", _CIFAR),
-    "resnet44": Variant(basic, (7, 7, 7), 16, "cifar", _CIFAR),
-    "resnet56": Variant(basic, (9, 9, 9), 16, "cifar", _CIFAR),
-    "resnet110": Variant(basic, (18, 18, 18), 16, "cifar", _CIFAR),
-    "resnet18": Variant(basic, (2, 2, 2, 2), 64, "imagenet", _IMAGENET),
-    "resnet34": Variant(basic, (3, 4, 6, 3), 64, "imagenet", _IMAGENET),
-    "resnet50": Variant(bottleneck, (3, 4, 6, 3), 64, "imagenet", _IMAGENET),
-    "resnet101": Variant(bottleneck, (3, 4, 23, 3), 64, "imagenet", _IMAGENET),
-    "resnet152": Variant(bottleneck, (3, 8, 36, 3), 64, "imagenet", _IMAGENET),
-}
+    def relu(self, x: Any, name: str) -> Any:
+        return self.layers.ReLU(name=name)(x)

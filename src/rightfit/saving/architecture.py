@@ -13,7 +13,7 @@ from rightfit.errors import RunError
 LAYERS = frozenset(
     {
         "InputLayer", "Rescaling", "Conv2D", "ZeroPadding2D", "BatchNormalization", "ReLU", "Add",
-        "MaxPooling2D", "GlobalAveragePooling2D", "Dense",
+        "MaxPooling2D", "AveragePooling2D", "GlobalAveragePooling2D", "Dense", "Multiply", "Dropout",
     }
 )  # fmt: skip
 # What a layer's configuration may hold besides: initialisers, precision, and references to tensors.

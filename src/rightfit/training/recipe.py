@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.config import TrainSettings
-from rightfit.nets.resnet import variant_named
+from rightfit.nets.variants import variant_named
 
 
 @dataclass(frozen=True)

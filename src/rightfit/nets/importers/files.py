@@ -1,0 +1,165 @@
+"""A weights file of any format in, its name and tensors by name out; nothing in the file is ever executed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rightfit.errors import BackendError
+from rightfit.nets.importers.core import Array, WeightsError
+from rightfit.runtime import INSTALL
+
+PYTORCH = (".pth", ".pt", ".bin")
+KERAS = (".h5", ".hdf5", ".keras")
+READABLE = ".pth, .pt or .bin (PyTorch), .safetensors, .h5 or .keras (Keras), .npz, or a TensorFlow checkpoint's .index"
+HDF5 = b"\x89HDF\r\n\x1a\n"
+NO_WEIGHTS = {
+    b"version https://git-lfs": "a Git LFS pointer; `git lfs pull` fetches the file itself",
+    b"<!doctype html": "a web page; the download link led elsewhere",
+    b"<html": "a web page; the download link led elsewhere",
+}
+# Where training scripts keep the weights within a checkpoint; averaged ones first, as evaluation uses them.
+CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model_state", "model")
+PREFIXES = ("module.", "model.", "_orig_mod.")  # left by DataParallel, by wrappers and by torch.compile
+
+
+def read(path: str | Path) -> tuple[str, dict[str, Array]]:
+    """The format ("pytorch", "safetensors", "keras", "tensorflow", "npz") and the tensors of `path`.
+
+    WeightsError when there is no such file, it is damaged, of no known format, or asks to run code;
+    BackendError when reading it takes a library that is not installed.
+    """
+    from rightfit.nets.importers import files_keras, files_tensorflow
+
+    path = Path(path)
+    start = _first_bytes(path) if path.is_file() else b""
+    if files_tensorflow.is_checkpoint(path):
+        return "tensorflow", files_tensorflow.read(path)
+    if not start:
+        raise WeightsError(
+            f"{path} is {'a folder' if path.is_dir() else 'not there'}; name a weights file: {READABLE}"
+        )
+    if start.startswith(HDF5) or path.suffix in KERAS:
+        return "keras", files_keras.read(path)
+    if path.suffix == ".npz":
+        return "npz", files_tensorflow.read_npz(path)
+    if path.suffix == ".safetensors":
+        return "safetensors", without_prefix(read_safetensors(path))
+    if path.suffix in PYTORCH:
+        return "pytorch", without_prefix(read_pytorch(path))
+    raise WeightsError(f"{path}: {path.suffix or 'no suffix'} is no format known here; there are {READABLE}")
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not start:
+        raise WeightsError(f"{path} is empty; download or copy it again")
+    for sign, meaning in NO_WEIGHTS.items():
+        if start.lower().startswith(sign):
+            raise WeightsError(f"{path} is {meaning}")
+    return start
+
+
+def read_safetensors(path: Path) -> dict[str, Array]:
+    """Tensors by name; half precisions become float32."""
+    import ml_dtypes  # noqa: F401  tells NumPy what bfloat16 is
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot be read ({error}); download or copy it again") from error
+    return {name: _single(array) for name, array in tensors.items()}
+
+
+def _single(array: Array) -> Array:
+    """Two-byte and narrower floats as float32, bfloat16 among them (to NumPy of kind V)."""
+    return array.astype(np.float32) if array.dtype.kind in "fV" and array.dtype.itemsize < 4 else array
+
+
+def read_pytorch(path: Path) -> dict[str, Array]:
+    """Tensors by name out of a state dict or a training checkpoint that holds one; halves become float32."""
+    try:
+        import torch
+    except ImportError as error:
+        raise BackendError(
+            f"{path}: reading PyTorch's files takes torch; `{INSTALL['torch']}` brings it, or save them as .safetensors"
+        ) from error
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        Exception
+    ) as error:  # zipfile, pickle, struct and torch have a dozen kinds for a damaged or refused file
+        raise WeightsError(
+            f"{path}: PyTorch cannot read it as tensors alone ({_first_line(error)}). Is it whole, download it again; "
+            "does it hold more than tensors, it may run code, so open it only where you trust it "
+            "and keep its weights: torch.save(model.state_dict(), path)"
+        ) from error
+    return {name: _array(tensor, f"{path}: {name}") for name, tensor in _state_dict(content, path).items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _state_dict(content: Any, path: Path) -> Mapping[str, Any]:
+    """The tensors' dictionary, wherever a training script put it; WeightsError when there is none."""
+    import torch
+
+    for _ in range(3):  # containers in containers; a hostile file may even hold itself
+        if isinstance(content, dict):
+            inside = (content[key] for key in CONTAINERS if isinstance(content.get(key), dict))
+            content = next(inside, content)
+    if not isinstance(content, dict) or not content:
+        raise WeightsError(f"{path} holds no tensors by name; save model.state_dict()")
+    content = {
+        key: value for key, value in content.items() if key != "n_averaged"
+    }  # torch.optim.swa_utils' counter
+    others = [str(key) for key, value in content.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise WeightsError(
+            f"{path}: {', '.join(others[:3])}{' and more' if len(others) > 3 else ''} "
+            f"are no tensors; save model.state_dict(), or put it under {CONTAINERS[2]!r}"
+        )
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def _array(tensor: Any, place: str) -> Array:
+    import torch
+
+    tensor = tensor.detach()
+    try:
+        # A small file can claim a huge tensor by repeating its bytes; no weight is stored so.
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise WeightsError(
+                f"{place} claims more numbers than the file holds; the file is not to be trusted"
+            )
+        if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
+            tensor = tensor.to(torch.float32)
+        array: Array = tensor.numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # sparse, quantised
+        raise WeightsError(
+            f"{place} is no plain tensor ({_first_line(error)}); save it dense, as float32"
+        ) from error
+    return array
+
+
+def without_prefix(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Names without the prefixes that all of them share: `module.conv1.weight` -> `conv1.weight`."""
+    names, found = dict(tensors), True
+    while found:
+        found = False
+        for prefix in PREFIXES:
+            if names and all(name.startswith(prefix) for name in names):
+                names = {name.removeprefix(prefix): array for name, array in names.items()}
+                found = True
+    return names
