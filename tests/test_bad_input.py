@@ -93,8 +93,8 @@ def test_a_link_loop_ends_and_is_named(here, forty, tmp_path):
     done = here("train", forty, *ONE_EPOCH, "--output", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "2 links lead nowhere or back to a folder above and were left out" in done.stderr
-    assert "blue/itself.png, red/loop" in done.stderr
-    assert "40 images of 2 classes" in done.stderr
+    assert "left out: blue/itself.png, red/loop.\n" in done.stderr
+    assert "\n40 images of 2 classes" in done.stderr  # each once
 
 
 # Files that are no good images ----------------------------------------------------------------------
