@@ -176,15 +176,18 @@ def test_the_fingerprint_follows_the_contents_not_the_names_or_times(folder, tmp
     assert opened(copy).fingerprint != first
 
 
-@pytest.mark.parametrize("file", ["images.u8", "index.npz", "reasons.json"])
-@pytest.mark.parametrize("damage", ["cut", "gone"])
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [(file, damage) for file in ("images.u8", "index.npz", "reasons.json") for damage in ("cut", "gone")]
+    + [("images.u8", "longer")],
+)
 def test_a_damaged_store_is_rebuilt(folder, decodings, file, damage):
     opened(folder)
     (place,) = saved(folder)
-    if damage == "cut":
-        os.truncate(place / file, (place / file).stat().st_size - 1)
-    else:
+    if damage == "gone":
         (place / file).unlink()
+    else:
+        os.truncate(place / file, (place / file).stat().st_size + (1 if damage == "longer" else -1))
     decodings.clear()
     store = opened(folder)
     assert len(decodings) == 5
@@ -193,6 +196,18 @@ def test_a_damaged_store_is_rebuilt(folder, decodings, file, damage):
     assert leftovers(folder) == []
     opened(folder)
     assert len(decodings) == 5
+
+
+def test_a_store_with_the_index_of_another_is_rebuilt(folder, decodings):
+    opened(folder)
+    (first,) = saved(folder)
+    write(folder, "0.png", 1)
+    opened(folder)
+    (second,) = set(saved(folder)) - {first}
+    (second / "index.npz").write_bytes((first / "index.npz").read_bytes())
+    decodings.clear()
+    assert opened(folder).images[0, 0, 0, 0] == 1
+    assert "0.png" in decodings
 
 
 def test_only_the_two_newest_stores_are_kept(folder):
