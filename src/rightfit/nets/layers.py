@@ -24,7 +24,11 @@ def fused(model: keras.Model, precision: str = "float32") -> keras.Model:
 
 def stock(model: keras.Model) -> keras.Model:
     """A float32 clone of `model` made of Keras' own layers only, holding the same weights."""
-    return _clone(model, {_FusedBatchNormalization: keras.layers.BatchNormalization}, "float32")
+    own: dict[type, type] = {
+        _FusedBatchNormalization: keras.layers.BatchNormalization,
+        TensorFlowConv2D: keras.layers.Conv2D,
+    }
+    return _clone(model, own, "float32")
 
 
 FLOAT32_LAYERS = ("normalise", "pool", "logits")
@@ -139,7 +143,97 @@ class TorchBatchNormalization(_FusedBatchNormalization):
         return outputs, mean, variance
 
 
+class TensorFlowConv2D(keras.layers.Conv2D):
+    """Convolution whose weight gradient avoids the shapes where TensorFlow's CPU kernel is slow.
+
+    That kernel (oneDNN on TensorFlow's own threads) runs at a fraction of the forward speed when few
+    positions meet many channels, and at strided 1x1 kernels over odd sizes. There the same sums are
+    taken by one matrix product over the shifted inputs, or over the inputs the stride meets; the
+    outputs and the inputs' gradient stay with the kernel. docs/benchmarks.md has the figures.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        gradient = self._weight_gradient(tuple(inputs.shape))
+        if gradient is None:
+            return super().call(inputs)
+        import tensorflow as tf
+
+        strides, padding = [1, *self.strides, 1], self.padding.upper()
+
+        @tf.custom_gradient
+        def convolve(images: Any, kernel: Any) -> Any:
+            def backward(upstream: Any) -> tuple[Any, Any]:
+                to_images = tf.raw_ops.Conv2DBackpropInput(
+                    input_sizes=tf.shape(images),
+                    filter=kernel,
+                    out_backprop=upstream,
+                    strides=strides,
+                    padding=padding,
+                )
+                return to_images, gradient(images, upstream)
+
+            return tf.raw_ops.Conv2D(input=images, filter=kernel, strides=strides, padding=padding), backward
+
+        return convolve(inputs, tf.convert_to_tensor(self.kernel))
+
+    def _weight_gradient(self, shape: tuple[int | None, ...]) -> Any:
+        """(inputs, upstream) -> the kernel's gradient, where another way than the kernel's is faster."""
+        _, height, width, channels = shape
+        plain = not self.use_bias and self.groups == 1 and self.dilation_rate == (1, 1)
+        channels_last = self.data_format == "channels_last" and self.activation is keras.activations.linear
+        stride = self.strides[0]
+        if not plain or not channels_last or not height or not width or stride not in (1, 2):
+            return None
+        if self.strides[1] != stride or len(set(self.kernel_size)) > 1:
+            return None
+        if self.kernel_size == (1, 1):
+            return self._strided_gradient if stride == 2 and (height % 2 or width % 2) else None
+        _, rows, columns, _ = self.compute_output_shape((1, *shape[1:]))
+        enough = 256 if self.compute_dtype == "bfloat16" else 512  # measured at 32 and 128 images
+        few = rows * columns <= 64 and min(channels or 0, self.filters) >= enough
+        centred = self.padding == "valid" or stride == 1
+        return self._shifted_gradient if self.kernel_size == (3, 3) and few and centred else None
+
+    def _strided_gradient(self, images: Any, upstream: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.raw_ops.Conv2DBackpropFilter(
+            input=_every(images, self.strides[0]),
+            filter_sizes=self.kernel.shape,
+            out_backprop=upstream,
+            strides=[1, 1, 1, 1],
+            padding="VALID",
+        )
+
+    def _shifted_gradient(self, images: Any, upstream: Any) -> Any:
+        """Sum over images and positions of input times upstream, for the nine shifts at once."""
+        import tensorflow as tf
+
+        stride, (size, _) = self.strides[0], self.kernel_size
+        if self.padding == "same":  # stride 1: as much on either side
+            images = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        rows, columns = ((side - 1) * stride + 1 for side in upstream.shape[1:3])
+        shifted = [
+            _every(images[:, y : y + rows, x : x + columns, :], stride)
+            for y in range(size)
+            for x in range(size)
+        ]
+        met = tf.reshape(tf.concat(shifted, axis=3), [-1, size * size * images.shape[3]])
+        product = tf.matmul(met, tf.reshape(upstream, [-1, self.filters]), transpose_a=True)
+        return tf.reshape(product, self.kernel.shape)
+
+
+def _every(images: Any, stride: int) -> Any:
+    """images[:, ::stride, ::stride] by the pooling kernel, several times faster than TensorFlow's slicing."""
+    import tensorflow as tf
+
+    return tf.nn.max_pool2d(images, 1, stride, "VALID") if stride > 1 else images
+
+
 FUSED: dict[str, dict[type, type]] = {
-    "tensorflow": {keras.layers.BatchNormalization: TensorFlowBatchNormalization},
+    "tensorflow": {
+        keras.layers.BatchNormalization: TensorFlowBatchNormalization,
+        keras.layers.Conv2D: TensorFlowConv2D,
+    },
     "torch": {keras.layers.BatchNormalization: TorchBatchNormalization},
 }
