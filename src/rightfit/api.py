@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import os
@@ -112,25 +113,42 @@ def _train(dataset: Dataset, asked: TrainSettings, console: Console, backend: st
     validation = loop.Validation(
         dataset.store, dataset.store_rows[held_out], dataset.targets(held_out), dataset.groups(held_out)
     )
-    board = _tensorboard(place) if settings.tensorboard else None
+    board = _TensorBoard(place / "tensorboard") if settings.tensorboard else None
 
     def after_epoch(progress: Progress) -> None:
         folder.write_table(place / "history.csv", progress.history)
         if board:
-            board(progress.history[-1])
+            board.write(progress.history[-1])
 
     started = time.monotonic()
     progress = loop.train(
-        model, loader, validation, settings, table.label_mode, console, after_epoch, precision
+        model,
+        loader,
+        validation,
+        settings,
+        table.label_mode,
+        console,
+        after_epoch,
+        precision,
+        settings_for=functools.partial(recipe.shortened, asked, facts, settings),
     )
+    if board:
+        board.close()
     if not progress.weights:
         raise RunError(f"{progress.ended}: nothing was trained, {place} holds no model")
     model.set_weights(progress.weights)
     description = bundle.Description(
         settings.model, table.classes, table.label_mode, settings.height_width, settings.resize
     )
-    golden = dataset.store.gather(dataset.store_rows[rows[: min(4, len(rows))]])
-    bundle.save(place, model, description, golden)
+    bundle.save(place, model, description, bundle.synthetic_images(*settings.height_width))
+    if progress.epochs != settings.epochs:
+        folder.record(
+            place / "decisions.jsonl",
+            setting="epochs",
+            value=progress.epochs,
+            evidence=f"what the first epoch took, and a time limit of {settings.time_limit}; "
+            "warm-up, averaging and patience follow",
+        )
     folder.record(
         place / "decisions.jsonl",
         setting="epoch",
@@ -216,6 +234,8 @@ def _split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, 
     if config is None or not all((Path(config).parent / n).exists() for n in ("data.csv", "decisions.jsonl")):
         return None
     then = train_settings({}, config)
+    if then.data.startswith("<"):  # its rows have no names to find them by
+        return None
     deciding = ("data", "split", "seed", "group_by")
     if any(getattr(then, name) != getattr(asked, name) for name in deciding):
         return None
@@ -254,23 +274,28 @@ def _require(package: str) -> None:
         raise UsageError(f"{package} is not installed; `pip install {package}` brings it")
 
 
-def _tensorboard(place: Path) -> Any:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+class _TensorBoard:
+    """Event files by TensorBoard's own writer, which needs no TensorFlow; a file an epoch is flushed to."""
 
-    writer = EventFileWriter(str(place / "tensorboard"))
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    def write(row: dict[str, Any]) -> None:
+        self.writer = EventFileWriter(str(folder))
+
+    def write(self, row: dict[str, Any]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
         values = [
             Summary.Value(tag=name, simple_value=float(value))
             for name, value in row.items()
             if isinstance(value, (int, float)) and name != "epoch"
         ]
-        writer.add_event(Event(wall_time=time.time(), step=row["epoch"], summary=Summary(value=values)))
-        writer.flush()
+        self.writer.add_event(Event(wall_time=time.time(), step=row["epoch"], summary=Summary(value=values)))
+        self.writer.flush()
 
-    return write
+    def close(self) -> None:
+        self.writer.close()
 
 
 def _signature() -> inspect.Signature:

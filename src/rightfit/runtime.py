@@ -7,6 +7,8 @@ import importlib.util
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -114,6 +116,38 @@ def choose_precision(precision: str = "auto") -> str:
     if has_nvidia_gpu():
         return "bfloat16" if _gpu_has_bfloat16() else "float32"
     return "bfloat16" if {"avx512_bf16", "amx_bf16"} & cpu_flags() else "float32"
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """float32 means float32 within: GPUs would round to TF32's ten bits (NVIDIA Ampere and later)."""
+    running = os.environ.get("KERAS_BACKEND")
+    if running == "jax":
+        import jax
+
+        with jax.default_matmul_precision("highest"):
+            yield
+    elif running == "torch":
+        import torch
+
+        switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+        before = [switch.allow_tf32 for switch in switches]
+        try:
+            for switch in switches:
+                switch.allow_tf32 = False
+            yield
+        finally:
+            for switch, value in zip(switches, before, strict=True):
+                switch.allow_tf32 = value
+    else:
+        import tensorflow as tf
+
+        allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        try:
+            yield
+        finally:
+            tf.config.experimental.enable_tensor_float_32_execution(allowed)
 
 
 def has_nvidia_gpu() -> bool:

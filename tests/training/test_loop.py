@@ -105,6 +105,7 @@ def train(
         Console(quiet=True),
         after_epoch,
         "float32",
+        settings_for=lambda epochs: settled(**changes | {"epochs": epochs, "warmup_epochs": 0.1 * epochs}),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
@@ -68,7 +68,7 @@ class TrainLoader:
         images = augment(self.images.gather(self.rows[positions]), generator, self.policy)
         return Batch(images, self.targets[positions], self.weights[positions])
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of one epoch from step `start`, made ahead of their use."""
         return prefetch(functools.partial(self.batch, epoch, step) for step in range(start, self.steps))
 
@@ -78,13 +78,15 @@ def _permutation(seed: int, dealt: int, count: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, ORDER, dealt]).permutation(count)
 
 
-def every_image_once(images: Images, rows: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.uint8]]:
+def every_image_once(
+    images: Images, rows: NDArray[np.int64], batch_size: int
+) -> Generator[NDArray[np.uint8], None, None]:
     """(B, H, W, 3) batches of `rows` in order, each row once; only the last may be smaller."""
     starts = range(0, len(rows), batch_size)
     return prefetch(functools.partial(images.gather, rows[s : s + batch_size]) for s in starts)
 
 
-def prefetch(makers: Iterable[Callable[[], T]], ahead: int = 4, workers: int = 2) -> Iterator[T]:
+def prefetch(makers: Iterable[Callable[[], T]], ahead: int = 4, workers: int = 2) -> Generator[T, None, None]:
     """Call `makers` on threads, up to `ahead` of the consumer, and yield the results in order."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="rightfit-loader")
     pending: deque[Future[T]] = deque()

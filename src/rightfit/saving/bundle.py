@@ -22,6 +22,7 @@ from rightfit.errors import RightfitError, RunError
 from rightfit.evaluation.infer import plain_graph
 from rightfit.files import write_text, write_with
 from rightfit.nets.layers import fused, stock
+from rightfit.runtime import exact_float32
 from rightfit.saving.architecture import from_config, to_config
 
 FORMAT = 1
@@ -67,8 +68,17 @@ def save(folder: Path, model: keras.Model, description: Description, golden: NDA
     write_text(folder / "architecture.yaml", yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
     save_weights(folder / "weights.safetensors", plain)
     write_with(folder / "model.keras", plain.save)
-    logits = np.asarray(plain_graph(plain).predict_on_batch(golden), np.float32)
+    with exact_float32():
+        logits = np.asarray(plain_graph(plain).predict_on_batch(golden), np.float32)
     write_with(folder / "golden.npz", lambda path: np.savez_compressed(path, inputs=golden, logits=logits))
+
+
+def synthetic_images(height: int, width: int, count: int = 4) -> NDArray[np.uint8]:
+    """(count, height, width, 3): smooth random colours, so that golden.npz shows nobody's photographs."""
+    import cv2
+
+    coarse = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
+    return np.stack([cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC) for image in coarse])
 
 
 def load(folder: Path, precision: str = "float32") -> tuple[keras.Model, Description]:
@@ -97,7 +107,8 @@ def check_golden(path: Path, model: keras.Model) -> None:
             f"{path}: holds {inputs.dtype} inputs of shape {inputs.shape}, the model takes {model.input_shape}; "
             "architecture.json and golden.npz do not belong together, or one is damaged"
         )
-    logits = np.asarray(model.predict_on_batch(inputs), np.float32)
+    with exact_float32():
+        logits = np.asarray(model.predict_on_batch(inputs), np.float32)
     distance = float(np.abs(logits - expected).max()) if logits.shape == expected.shape else float("inf")
     if not distance <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise RunError(

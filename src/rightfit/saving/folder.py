@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -16,17 +17,28 @@ from rightfit.files import append_line, write_text
 
 def new_folder(output: str | None, source: str) -> Path:
     """Make the run's folder: `output`, or runs/<source's name>-<n>. UsageError if it holds anything."""
-    if output is None:
-        stem = Path(source).resolve().stem or "run"
-        numbers = (n for n in range(1, 1_000_000) if not Path("runs", f"{stem}-{n}").exists())
-        output = str(Path("runs", f"{stem}-{next(numbers)}"))
-    check_free(output)
-    folder = Path(output)
     try:
+        if output is None:
+            return _numbered(Path("runs"), "arrays" if source.startswith("<") else Path(source).stem or "run")
+        check_free(output)
+        folder = Path(output)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{folder}: cannot be made: {error.strerror}") from error
+        raise RunError(f"{error.filename or output}: cannot be made: {error.strerror}") from error
     return folder
+
+
+def _numbered(parent: Path, stem: str) -> Path:
+    """The first free number is taken by making the folder, so two runs started together get two."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = parent / f"{stem}-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable")
 
 
 def check_free(output: str) -> None:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,7 @@ class Progress:
     best_epoch: int = 0  # counts from 1; 0 is none yet
     weights: list[NDArray[Any]] = field(default_factory=list)
     ended: str = ""  # why training ended, in words
+    epochs: int = 0  # planned; fewer than asked for once a time limit has shortened the schedule
 
 
 class Interrupt:
@@ -84,20 +85,18 @@ def train(
     console: Console,
     after_epoch: Callable[[Progress], None],
     precision: str,
+    settings_for: Callable[[int], TrainSettings],
 ) -> Progress:
     """Train `model` (left as it is; its weights are read) by the resolved `settings`.
 
     Returns the weights of the epoch with the lowest validation loss (of the last epoch without
     validation images), averaged over steps when `settings.ema` is set. `after_epoch` is called with
-    the progress after each epoch. Ctrl-C ends the epoch at the next step, is validated and kept.
+    the progress after each epoch. When a time limit leaves room for fewer epochs, the settings are
+    those of `settings_for(epochs)`, whose schedule ends there. Ctrl-C ends the epoch at the next step,
+    which is validated and kept.
     A loss that is no longer finite ends training; RightfitError if no epoch had a finite one.
     """
-    assert (
-        settings.epochs
-        and settings.learning_rate
-        and settings.warmup_epochs is not None
-        and settings.patience
-    )
+    _assert_resolved(settings)
     started = time.monotonic()
     limit = parse_seconds(settings.time_limit) if settings.time_limit else math.inf
     runner = fused(model, precision)
@@ -106,13 +105,15 @@ def train(
     step = make_step(
         runner, make_optimizer(settings, runner), label_mode, settings.label_smoothing, bool(settings.ema)
     )
-    epochs, warmup = settings.epochs, settings.warmup_epochs
-    progress = Progress()
+    progress = Progress(epochs=settings.epochs or 0)
     with interruptible(console) as interrupt:
         epoch = 0
-        while epoch < epochs and not progress.ended:
+        while epoch < progress.epochs and not progress.ended:
+            epochs = progress.epochs
             schedule = WarmupCosine(
-                settings.learning_rate, round(warmup * loader.steps), epochs * loader.steps
+                settings.learning_rate or 0.0,
+                round((settings.warmup_epochs or 0.0) * loader.steps),
+                epochs * loader.steps,
             )
             row = _one_epoch(
                 step, loader, schedule, settings, epoch, epochs, console, interrupt, started + limit
@@ -146,17 +147,30 @@ def train(
                 progress.ended = f"interrupted in epoch {epoch}"
             elif elapsed >= limit:
                 progress.ended = f"time limit of {settings.time_limit} reached in epoch {epoch}"
-            elif epoch - progress.best_epoch >= settings.patience:
+            elif epoch - progress.best_epoch >= (settings.patience or 1):
                 progress.ended = f"no better validation loss for {settings.patience} epochs"
-            elif epoch == 1 and elapsed * epochs > limit:
-                epochs = max(1, int(limit / elapsed))
-                warmup *= epochs / settings.epochs
+            elif epoch == 1 and (fit := _epochs_that_fit(row, limit - elapsed)) < epochs:
+                progress.epochs = fit
+                settings = settings_for(fit)
                 console.say(
-                    f"{epochs} epochs fit into the time limit of {settings.time_limit}; the schedule ends there"
+                    f"{fit} epochs fit into the time limit of {settings.time_limit}; the schedule ends there"
                 )
             after_epoch(progress)
-    progress.ended = progress.ended or f"all {epochs} epochs done"
+    progress.ended = progress.ended or f"all {progress.epochs} epochs done"
     return progress
+
+
+def _assert_resolved(settings: TrainSettings) -> None:
+    assert settings.epochs and settings.learning_rate and settings.patience and settings.batch_size
+    assert settings.warmup_epochs is not None
+
+
+def _epochs_that_fit(row: dict[str, Any], left: float) -> int:
+    """Epochs for the whole schedule when `left` seconds remain after the first, whose first step compiled."""
+    steps = row["steps"]
+    pace = (row["train_seconds"] - row["first_step_seconds"]) / (steps - 1) if steps > 1 else math.inf
+    each = min(row["train_seconds"], pace * steps) + row["validation_seconds"]
+    return 1 + int(min(left / each, 1e9)) if each > 0 else 10**9
 
 
 def _one_epoch(
@@ -173,9 +187,11 @@ def _one_epoch(
     started = time.monotonic()
     sums = np.zeros(3)
     done = 0
-    waited = 0.0
-    batches = iter(loader.epoch(epoch))
-    with console.bar(f"Epoch {epoch + 1}/{epochs}", loader.steps) as bar:
+    waited = first = 0.0
+    with (
+        closing(loader.epoch(epoch)) as batches,  # ends its threads, whatever happens
+        console.bar(f"Epoch {epoch + 1}/{epochs}", loader.steps) as bar,
+    ):
         while done < loader.steps and not interrupt.asked and time.monotonic() < deadline:
             asked = time.monotonic()
             batch = next(batches)
@@ -183,10 +199,10 @@ def _one_epoch(
             position = epoch * loader.steps + done
             step(batch, schedule(position), averaging_decay(settings.ema, position))
             done += 1
+            first = first or time.monotonic() - started
             if bar.due():
                 sums += step.totals()
                 bar.update(done, f"loss {sums[0] / sums[2]:.4f} · acc {sums[1] / sums[2]:.3f}")
-    batches.close()  # type: ignore[attr-defined]  # a generator: ends its threads
     sums += step.totals()
     seconds = time.monotonic() - started
     return {
@@ -197,6 +213,7 @@ def _one_epoch(
         "learning_rate": schedule(epoch * loader.steps + max(0, done - 1)),
         "train_seconds": round(seconds, 3),
         "input_seconds": round(waited, 3),
+        "first_step_seconds": round(first, 3),
     }
 
 

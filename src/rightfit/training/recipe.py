@@ -73,6 +73,15 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
     return TrainSettings(**values), decisions
 
 
+def shortened(asked: TrainSettings, facts: Facts, settings: TrainSettings, epochs: int) -> TrainSettings:
+    """`settings` (the resolved `asked`) for fewer epochs: what the user left open follows, and a
+    warm-up the user set keeps its share."""
+    again, _ = resolve(asked.model_copy(update={"epochs": epochs}), facts)
+    warmup = (settings.warmup_epochs or 0.0) * epochs / (settings.epochs or epochs)
+    follows = {"epochs": epochs, "warmup_epochs": warmup, "ema": again.ema, "patience": again.patience}
+    return settings.model_copy(update=follows)
+
+
 def default_model(facts: Facts) -> tuple[str, str]:
     if facts.side <= 64:
         return "resnet20", f"images of {facts.side} px suit the CIFAR form"
