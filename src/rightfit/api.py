@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -68,20 +69,26 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
 def _train(dataset: Dataset, asked: TrainSettings, console: Console, backend: str, precision: str) -> Run:
     from rightfit.data.augment import POLICIES
     from rightfit.data.loader import TrainLoader
+    from rightfit.data.store import cache_folder
     from rightfit.nets.resnet import build
     from rightfit.saving import bundle, folder
-    from rightfit.training import loop, recipe
+    from rightfit.training import finetune, loop, recipe
+    from rightfit.training.head import Extractor
 
     table = dataset.table
     rows = table.rows("train")
     counts = dataset.class_counts(rows)
     facts = recipe.Facts(len(rows), counts, table.label_mode, max(asked.height_width))
     settings, decisions = recipe.resolve(asked, facts)
-    settings = settings.model_copy(update={"backend": backend, "precision": precision})
-    weights, weighing = recipe.sample_weights(settings, table.codes()[rows], counts, table.label_mode)
     model = build(settings.model, table.outputs, settings.height_width, settings.seed)
     if settings.weights:
         _start_from(settings.weights, model, table.outputs, console)
+        facts = dataclasses.replace(facts, pretrained=True)
+        settings, decisions = recipe.resolve(asked, facts)
+    elif settings.finetune != "auto":
+        raise UsageError(f"--finetune {settings.finetune} needs weights to start from; give --weights")
+    settings = settings.model_copy(update={"backend": backend, "precision": precision})
+    weights, weighing = recipe.sample_weights(settings, table.codes()[rows], counts, table.label_mode)
 
     place = folder.new_folder(settings.output, settings.data)
     settings = settings.model_copy(update={"output": str(place), "label_mode": table.label_mode})
@@ -89,13 +96,17 @@ def _train(dataset: Dataset, asked: TrainSettings, console: Console, backend: st
     write_text(place / "config.yaml", to_yaml(settings))
     table.write_csv(place / "data.csv")
     folder.write_quarantine(place / "quarantine.csv", dataset.quarantined)
-    for decision in decisions + ([weighing] if weighing else []):
+
+    def record(decision: recipe.Decision) -> None:
         folder.record(
             place / "decisions.jsonl",
             setting=decision.setting,
             value=decision.value,
             evidence=decision.because,
         )
+
+    for decision in decisions + ([weighing] if weighing else []):
+        record(decision)
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     _introduce(console, dataset, settings, parameters, backend, precision)
 
@@ -121,17 +132,17 @@ def _train(dataset: Dataset, asked: TrainSettings, console: Console, backend: st
             board.write(progress.history[-1])
 
     started = time.monotonic()
-    progress = loop.train(
-        model,
-        loader,
-        validation,
-        settings,
-        table.label_mode,
-        console,
-        after_epoch,
-        precision,
-        settings_for=functools.partial(recipe.shortened, asked, facts, settings),
-    )
+    settings_for = functools.partial(recipe.shortened, asked, facts, settings)
+    learning = (settings, table.label_mode, console, after_epoch, precision, settings_for)
+    if facts.pretrained:
+        extractor = Extractor(
+            model, precision, dataset.store, dataset.store.fingerprint, cache_folder(settings.cache)
+        )
+        progress, chosen = finetune.train(model, extractor, loader, validation, *learning)
+        for decision in chosen:
+            record(decision)
+    else:
+        progress = loop.train(model, loader, validation, *learning)
     if board:
         board.close()
     if not progress.weights:
@@ -141,14 +152,9 @@ def _train(dataset: Dataset, asked: TrainSettings, console: Console, backend: st
         settings.model, table.classes, table.label_mode, settings.height_width, settings.resize
     )
     bundle.save(place, model, description, bundle.synthetic_images(*settings.height_width))
-    if progress.epochs != settings.epochs:
-        folder.record(
-            place / "decisions.jsonl",
-            setting="epochs",
-            value=progress.epochs,
-            evidence=f"what the first epoch took, and a time limit of {settings.time_limit}; "
-            "warm-up, averaging and patience follow",
-        )
+    if progress.epochs not in (0, settings.epochs):
+        because = f"what the first epoch took, and a time limit of {settings.time_limit}; what depends on it follows"
+        record(recipe.Decision("epochs", progress.epochs, because))
     folder.record(
         place / "decisions.jsonl",
         setting="epoch",

@@ -50,6 +50,14 @@ class TrainSettings(Settings):
     weights: str | None = Field(
         None, description="File of trained weights to start from, of any library `import-weights` reads"
     )
+    finetune: Literal["auto", "head", "full", "gradual"] = Field(
+        "auto",
+        description="What learns when weights were brought: head, full, gradual (from the top), or what "
+        "validation shows to pay",
+    )
+    views: int = Field(
+        1, ge=0, description="Changed views of each image that the head is fitted to, besides it"
+    )
     augment: Literal["auto", "none", "light", "medium", "strong"] = Field(
         "auto", description="Random changes of training images: none, light, medium or strong"
     )

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,18 @@ class Validation:
     rows: NDArray[np.int64]
     targets: NDArray[np.float32]  # (N, outputs)
     groups: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of training: what it is called, its share of the epochs, and which layers learn."""
+
+    name: str
+    share: float = 1.0
+    rates: Mapping[str, float] | None = None  # layer -> multiple of the learning rate, the others frozen
+
+
+ALL = Phase("all")  # every layer alike
 
 
 @dataclass
@@ -86,6 +98,8 @@ def train(
     after_epoch: Callable[[Progress], None],
     precision: str,
     settings_for: Callable[[int], TrainSettings],
+    phases: Sequence[Phase] = (ALL,),
+    before: Progress | None = None,
 ) -> Progress:
     """Train `model` (left as it is; its weights are read) by the resolved `settings`.
 
@@ -94,30 +108,45 @@ def train(
     the progress after each epoch. When a time limit leaves room for fewer epochs, the settings are
     those of `settings_for(epochs)`, whose schedule ends there. Ctrl-C ends the epoch at the next step,
     which is validated and kept.
+    Each of `phases` has a schedule of its own and starts from the averaged weights of the one before;
+    frozen batch normalisation stays in inference mode. `before` is what was reached already, with
+    the epoch called 0: better weights have to beat it.
     A loss that is no longer finite ends training; RightfitError if no epoch had a finite one.
     """
     _assert_resolved(settings)
     started = time.monotonic()
     limit = parse_seconds(settings.time_limit) if settings.time_limit else math.inf
-    runner = fused(model, precision)
-    judge = fused(model, precision)
-    plain_graph(judge)
-    step = make_step(
-        runner, make_optimizer(settings, runner), label_mode, settings.label_smoothing, bool(settings.ema)
-    )
-    progress = Progress(epochs=settings.epochs or 0)
+    judge = plain_graph(fused(model, precision))
+    progress = before or Progress()
+    progress.epochs = settings.epochs or 0
+    weights = model.get_weights()
+    phase, step = None, None
     with interruptible(console) as interrupt:
         epoch = 0
         while epoch < progress.epochs and not progress.ended:
             epochs = progress.epochs
+            now, first, last = _phase_at(phases, epoch, epochs)
+            if now is not phase:
+                phase = now
+                runner = _thawed(model, weights, phase, precision)
+                step = make_step(
+                    runner,
+                    make_optimizer(settings, runner),
+                    label_mode,
+                    settings.label_smoothing,
+                    bool(settings.ema),
+                    phase.rates,
+                )
+            assert step is not None
             schedule = WarmupCosine(
                 settings.learning_rate or 0.0,
-                round((settings.warmup_epochs or 0.0) * loader.steps),
-                epochs * loader.steps,
+                round((settings.warmup_epochs or 0.0) * (last - first) / epochs * loader.steps),
+                (last - first) * loader.steps,
             )
             row = _one_epoch(
-                step, loader, schedule, settings, epoch, epochs, console, interrupt, started + limit
+                step, loader, schedule, settings, epoch, epochs, first, console, interrupt, started + limit
             )
+            row["trainable"] = phase.name
             if row["steps"] == 0:
                 why = "interrupted" if interrupt.asked else f"time limit of {settings.time_limit} reached"
                 progress.ended = f"{why} before epoch {epoch + 1}"
@@ -147,7 +176,7 @@ def train(
                 progress.ended = f"interrupted in epoch {epoch}"
             elif elapsed >= limit:
                 progress.ended = f"time limit of {settings.time_limit} reached in epoch {epoch}"
-            elif epoch - progress.best_epoch >= (settings.patience or 1):
+            elif epoch - max(progress.best_epoch, first) >= (settings.patience or 1):
                 progress.ended = f"no better validation loss for {settings.patience} epochs"
             elif epoch == 1 and (fit := _epochs_that_fit(row, limit - elapsed)) < epochs:
                 progress.epochs = fit
@@ -158,6 +187,24 @@ def train(
             after_epoch(progress)
     progress.ended = progress.ended or f"all {progress.epochs} epochs done"
     return progress
+
+
+def _phase_at(phases: Sequence[Phase], epoch: int, epochs: int) -> tuple[Phase, int, int]:
+    """The phase of `epoch` (from 0), its first epoch and the one after its last."""
+    ends = [round(epochs * sum(phase.share for phase in phases[: i + 1])) for i in range(len(phases))]
+    ends[-1] = epochs
+    index = next(i for i, end in enumerate(ends) if epoch < end)
+    return phases[index], ends[index - 1] if index else 0, ends[index]
+
+
+def _thawed(model: keras.Model, weights: list[NDArray[Any]], phase: Phase, precision: str) -> keras.Model:
+    """A clone of `model` to train, holding `weights`, in which only the layers of `phase` learn."""
+    runner = fused(model, precision)
+    runner.set_weights(weights)
+    if phase.rates is not None:
+        for layer in runner.layers:
+            layer.trainable = layer.name in phase.rates
+    return runner
 
 
 def _assert_resolved(settings: TrainSettings) -> None:
@@ -180,6 +227,7 @@ def _one_epoch(
     settings: TrainSettings,
     epoch: int,
     epochs: int,
+    first: int,
     console: Console,
     interrupt: Interrupt,
     deadline: float,
@@ -187,7 +235,7 @@ def _one_epoch(
     started = time.monotonic()
     sums = np.zeros(3)
     done = 0
-    waited = first = 0.0
+    waited = first_step = 0.0
     with (
         closing(loader.epoch(epoch)) as batches,  # ends its threads, whatever happens
         console.bar(f"Epoch {epoch + 1}/{epochs}", loader.steps) as bar,
@@ -196,10 +244,10 @@ def _one_epoch(
             asked = time.monotonic()
             batch = next(batches)
             waited += time.monotonic() - asked
-            position = epoch * loader.steps + done
+            position = (epoch - first) * loader.steps + done
             step(batch, schedule(position), averaging_decay(settings.ema, position))
             done += 1
-            first = first or time.monotonic() - started
+            first_step = first_step or time.monotonic() - started
             if bar.due():
                 sums += step.totals()
                 bar.update(done, f"loss {sums[0] / sums[2]:.4f} · acc {sums[1] / sums[2]:.3f}")
@@ -210,10 +258,10 @@ def _one_epoch(
         "steps": done,
         "loss": sums[0] / sums[2] if sums[2] else math.nan,
         "accuracy": sums[1] / sums[2] if sums[2] else math.nan,
-        "learning_rate": schedule(epoch * loader.steps + max(0, done - 1)),
+        "learning_rate": schedule((epoch - first) * loader.steps + max(0, done - 1)),
         "train_seconds": round(seconds, 3),
         "input_seconds": round(waited, 3),
-        "first_step_seconds": round(first, 3),
+        "first_step_seconds": round(first_step, 3),
     }
 
 

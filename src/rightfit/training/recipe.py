@@ -21,6 +21,7 @@ class Facts:
     class_counts: tuple[int, ...]  # training images of each class; positives of each label for multilabel
     label_mode: str
     side: int  # the longer side of the model's input, pixels
+    pretrained: bool = False  # the model starts from weights that were brought
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
         decisions.append(Decision("batch_size", facts.images, "no batch is larger than the training images"))
     choose("epochs", *default_epochs(facts))
     batch, epochs = values["batch_size"], values["epochs"]
-    if settings.optimizer == "sgd":
+    if facts.pretrained:
+        rate, decay = (0.01, 0.0005) if settings.optimizer == "sgd" else (0.0001, 0.05)
+        choose("learning_rate", rate * batch / 128, "a tenth of a first training's: the weights were brought")
+        choose("weight_decay", decay, "little, as the weights were brought")
+    elif settings.optimizer == "sgd":
         choose(
             "learning_rate", 0.1 * batch / 128, "SGD: 0.1 per 128 images (He et al. 2016, Goyal et al. 2017)"
         )
@@ -102,6 +107,9 @@ def default_batch_size(facts: Facts) -> tuple[int, str]:
 
 
 def default_epochs(facts: Facts) -> tuple[int, str]:
+    if facts.pretrained:
+        epochs = int(np.clip(round(5_000 * facts.images**-0.7), 10, 50))
+        return epochs, f"{facts.images:,} training images and weights that were brought; 10 to 50"
     epochs = int(np.clip(round(20_000 * facts.images**-0.7), 30, 150))
     return epochs, f"{facts.images:,} training images; fewer images, more passes, 30 to 150"
 

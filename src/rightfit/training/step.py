@@ -6,6 +6,7 @@ TensorFlow and torch update variables in place, JAX passes state through a pure 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -23,11 +24,15 @@ def make_step(
     label_mode: str,
     smoothing: float,
     averaging: bool,
+    rates: Mapping[str, float] | None = None,
 ) -> Step:
-    """The step of the running backend. `averaging` keeps an exponential average of all weights."""
+    """The step of the running backend. `averaging` keeps an exponential average of all weights.
+
+    `rates` (layer name -> factor) multiplies gradients, which for SGD is a learning rate for each layer.
+    """
     optimizer.build(model.trainable_variables)
     kinds = {"tensorflow": TensorFlowStep, "torch": TorchStep, "jax": JaxStep}
-    return kinds[keras.backend.backend()](model, optimizer, label_mode, smoothing, averaging)
+    return kinds[keras.backend.backend()](model, optimizer, label_mode, smoothing, averaging, rates)
 
 
 class Step:
@@ -40,12 +45,15 @@ class Step:
         label_mode: str,
         smoothing: float,
         averaging: bool,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.label_mode = label_mode
         self.smoothing = smoothing
         self.averaging = averaging
+        of = {id(v): (rates or {}).get(layer.name, 1.0) for layer in model.layers for v in layer.weights}
+        self.rates = [of[id(v)] for v in model.trainable_variables]  # flat models only: all have a layer
         self.averaged_variables = [v for v in model.variables if "float" in str(v.dtype)]
         self.setup()
 
@@ -63,6 +71,10 @@ class Step:
     def weights(self, averaged: bool = True) -> list[NDArray[Any]]:
         """The weights in the order of `model.get_weights()`; the averaged ones when there are any."""
         raise NotImplementedError
+
+    def _scaled(self, gradients: list[Any]) -> list[Any]:
+        pairs = zip(gradients, self.rates, strict=True)
+        return [gradient if rate == 1.0 else gradient * rate for gradient, rate in pairs]
 
     def _objective(self, logits: Any, targets: Any, weights: Any) -> tuple[Any, Any]:
         """Mean weighted loss, and the three sums of `totals`."""
@@ -91,7 +103,7 @@ class TensorFlowStep(Step):
             loss, sums = self._objective(logits, targets, weights)
         gradients = tape.gradient(loss, [v.value for v in variables])
         self.optimizer.learning_rate.assign(learning_rate)
-        self.optimizer.apply(gradients, variables)
+        self.optimizer.apply(self._scaled(gradients), variables)
         self._sums.assign_add(tf.cast(sums, tf.float64))
 
     def _move_average(self, decay: Any) -> None:
@@ -133,7 +145,7 @@ class TorchStep(Step):
         loss.backward()
         with torch.no_grad():
             self.optimizer.learning_rate.assign(learning_rate)
-            self.optimizer.apply([v.value.grad for v in variables], variables)
+            self.optimizer.apply(self._scaled([v.value.grad for v in variables]), variables)
             if self.averaging and decay is not None:
                 torch._foreach_lerp_(
                     self._average, [v.value.data for v in self.averaged_variables], 1 - decay
@@ -192,7 +204,7 @@ class JaxStep(Step):
 
         gradients, (others, batch_sums) = jax.grad(objective, has_aux=True)(trainable)
         slots = [learning_rate if i == self._rate else slot for i, slot in enumerate(slots)]
-        trainable, slots = self.optimizer.stateless_apply(slots, gradients, trainable)
+        trainable, slots = self.optimizer.stateless_apply(slots, self._scaled(gradients), trainable)
         return (trainable, others, slots, sums + batch_sums)
 
     def _moved_average(self, average: Any, groups: Any, decay: Any) -> Any:
