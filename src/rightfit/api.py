@@ -155,18 +155,14 @@ def _train(dataset: Dataset, asked: TrainSettings, console: Console, backend: st
     if progress.epochs not in (0, settings.epochs):
         because = f"what the first epoch took, and a time limit of {settings.time_limit}; what depends on it follows"
         record(recipe.Decision("epochs", progress.epochs, because))
-    folder.record(
-        place / "decisions.jsonl",
-        setting="epoch",
-        value=progress.best_epoch,
-        evidence=f"{progress.ended}; lowest validation loss {progress.best_loss:.4f}"
-        if len(held_out)
-        else f"{progress.ended}; no validation images, so the last epoch",
-    )
-    console.say(
-        f"{progress.ended} after {duration(time.monotonic() - started)}; kept epoch {progress.best_epoch}"
-        + (f", val_loss {progress.best_loss:.4f}" if len(held_out) else "")
-    )
+    kept = f"{progress.ended}; kept epoch {progress.best_epoch}"
+    if len(held_out):
+        kept += f", val_loss {progress.best_loss:.4f}"
+        lowest = float(progress.lowest.mean()) if progress.lowest is not None else progress.best_loss
+        if progress.lowest_epoch != progress.best_epoch:
+            kept += f" (not to be told from the lowest, {lowest:.4f} in epoch {progress.lowest_epoch})"
+    record(recipe.Decision("epoch", progress.best_epoch, kept))
+    console.say(kept.replace(";", f" after {duration(time.monotonic() - started)};", 1))
     run = Run(place, dataset=dataset)
     metrics = run.measure("val", Console(quiet=True)) if len(held_out) else None
     folder.write_json(place / "metrics.json", {"validation": metrics} if metrics else {})

@@ -113,6 +113,7 @@ def _fit_head(
         row |= {"val_loss": result.loss, "val_accuracy": result.accuracy}
         row["val_accuracy_half_width"] = result.accuracy_half_width
         progress.best_loss = result.loss
+        progress.lowest = image_losses(head.logits(held.features[0]), held.targets, label_mode)
         line += (
             f" · val_loss {result.loss:.4f} · val_acc {result.accuracy:.3f} ±{result.accuracy_half_width:.3f}"
         )

@@ -20,7 +20,8 @@ from rightfit.console import Console, duration
 from rightfit.data.loader import Images, TrainLoader
 from rightfit.errors import RightfitError
 from rightfit.evaluation.infer import all_logits, plain_graph
-from rightfit.evaluation.metrics import Quick, quick
+from rightfit.evaluation.intervals import half_width
+from rightfit.evaluation.metrics import Quick, image_losses, quick
 from rightfit.nets.layers import fused
 from rightfit.training.optimizers import make_optimizer
 from rightfit.training.schedule import WarmupCosine, averaging_decay
@@ -54,9 +55,11 @@ class Progress:
     """Where training stands: the best weights so far and what each epoch measured."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
-    best_loss: float = math.inf
-    best_epoch: int = 0  # counts from 1; 0 is none yet
+    best_loss: float = math.inf  # validation loss of the epoch that is kept
+    best_epoch: int = 0  # the one that is kept; counts from 1, 0 is none yet
     weights: list[NDArray[Any]] = field(default_factory=list)
+    lowest: NDArray[np.float64] | None = None  # each validation image's loss in the epoch of the lowest mean
+    lowest_epoch: int = 0
     ended: str = ""  # why training ended, in words
     epochs: int = 0  # planned; fewer than asked for once a time limit has shortened the schedule
 
@@ -103,8 +106,8 @@ def train(
 ) -> Progress:
     """Train `model` (left as it is; its weights are read) by the resolved `settings`.
 
-    Returns the weights of the epoch with the lowest validation loss (of the last epoch without
-    validation images), averaged over steps when `settings.ema` is set. `after_epoch` is called with
+    Returns the weights of the last epoch whose validation loss cannot be told from the lowest (of the
+    last epoch without validation images), averaged over steps when `settings.ema` is set. `after_epoch` is called with
     the progress after each epoch. When a time limit leaves room for fewer epochs, the settings are
     those of `settings_for(epochs)`, whose schedule ends there. Ctrl-C ends the epoch at the next step,
     which is validated and kept.
@@ -159,7 +162,7 @@ def train(
             judged = time.monotonic()
             if len(validation.rows):
                 judge.set_weights(weights)
-                result = judged_on(judge, validation, settings, label_mode)
+                result, losses = judged_on(judge, validation, settings, label_mode)
                 row |= {"val_loss": result.loss, "val_accuracy": result.accuracy}
                 row["val_accuracy_half_width"] = result.accuracy_half_width
                 if diverged := _not_finite(row, "val_loss", settings):
@@ -167,16 +170,18 @@ def train(
                     break
             row["validation_seconds"] = round(time.monotonic() - judged, 3)
             progress.history.append(row)
-            score = row.get("val_loss", -math.inf)
-            if score < progress.best_loss or not len(validation.rows):
-                progress.best_loss, progress.best_epoch, progress.weights = score, epoch, weights
+            if not len(validation.rows) or _is_kept(progress, losses, epoch, validation.groups):
+                progress.best_loss, progress.best_epoch = row.get("val_loss", -math.inf), epoch
+                progress.weights = weights
             console.say(epoch_line(row, epochs, loader.steps))
             elapsed = time.monotonic() - started
             if interrupt.asked:
                 progress.ended = f"interrupted in epoch {epoch}"
             elif elapsed >= limit:
                 progress.ended = f"time limit of {settings.time_limit} reached in epoch {epoch}"
-            elif epoch - max(progress.best_epoch, first) >= (settings.patience or 1):
+            elif len(validation.rows) and epoch - max(progress.lowest_epoch, first) >= (
+                settings.patience or 1
+            ):
                 progress.ended = f"no better validation loss for {settings.patience} epochs"
             elif epoch == 1 and (fit := _epochs_that_fit(row, limit - elapsed)) < epochs:
                 progress.epochs = fit
@@ -281,11 +286,30 @@ def _end_diverged(progress: Progress, diverged: str) -> None:
     progress.ended = diverged
 
 
-def judged_on(model: keras.Model, validation: Validation, settings: TrainSettings, label_mode: str) -> Quick:
-    """Loss and accuracy over every validation image, each once."""
+def judged_on(
+    model: keras.Model, validation: Validation, settings: TrainSettings, label_mode: str
+) -> tuple[Quick, NDArray[np.float64]]:
+    """Loss and accuracy over every validation image, each once; and the loss of each (N,)."""
     assert settings.batch_size
     logits = all_logits(model, validation.images, validation.rows, max(settings.batch_size, 32))
-    return quick(logits, validation.targets, label_mode, validation.groups)
+    result = quick(logits, validation.targets, label_mode, validation.groups)
+    return result, image_losses(logits, validation.targets, label_mode)
+
+
+def _is_kept(
+    progress: Progress, losses: NDArray[np.float64], epoch: int, groups: NDArray[np.int64] | None
+) -> bool:
+    """Whether the weights of `epoch` replace those kept so far: unless an earlier epoch's loss was lower
+    beyond the 95 % interval of the difference on the same images.
+
+    The lowest of many noisy numbers is luck as much as merit, and of epochs that cannot be told apart
+    the later has seen more of the schedule. (Breiman et al. 1984, section 3.4.3, choose so among trees.)
+    """
+    if progress.lowest is None or losses.mean() < progress.lowest.mean():
+        progress.lowest, progress.lowest_epoch = losses, epoch
+        return True
+    worse = losses - progress.lowest
+    return not worse.mean() > half_width(worse, groups)
 
 
 def epoch_line(row: dict[str, Any], epochs: int, steps: int) -> str:
