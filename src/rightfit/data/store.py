@@ -32,13 +32,14 @@ import numpy.typing as npt
 
 from rightfit.data.image import ImageSpec, Pixels, decode, fit, read_bytes
 from rightfit.errors import DataError, ImageError, RunError
+from rightfit.files import FULL, sync_folder
+from rightfit.runtime import cpu_count
 
 DECODER = 1  # raise it when decode's output changes
 KEPT = 2  # stores per source and spec
 DIGEST = 16  # bytes
 BATCH_BYTES = 4 * 2**20  # one task's pixels; about two tasks per worker are in memory at once
 DAY = 24 * 3600  # seconds
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 Rows = npt.NDArray[np.int64]
 Digests = npt.NDArray[np.uint8]  # (N, DIGEST)
@@ -265,7 +266,7 @@ class _Build:
         with (folder / "reasons.json").open("wb") as file:
             file.write(json.dumps(self.reasons).encode())
             _flush(file)
-        _flush_folder(folder)
+        sync_folder(folder)
 
     def _decoded(self, batch: int) -> Generator[Pixels, None, None]:
         total, done = len(self.paths), 0
@@ -352,11 +353,8 @@ def _matches(old: Digests, new: Digests) -> Rows:
 
 
 def _workers(paths: Sequence[str]) -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return (
-        max(32, cores) if any("://" in path for path in paths[:1]) else cores
-    )  # remote reads wait, they do not work
+    remote = any("://" in path for path in paths[:1])  # remote reads wait, they do not work
+    return max(32, cpu_count()) if remote else cpu_count()
 
 
 # The folder -----------------------------------------------------------------------------------------
@@ -411,7 +409,7 @@ def _publish(temporary: Path, folder: Path, spec: ImageSpec, count: int) -> None
             return
         _remove(folder)
         temporary.rename(folder)
-    _flush_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _newest_first(group: Path) -> list[Path]:
@@ -445,15 +443,6 @@ def _remove(folder: Path) -> None:
 def _flush(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name == "posix":  # Windows opens no folder
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from rightfit.data.image import ImageSpec, decode, read_bytes
 from rightfit.data.loader import prefetch
 from rightfit.data.table import IMAGE_SUFFIXES
 from rightfit.errors import ImageError, UsageError
+from rightfit.runtime import cpu_count
 
 
 class Decoded(NamedTuple):
@@ -30,8 +31,7 @@ def images_of(paths: Any, height: int, width: int, resize: str, batch_size: int)
     Raises UsageError for a path that does not exist, or when there are no images at all.
     """
     spec = ImageSpec(height, width, resize)
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers, thread_name_prefix="rightfit-decode") as pool:
+    with ThreadPoolExecutor(cpu_count(), thread_name_prefix="rightfit-decode") as pool:
         files = iter(files_of(paths))
         makers = (functools.partial(_decode, chunk, spec, pool) for chunk in _chunks(files, batch_size))
         yield from prefetch(makers, ahead=2, workers=1)
