@@ -31,7 +31,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from rightfit.errors import ImageError, UsageError
+from rightfit.data.remote import is_url, opened
+from rightfit.errors import ImageError, RightfitError, UsageError
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -85,16 +86,17 @@ def decode(data: bytes, spec: ImageSpec, path: str) -> Pixels:
 
 
 def size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
-    """(height, width) in pixels as displayed, from the header alone. Raises ImageError.
+    """(height, width) in pixels as displayed, from the header alone.
 
-    EXIF is applied as in `decode`, but EXIF that lies behind a PNG's pixels is not looked for.
+    EXIF is applied as in `decode`, but EXIF that lies behind a PNG's pixels is not looked for. Raises
+    ImageError; UsageError for a URL that nothing installed reads.
     """
     path = "<bytes>" if isinstance(source, bytes) else os.fspath(source)
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else _open(path) as stream:
             image = _header(stream, path)
             turned = _orientation(image) >= 5
-    except ImageError:
+    except RightfitError:
         raise
     except Exception as error:
         raise ImageError(path, _reason(None, error)) from error
@@ -102,12 +104,16 @@ def size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """All bytes of a local file or an fsspec URL. Raises ImageError; its cause is the OSError, if there was one."""
+    """All bytes of a local file or an fsspec URL.
+
+    Raises ImageError, whose cause is the OSError, if there was one; UsageError for a URL that nothing
+    installed reads.
+    """
     path = os.fspath(path)
     try:
         with _open(path) as stream:
             data = stream.read()
-    except ImageError:
+    except RightfitError:
         raise
     except Exception as error:  # remote file systems raise their clients' own types
         raise ImageError(path, _reason(None, error)) from error
@@ -117,13 +123,10 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def _open(path: str) -> IO[bytes]:
-    if "://" in path:
-        import fsspec
-
-        remote = fsspec.open(path, "rb").open()
+    if is_url(path):
+        remote = opened(path)
         _check_bytes(getattr(remote, "size", None) or 0, path)
-        stream: IO[bytes] = remote
-        return stream
+        return remote
     file = Path(path)
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
