@@ -6,7 +6,7 @@ import csv
 import os
 import posixpath
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -291,7 +291,9 @@ def _from_file(path: str, label: str) -> _Found:
         breaks = sum(int(before[column].str.count("\n").sum()) for column in before)
         return f"{path}, line {2 + int(kept[row]) + breaks}"
 
-    return _from_frame(frame.iloc[kept], posixpath.dirname(path), label, place)
+    return _from_frame(
+        frame if len(kept) == len(frame) else frame.iloc[kept], posixpath.dirname(path), label, place
+    )
 
 
 def _parsed(path: str, file: str | IO[bytes]) -> pd.DataFrame:
@@ -300,7 +302,7 @@ def _parsed(path: str, file: str | IO[bytes]) -> pd.DataFrame:
     try:
         if path.lower().endswith(".parquet"):
             return pd.read_parquet(file)
-        return pd.read_csv(
+        pieces = pd.read_csv(
             file,
             sep="\t" if path.lower().endswith(".tsv") else ",",
             dtype="str",
@@ -308,7 +310,10 @@ def _parsed(path: str, file: str | IO[bytes]) -> pd.DataFrame:
             skip_blank_lines=False,
             index_col=False,
             encoding="utf-8-sig",
-        ).fillna("")
+            chunksize=20_000,  # a million rows at once take three times the memory of their frame
+        )
+        with pieces:
+            return pd.concat(pieces, ignore_index=True).fillna("")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file or folder") from None
     except PermissionError:
@@ -331,7 +336,7 @@ def _from_frame(frame: pd.DataFrame, root: str, label: str, place: Callable[[int
     if frame["path"].isna().any() or (frame["path"] == "").any():
         row = int(np.flatnonzero(frame["path"].isna() | (frame["path"] == ""))[0])
         raise DataError(f"{place(row)}: the path is empty")
-    names = pd.Series([_neat_name(os.fspath(path)) for path in frame["path"]], dtype="str")
+    names = _neat_names(frame["path"])
     found = _Found(names, _neat(frame[label]), root, place=place)
     if "split" in columns:
         found.splits = _splits(frame["split"], place)
@@ -340,6 +345,14 @@ def _from_frame(frame: pd.DataFrame, root: str, label: str, place: Callable[[int
     found.stratum = _stratum(frame, label)
     _check_files(found)
     return found
+
+
+def _neat_names(column: pd.Series[Any]) -> pd.Series[str]:
+    """The same column if all names in it are neat: a copy of a million takes 50 MB."""
+    if column.dtype == "str" and all(_neat_name(name) == name for piece in _pieces(column) for name in piece):
+        return column
+    neat = ([_neat_name(os.fspath(path)) for path in piece] for piece in _pieces(column))
+    return pd.concat([pd.Series(piece, dtype="str") for piece in neat], ignore_index=True)
 
 
 def _splits(column: pd.Series[Any], place: Callable[[int], str]) -> pd.Categorical[Any]:
@@ -362,13 +375,17 @@ def _stratum(frame: pd.DataFrame, label: str) -> pd.Categorical[Any]:
     for column in chosen if label in chosen else [*chosen, label]:
         values = _neat(frame[column])
         count = len(values.categories)
-        joint, codes = np.unique(codes * count + values.codes, return_inverse=True)
+        codes, joint = pd.factorize(codes * count + values.codes, sort=True)
         texts = [f"{texts[i // count]}{STRATUM_SEPARATOR}{values.categories[i % count]}" for i in joint]
     return _categories(codes, [text[1:] for text in texts])
 
 
 def _label_like(column: pd.Series[Any]) -> bool:
     try:
+        if (
+            column.iloc[:10_000].nunique(dropna=False) > 50
+        ):  # the many names of a million patients are not counted
+            return False
         distinct = column.nunique(dropna=False)
     except TypeError:  # lists and the like
         return False
@@ -376,14 +393,43 @@ def _label_like(column: pd.Series[Any]) -> bool:
 
 
 def _check_files(found: _Found) -> None:
-    paths = [_normal(_join(found.root, name)) for name in found.names]
-    seen = pd.Series(paths, dtype="str")
-    if seen.nunique() < len(seen):
-        twice = seen[seen.duplicated()].unique().tolist()
-        raise DataError(f"{len(twice)} paths are repeated: {_some(twice)}; keep one row for each")
+    paths = _Paths(found.root, found.names)
+    hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
+    ordered = np.sort(hashes)
+    if len(doubtful := ordered[1:][ordered[1:] == ordered[:-1]]):
+        rows = np.flatnonzero(np.isin(hashes, doubtful)).tolist()
+        seen = pd.Series([paths[row] for row in rows], dtype="str")
+        if twice := seen[seen.duplicated()].unique().tolist():
+            raise DataError(f"{len(twice)} paths are repeated: {_some(twice)}; keep one row for each")
     gone = missing(paths)
     if gone:
         raise DataError(f"{len(gone)} of {len(paths)} files do not exist: {_some(gone)}")
+
+
+class _Paths(Collection[str]):
+    """The full paths of names, made when they are asked for: of a million, they take 100 MB."""
+
+    def __init__(self, root: str, names: pd.Series[str]) -> None:
+        self.root, self.names = root, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, row: int) -> str:
+        return _normal(_join(self.root, self.names.iloc[row]))
+
+    def __iter__(self) -> Iterator[str]:
+        for piece in _pieces(self.names):
+            yield from (_normal(_join(self.root, name)) for name in piece)
+
+    def __contains__(self, path: object) -> bool:
+        return any(path == other for other in self)
+
+
+def _pieces(column: pd.Series[Any], rows: int = 20_000) -> Iterator[list[Any]]:
+    """The values of a column, a list of so many at a time."""
+    for start in range(0, len(column), rows):
+        yield column.iloc[start : start + rows].tolist()
 
 
 # Arrays
@@ -437,12 +483,13 @@ def _neat(column: pd.Series[Any]) -> pd.Categorical[Any]:
     texts = [str(value) for value in values]
     if all(re.fullmatch(r"-?\d+(\.\d*)?|", text) for text in texts):
         texts = [re.sub(r"\.0*$", "", text) for text in texts]
-    return _categories(np.where(codes < 0, len(texts), codes), [*texts, ""])
+    codes[codes < 0] = len(texts)
+    return _categories(codes, [*texts, ""])
 
 
 def _categories(codes: npt.NDArray[Any], texts: list[str]) -> pd.Categorical[Any]:
     """Categories sorted, each once and used; equal texts fall together."""
-    used = sorted({texts[code] for code in np.unique(codes)})
+    used = sorted({texts[code] for code in np.flatnonzero(np.bincount(codes))})
     index = {text: i for i, text in enumerate(used)}
     of_code = np.array([index.get(text, -1) for text in texts], np.int32)
     return pd.Categorical.from_codes(of_code[codes], pd.Index(used))
