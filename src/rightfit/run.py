@@ -142,7 +142,7 @@ class Run:
         if self._dataset is None:
             from rightfit.data import recorded, store
             from rightfit.data.dataset import reopen
-            from rightfit.data.image import ImageSpec
+            from rightfit.data.resize import ImageSpec
 
             settings = self.settings
             found = recorded.table_of(self.path / "data.csv", self.classes, self.label_mode)

@@ -14,7 +14,8 @@ import simplejpeg
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from rightfit.data.image import MAX_PIXELS, ImageSpec, decode, read_bytes, size
+from rightfit.data.image import MAX_PIXELS, decode, read_bytes, size
+from rightfit.data.resize import ImageSpec
 from rightfit.errors import ImageError, UsageError
 
 H, W = 40, 60

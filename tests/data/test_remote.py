@@ -13,7 +13,8 @@ import pytest
 from fsspec.spec import AbstractFileSystem
 
 from rightfit.data import listing, remote, stamps, store, stream, table
-from rightfit.data.image import ImageSpec, read_bytes, size
+from rightfit.data.image import read_bytes, size
+from rightfit.data.resize import ImageSpec
 from rightfit.errors import DataError, UsageError
 
 ROOT = Path(__file__).parents[2]

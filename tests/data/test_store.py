@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from rightfit.data import store as stores
-from rightfit.data.image import ImageSpec
+from rightfit.data.resize import ImageSpec
 from rightfit.data.store import Store, cache_folder, from_arrays, open_or_build, quarantine
 from rightfit.errors import DataError, RunError
 
@@ -344,7 +344,7 @@ BUILD = """
 import sys, time
 from pathlib import Path
 from rightfit.data import store
-from rightfit.data.image import ImageSpec
+from rightfit.data.resize import ImageSpec
 folder = Path(sys.argv[1])
 names = sorted(path.name for path in folder.iterdir())
 {before}

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.data import split, store, table
-from rightfit.data.image import ImageSpec, size
+from rightfit.data.image import size
 from rightfit.data.listing import missing
+from rightfit.data.resize import ImageSpec
 from rightfit.errors import DataError, ImageError, RightfitError
 from rightfit.files import write_text
 

@@ -30,7 +30,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from rightfit.data.image import ImageSpec, Pixels, decode, fit, read_bytes
+from rightfit.data.image import decode, read_bytes
+from rightfit.data.resize import ImageSpec, Pixels, fit
 from rightfit.data.stamps import DIGEST, Digests, Rows, as_row, digest, matches, stamps_of
 from rightfit.errors import DataError, ImageError, RunError
 from rightfit.files import FULL, sync_folder

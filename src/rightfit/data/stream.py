@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rightfit.data.image import ImageSpec, decode, read_bytes
+from rightfit.data.image import decode, read_bytes
 from rightfit.data.listing import IMAGE_SUFFIXES, below
 from rightfit.data.loader import prefetch
 from rightfit.data.remote import filesystem, is_url, reaching
+from rightfit.data.resize import ImageSpec
 from rightfit.errors import ImageError, UsageError
 from rightfit.runtime import cpu_count
 
