@@ -346,6 +346,14 @@ def test_evaluating_when_an_image_of_the_run_is_gone(here, copy_of_run, photos, 
         file.write(f'"{gone}","red","train",""\n')
     said = message(here("evaluate", copy_of_run), UNUSABLE)
     assert "1 of the run's 61 images are gone or unreadable" in said and str(gone) in said
+    assert not (copy_of_run / "test-ledger.jsonl").exists()
+
+
+def test_evaluating_a_run_whose_labels_are_not_the_models(here, copy_of_run):
+    table = copy_of_run / "data.csv"
+    table.write_text(table.read_text(encoding="utf-8").replace('"red"', '"rust"'), encoding="utf-8")
+    said = message(here("evaluate", copy_of_run), FAILED)
+    assert "data.csv: 'rust' is no class of the model; the run is incomplete or damaged" in said
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])

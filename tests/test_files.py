@@ -1,5 +1,6 @@
 """A file is the old one or the whole new one, whatever happens between; and who may read it follows the umask."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -46,10 +47,40 @@ def test_a_writer_that_fails_midway_leaves_the_old_file_and_nothing_else(error, 
         path.write_bytes(b"half of the n")
         raise error("midway")
 
-    with pytest.raises(RightfitError if error is OSError else error, match="midway"):
+    with pytest.raises(error, match="midway"):
         write_with(target, writer)
     assert target.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_an_error_of_reading_something_else_is_not_one_of_writing(tmp_path):
+    (tmp_path / "source").mkdir()
+    for reads, error in (("source", IsADirectoryError), ("gone", FileNotFoundError)):
+        with pytest.raises(error, match=reads):
+            write_with(tmp_path / "a.txt", lambda path, reads=reads: (tmp_path / reads).read_bytes())
+    with pytest.raises(OSError, match="Input/output"), replacing(tmp_path / "a.txt"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/photos/1.jpg")
+    assert os.listdir(tmp_path) == ["source"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO])
+def test_an_error_of_the_disk_is_one_of_writing(number, tmp_path):
+    said = f"a.txt: cannot be written: {os.strerror(number)}"
+    with pytest.raises(RightfitError, match=said), replacing(tmp_path / "a.txt"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_body_that_cannot_open_the_file_it_was_given_is_an_error_of_writing(tmp_path):
+    def writer(path):
+        path.unlink()
+        path.mkdir()
+        try:
+            path.write_text("text")
+        finally:
+            path.rmdir()
+
+    with pytest.raises(RightfitError, match=r"a\.txt: cannot be written: Is a directory"):
+        write_with(tmp_path / "a.txt", writer)
 
 
 def test_while_it_is_written_readers_see_the_old_file_and_the_temporary_one_is_hidden(tmp_path):
@@ -91,6 +122,17 @@ def test_permissions_follow_the_umask(mask, tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o666 & ~mask
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o444])
+def test_a_file_that_is_replaced_keeps_its_permissions(mode, tmp_path):
+    record = tmp_path / "ledger.jsonl"
+    record.write_text("first\n")
+    record.chmod(mode)
+    append_line(record, "second")
+    assert record.read_text() == "first\nsecond\n"
+    assert stat.S_IMODE(record.stat().st_mode) == mode
 
 
 FULL = """

@@ -15,7 +15,7 @@ from rightfit.config import TrainSettings, to_yaml, train_settings
 from rightfit.console import Console, duration
 from rightfit.errors import RunError, UsageError
 from rightfit.files import write_text
-from rightfit.run import Run, recorded_split
+from rightfit.run import Run
 from rightfit.runtime import choose_backend, choose_precision, installed_backends
 
 if TYPE_CHECKING:
@@ -241,7 +241,9 @@ def _split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, 
     deciding = ("data", "split", "seed", "group_by")
     if any(getattr(then, name) != getattr(asked, name) for name in deciding):
         return None
-    return recorded_split(Path(config).parent / "data.csv")
+    from rightfit.data.recorded import splits_of
+
+    return splits_of(Path(config).parent / "data.csv")
 
 
 def _introduce(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,33 +12,60 @@ from pathlib import Path
 
 from rightfit.errors import RightfitError
 
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the same folder; at the end it becomes `path`, or vanishes on an error.
 
-    A reader sees the old file or the whole new one, never a part. Raises RightfitError when the
-    disk is full or the folder cannot be written.
+    A reader sees the old file or the whole new one, never a part. The new one has the permissions of the
+    old, or those that the umask gives. Raises RightfitError when the disk is full or the folder cannot
+    be written; any other error of the body passes as it is.
     """
     target = Path(path)
-    temporary: Path | None = None
-    try:
+    with _as_unwritten(target):
         descriptor, name = tempfile.mkstemp(
             prefix=f".{target.name}-", suffix=target.suffix, dir=target.parent
         )
         os.close(descriptor)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-        _sync_folder(target.parent)
-    except OSError as error:
-        raise RightfitError(f"{target}: cannot be written: {error.strerror or error}") from error
+    temporary = Path(name)
+    try:
+        with _as_unwritten(target, body_of=name):
+            yield temporary
+        with _as_unwritten(target):
+            with temporary.open("r+b") as file:
+                temporary.chmod(_permissions(target))
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            sync_folder(target.parent)
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _as_unwritten(target: Path, body_of: str | None = None) -> Iterator[None]:
+    """OSErrors as RightfitError; of a body that writes the temporary file `body_of`, those of the writing."""
+    try:
+        yield
+    except OSError as error:
+        if body_of is not None and not _of_writing(error, {body_of, str(target)}):
+            raise
+        raise RightfitError(f"{target}: cannot be written: {error.strerror or error}") from error
+
+
+def _of_writing(error: OSError, names: set[str]) -> bool:
+    """A body reads too: an error that names another file is not ours, but a full disk fails no reader."""
+    if error.errno in (*FULL, errno.EROFS) or str(error.filename) in names:
+        return True
+    return error.errno == errno.EIO and error.filename is None
+
+
+def _permissions(target: Path) -> int:
+    try:
+        return stat.S_IMODE(target.stat().st_mode) & 0o777
+    except FileNotFoundError:
+        return 0o666 & ~_umask()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -63,7 +92,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder, as fsync flushes a file's bytes."""
     if os.name == "nt":  # Windows has no handle on folders to flush
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -97,7 +97,7 @@ class Run:
         """Open the sealed test set: accuracy, loss and balanced accuracy with 95 % intervals.
 
         Writes them to metrics.json and a line to test-ledger.jsonl. Raises UsageError when the data
-        have no test images, DataError when the images have changed beyond reading.
+        have no test images, DataError when images of the run are gone or unreadable.
         """
         from rightfit.saving import folder
 
@@ -127,8 +127,6 @@ class Run:
 
         dataset = self._data()
         rows = self._rows(split)
-        if dataset.table.classes != self.classes:
-            raise RunError(f"{self.path}: data.csv and the model have different classes")
         with console.bar("Evaluating", len(rows)) as bar:
             logits = all_logits(self.model, dataset.store, dataset.store_rows[rows], 64, bar.update)
         return summary(logits, dataset.targets(rows), self.label_mode, self.classes, dataset.groups(rows))
@@ -140,17 +138,19 @@ class Run:
         return rows
 
     def _data(self) -> Dataset:
-        """The run's own data, splits as recorded in data.csv."""
+        """The run's own images, labels and splits as data.csv has them, whatever the source holds by now."""
         if self._dataset is None:
-            settings = self.settings
-            if settings.data.startswith("<"):
-                raise UsageError(f"{self.path} was trained on data in memory, which are gone; predict works")
-            from rightfit.data.dataset import prepare
+            from rightfit.data import recorded, store
+            from rightfit.data.dataset import reopen
+            from rightfit.data.resize import ImageSpec
 
-            recorded = recorded_split(self.path / "data.csv")
-            again = settings.model_copy(update={"allow_bad": True})
-            found, _ = prepare(settings.data, again, Console(quiet=True), recorded)
-            self._dataset = found.only(recorded)
+            settings = self.settings
+            found = recorded.table_of(self.path / "data.csv", self.classes, self.label_mode)
+            if found.path(0).startswith("array:"):
+                raise UsageError(f"{self.path} was trained on data in memory, which are gone; predict works")
+            source = None if settings.data.startswith("<") else settings.data
+            spec = ImageSpec(*self.image_size, self._load()[1].resize)
+            self._dataset = reopen(found, source, spec, store.cache_folder(settings.cache))
         return self._dataset
 
     def predict(
@@ -205,18 +205,6 @@ class Run:
                 yield [[p, c, *map(float, s)] for p, c, s in zip(batch.paths, labels, shares, strict=True)]
                 done += len(batch.paths)
                 bar.update(done)
-
-
-def recorded_split(recorded: Path) -> dict[str, str]:
-    """Path -> split, as a run wrote them."""
-    try:
-        with recorded.open(newline="", encoding="utf-8") as file:
-            splits = {row["path"]: row["split"] for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise RunError(f"{recorded}: cannot be read ({error}); the run is incomplete or damaged") from error
-    if not splits or not set(splits.values()) <= {"train", "val", "test"}:
-        raise RunError(f"{recorded}: holds no split of each image; the run is incomplete or damaged")
-    return splits
 
 
 def _write_rows(file: TextIO, columns: list[str], chunks: Iterable[list[list[Any]]]) -> int:

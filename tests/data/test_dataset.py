@@ -51,6 +51,16 @@ def test_a_split_is_remembered_when_images_are_added(photographs, tmp_path):
     assert after.value_counts().to_dict() == {"train": 40, "test": 13, "val": 7}
 
 
+def test_two_tables_of_one_folder_share_its_decoded_images(photographs, tmp_path):
+    table, frame = photographs
+    frame[["path", "label"]].to_csv(table, index=False)
+    splits_of(table, tmp_path)
+    (store,) = (tmp_path / "cache").rglob("images.u8")
+    frame[["path", "label"]][:40].to_csv(table.with_name("other.csv"), index=False)
+    splits_of(table.with_name("other.csv"), tmp_path)
+    assert list((tmp_path / "cache").rglob("images.u8")) == [store]
+
+
 def test_a_bad_split_is_refused_before_anything_is_decoded(photographs, tmp_path):
     table, frame = photographs
     frame[["path", "label"]].to_csv(table, index=False)

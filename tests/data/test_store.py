@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from rightfit.data import store as stores
-from rightfit.data.image import ImageSpec
+from rightfit.data.resize import ImageSpec
 from rightfit.data.store import Store, cache_folder, from_arrays, open_or_build, quarantine
 from rightfit.errors import DataError, RunError
 
@@ -41,7 +41,7 @@ def folder(tmp_path):
 def opened(folder, spec=SPEC, **options):
     names = sorted(path.name for path in folder.iterdir())
     paths = [str(folder / name) for name in names]
-    return open_or_build(names, paths, spec, folder.parent / "cache", str(folder), **options)
+    return open_or_build(paths, spec, folder.parent / "cache", str(folder), **options)
 
 
 @pytest.fixture
@@ -118,6 +118,53 @@ def test_added_and_removed_files_leave_the_others_alone(folder, decodings):
     assert decodings == ["00.png"]
     assert store.images[:, 0, 0, 0].tolist() == [50, 10, 0, 30, 40]
     assert list(store.reasons) == [2]
+
+
+def test_fewer_files_in_any_order_are_a_part_of_the_store_that_holds_them(folder, decodings):
+    opened(folder)
+    (whole,) = saved(folder)
+    names = ["4.png", "2.png", "0.png"]
+    decodings.clear()
+    part = open_or_build([str(folder / name) for name in names], SPEC, folder.parent / "cache", str(folder))
+    assert (decodings, saved(folder)) == ([], [whole])
+    assert len(part) == 3
+    assert part.gather(np.array([0, 2, 0, 1]))[:, 0, 0, 0].tolist() == [40, 0, 40, 0]
+    assert part.ok.tolist() == [True, False, True]
+    assert list(part.reasons) == [1]
+    built = open_or_build([str(folder / name) for name in names], SPEC, folder.parent / "other", str(folder))
+    assert len(decodings) == 3
+    np.testing.assert_array_equal(part.gather(np.arange(3)), built.images)
+    assert (part.reasons, part.fingerprint) == (built.reasons, built.fingerprint)
+
+
+def test_a_store_that_serves_a_part_is_kept_before_newer_ones(folder, decodings):
+    """The first alone holds 4.png; once it has been of use, the second goes when a third comes."""
+
+    def of(*names):
+        paths = [str(folder / name) for name in names]
+        return open_or_build(paths, SPEC, folder.parent / "cache", str(folder))
+
+    opened(folder)
+    (first,) = saved(folder)
+    write(folder, "5.png", 50)
+    of("0.png", "5.png")
+    time.sleep(0.01)
+    of("4.png", "0.png")
+    assert decodings.count("4.png") == 1
+    write(folder, "6.png", 60)
+    of("0.png", "6.png")
+    assert first in saved(folder)
+    assert len(saved(folder)) == 2
+
+
+def test_a_changed_file_is_no_part_of_an_earlier_store(folder, decodings):
+    opened(folder)
+    write(folder, "3.png", 31)
+    decodings.clear()
+    paths = [str(folder / "3.png"), str(folder / "0.png")]
+    store = open_or_build(paths, SPEC, folder.parent / "cache", str(folder))
+    assert decodings == ["3.png"]
+    assert store.gather(np.arange(2))[:, 0, 0, 0].tolist() == [31, 0]
 
 
 def test_a_repaired_file_is_read(folder):
@@ -238,7 +285,7 @@ def test_names_may_hold_newlines_chinese_and_broken_bytes(tmp_path, decodings):
     names = ["a\nb.png", "眼底/左眼.png", os.fsdecode(b"\xff.png"), 'quote\'s "x".png']
     paths = [write(tmp_path / "in", name, 10 * index) for index, name in enumerate(names)]
     for _ in range(2):
-        store = open_or_build(names, paths, SPEC, tmp_path / "cache", "s")
+        store = open_or_build(paths, SPEC, tmp_path / "cache", "s")
         assert store.images[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
     assert len(decodings) == 4
 
@@ -261,7 +308,7 @@ def test_many_rows_come_in_order_from_few_threads_and_a_bounded_queue(tmp_path, 
         assert total == 200
         done.append(count)
 
-    store = open_or_build(paths, paths, SPEC, tmp_path / "cache", "s", workers=2, progress=progress)
+    store = open_or_build(paths, SPEC, tmp_path / "cache", "s", workers=2, progress=progress)
     assert store.images[:, 0, 0, 0].tolist() == list(range(200))
     assert done == sorted(done)
     assert done[-1] == 200
@@ -270,7 +317,7 @@ def test_many_rows_come_in_order_from_few_threads_and_a_bounded_queue(tmp_path, 
 
 def test_no_images_make_an_empty_store(tmp_path):
     for _ in range(2):
-        store = open_or_build([], [], SPEC, tmp_path, "s")
+        store = open_or_build([], SPEC, tmp_path, "s")
         assert (len(store), store.images.shape) == (0, (0, 8, 6, 3))
 
 
@@ -283,11 +330,11 @@ def test_remote_files_are_followed_by_what_their_store_says(tmp_path, decodings)
         memory.pipe(f"/store/{index}.png", Path(write(tmp_path, f"{index}.png", 10 * index)).read_bytes())
         urls.append(f"memory://store/{index}.png")
     for _ in range(2):
-        store = open_or_build(urls, urls, SPEC, tmp_path / "cache", "s")
+        store = open_or_build(urls, SPEC, tmp_path / "cache", "s")
         assert store.images[:, 0, 0, 0].tolist() == [0, 10, 20]
     assert len(decodings) == 3
     memory.pipe("/store/1.png", Path(write(tmp_path, "1.png", 11)).read_bytes())
-    assert open_or_build(urls, urls, SPEC, tmp_path / "cache", "s").images[1, 0, 0, 0] == 11
+    assert open_or_build(urls, SPEC, tmp_path / "cache", "s").images[1, 0, 0, 0] == 11
     assert decodings[3:] == ["1.png"]
 
 
@@ -297,12 +344,12 @@ BUILD = """
 import sys, time
 from pathlib import Path
 from rightfit.data import store
-from rightfit.data.image import ImageSpec
+from rightfit.data.resize import ImageSpec
 folder = Path(sys.argv[1])
 names = sorted(path.name for path in folder.iterdir())
 {before}
 built = store.open_or_build(
-    names, [str(folder / name) for name in names], ImageSpec(8, 6), folder.parent / "cache", str(folder)
+    [str(folder / name) for name in names], ImageSpec(8, 6), folder.parent / "cache", str(folder)
 )
 print(built.fingerprint, built.images.astype(int).sum())
 """
@@ -391,7 +438,7 @@ def test_an_interrupt_ends_promptly_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(stores, "decode", slow)
     monkeypatch.setattr(stores, "BATCH_BYTES", 10 * 8 * 6 * 3)
     with pytest.raises(KeyboardInterrupt):
-        open_or_build(paths, paths, SPEC, tmp_path / "cache", "s", workers=2, progress=interrupt)
+        open_or_build(paths, SPEC, tmp_path / "cache", "s", workers=2, progress=interrupt)
     assert len(decoded) < 30
     assert leftovers(tmp_path / "in") == []
     assert saved(tmp_path / "in") == []

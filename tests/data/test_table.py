@@ -375,6 +375,47 @@ def test_the_stratum_is_the_joint_of_label_like_columns(tmp_path):
     assert by_rare == [f"{i // 20}\x1f{i % 2}\x1f{i // 5}" for i in range(40)]
 
 
+def test_a_table_is_the_same_read_in_one_piece_or_in_many(tmp_path):
+    """25,000 rows are more than one piece; blank lines and names that are not neat lie in each."""
+    touch(tmp_path, *(names := [f"{i}.jpg" for i in range(25_000)]))
+    rows = [f"{'./' if i % 9_999 == 0 else ''}{i}.jpg,c{i % 3},p{i // 2}" for i in range(25_000)]
+    lines = [f"{row}\n" if i % 9_000 == 0 else row for i, row in enumerate(rows)]
+    table = read(as_csv(tmp_path / "labels.csv", "\n".join(["path,label,group", *lines, ""])))
+    assert table.frame["name"].tolist() == names
+    assert table.frame["label"].tolist() == [f"c{i % 3}" for i in range(25_000)]
+    assert table.frame["group"].tolist() == [f"p{i // 2}" for i in range(25_000)]
+    twice = "\n".join(["path,label", *(f"{i % 24_999}.jpg,c{i % 3}" for i in range(25_000))])
+    with pytest.raises(DataError, match=r"1 paths are repeated: .*/0\.jpg; keep"):
+        read(as_csv(tmp_path / "labels.csv", twice))
+
+
+MANY = """
+import re, sys
+from rightfit.data import listing, table
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024  # MB
+listing._names_in = lambda folder: (f"patient_{i:07d}.jpg" for i in range(400_000))  # not made: it would take long
+before = peak()
+assert len(table.read(sys.argv[1])) == 400_000
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux says what a process's memory came to")
+def test_a_long_table_is_not_held_as_python_strings(tmp_path):
+    rows = (
+        f"photos/class_{i % 7}/patient_{i:07d}.jpg,class_{i % 7},patient {i // 2}" for i in range(400_000)
+    )
+    path = as_csv(tmp_path / "labels.csv", "\n".join(["path,label,patient", *rows, ""]))
+    done = subprocess.run(
+        [sys.executable, "-c", MANY, str(path)],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(done.stdout) < 150  # MB, a third of what they would take
+
+
 def test_an_unknown_split_is_not_written_into_a_table():
     table = read((np.zeros((2, 2, 2), np.uint8), [0, 1]))
     with pytest.raises(UsageError, match="'dev'"):

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from numpy.typing import NDArray
 from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.data import split, store, table
-from rightfit.data.image import ImageSpec, size
+from rightfit.data.image import size
+from rightfit.data.listing import missing
+from rightfit.data.resize import ImageSpec
 from rightfit.errors import DataError, ImageError, RightfitError
 from rightfit.files import write_text
 
@@ -60,20 +63,6 @@ class Dataset:
             return tuple(map(int, codes.sum(axis=0)))
         return tuple(map(int, np.bincount(codes, minlength=len(self.table.classes))))
 
-    def only(self, recorded: Mapping[str, str]) -> Dataset:
-        """The images of an earlier run (path -> split), in its splits; DataError if one is gone."""
-        paths = self.table.paths(np.arange(len(self.table)))
-        rows = np.array([row for row, path in enumerate(paths) if path in recorded], np.int64)
-        if gone := sorted(set(recorded) - {paths[row] for row in rows}):
-            raise DataError(
-                f"{len(gone):,} of the run's {len(recorded):,} images are gone or unreadable, so its splits are "
-                f"no longer whole: {', '.join(gone[:5])}"
-            )
-        splits = np.array([recorded[paths[row]] for row in rows])
-        return replace(
-            self, table=self.table.select(rows).with_splits(splits), store_rows=self.store_rows[rows]
-        )
-
 
 def prepare(
     source: Any, settings: TrainSettings, console: Console, known: Mapping[str, str] | None = None
@@ -96,9 +85,10 @@ def prepare(
         images = store.from_arrays(found.images, spec)
     else:
         paths = found.paths(np.arange(len(found)))
-        with console.bar("Decoding", len(names)) as bar:
+        place = _place(source, paths)
+        with console.bar("Decoding", len(paths)) as bar:
             images = store.open_or_build(
-                names, paths, spec, cache, found.root, progress=lambda done, total: bar.update(done)
+                paths, spec, cache, place, progress=lambda done, total: bar.update(done)
             )
     good = store.quarantine(images, names, found.frame["label"].tolist(), settings.allow_bad)
     quarantined = [(found.path(row), reason) for row, reason in sorted(images.reasons.items())]
@@ -121,6 +111,33 @@ def prepare(
     if quarantined:
         console.say(f"{len(quarantined):,} unreadable files are left out: quarantine.csv lists them")
     return Dataset(divided, images, np.asarray(good, np.int64), spec, quarantined), settings
+
+
+def reopen(found: table.Table, source: str | None, spec: ImageSpec, cache: Path) -> Dataset:
+    """The images of an earlier run, from the cache where the files have not changed.
+
+    `source` is what the run was trained on, None for a data frame. Raises DataError that names the images
+    that are gone or unreadable.
+    """
+    paths = found.paths(np.arange(len(found)))
+    gone = missing(paths)
+    if not gone:
+        images = store.open_or_build(paths, spec, cache, _place(source, paths))
+        if images.ok.all():
+            return Dataset(found, images, np.arange(len(found)), spec, [])
+        gone = [paths[row] for row in images.reasons]
+    raise DataError(
+        f"{len(gone):,} of the run's {len(paths):,} images are gone or unreadable, so its splits are "
+        f"no longer whole: {', '.join(sorted(gone)[:5])}"
+    )
+
+
+def _place(source: Any, paths: list[str]) -> str:
+    """What the cache keeps the images under: their root, or the folder above all images of a data frame."""
+    if isinstance(source, (str, os.PathLike)):
+        return table.root_of(os.fspath(source))
+    pairs = zip(min(paths).split("/"), max(paths).split("/"), strict=False)
+    return "/".join(part for part, other in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _usual_size(found: table.Table) -> str:

@@ -8,19 +8,16 @@ it, so that pretrained nets see the pixels they were trained on.
 from __future__ import annotations
 
 import io
-import math
 import os
 import re
 import stat
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
@@ -31,35 +28,15 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from rightfit.errors import ImageError, UsageError
-
-Pixels = npt.NDArray[np.uint8]
+from rightfit.data.remote import is_url, opened
+from rightfit.data.resize import ImageSpec, Pixels, fit, inside
+from rightfit.errors import ImageError, RightfitError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
-RESIZES = ("crop", "pad", "stretch")
 MAX_PIXELS = (
     178_956_970  # Pillow's own limit for refusing: 512 MiB as RGB; seven times a 5,000 x 5,000 photograph
 )
 MAX_BYTES = 2**31  # more than MAX_PIXELS of 16-bit RGBA
-
-
-@dataclass(frozen=True)
-class ImageSpec:
-    """The picture asked for, in pixels.
-
-    `crop` fits the short side and cuts the centre, `pad` fits the long side and adds black bars,
-    `stretch` changes the aspect.
-    """
-
-    height: int
-    width: int
-    resize: str = "crop"
-
-    def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
-            raise UsageError(f"image size {self.height} x {self.width}: both sides must be at least 1 pixel")
-        if self.resize not in RESIZES:
-            raise UsageError(f"resize {self.resize!r}: choose one of {', '.join(RESIZES)}")
 
 
 def decode(data: bytes, spec: ImageSpec, path: str) -> Pixels:
@@ -85,16 +62,17 @@ def decode(data: bytes, spec: ImageSpec, path: str) -> Pixels:
 
 
 def size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
-    """(height, width) in pixels as displayed, from the header alone. Raises ImageError.
+    """(height, width) in pixels as displayed, from the header alone.
 
-    EXIF is applied as in `decode`, but EXIF that lies behind a PNG's pixels is not looked for.
+    EXIF is applied as in `decode`, but EXIF that lies behind a PNG's pixels is not looked for. Raises
+    ImageError; UsageError for a URL that nothing installed reads.
     """
     path = "<bytes>" if isinstance(source, bytes) else os.fspath(source)
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else _open(path) as stream:
             image = _header(stream, path)
             turned = _orientation(image) >= 5
-    except ImageError:
+    except RightfitError:
         raise
     except Exception as error:
         raise ImageError(path, _reason(None, error)) from error
@@ -102,12 +80,16 @@ def size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """All bytes of a local file or an fsspec URL. Raises ImageError; its cause is the OSError, if there was one."""
+    """All bytes of a local file or an fsspec URL.
+
+    Raises ImageError, whose cause is the OSError, if there was one; UsageError for a URL that nothing
+    installed reads.
+    """
     path = os.fspath(path)
     try:
         with _open(path) as stream:
             data = stream.read()
-    except ImageError:
+    except RightfitError:
         raise
     except Exception as error:  # remote file systems raise their clients' own types
         raise ImageError(path, _reason(None, error)) from error
@@ -117,13 +99,10 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def _open(path: str) -> IO[bytes]:
-    if "://" in path:
-        import fsspec
-
-        remote = fsspec.open(path, "rb").open()
+    if is_url(path):
+        remote = opened(path)
         _check_bytes(getattr(remote, "size", None) or 0, path)
-        stream: IO[bytes] = remote
-        return stream
+        return remote
     file = Path(path)
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
@@ -212,7 +191,7 @@ def _jpeg(data: bytes, spec: ImageSpec, path: str) -> Pixels | None:
 
 
 def _decoded_at_least(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
-    return _inside(height, width, spec) if spec.resize == "pad" else (spec.height, spec.width)
+    return inside(height, width, spec) if spec.resize == "pad" else (spec.height, spec.width)
 
 
 def _harmless(warning: str) -> bool:
@@ -305,7 +284,7 @@ def _grey(image: ImageFile) -> Pixels:
     return np.rint(scaled).astype(np.uint8)
 
 
-# Geometry -------------------------------------------------------------------------------------------
+# Upright --------------------------------------------------------------------------------------------
 
 
 def _orientation(image: ImageFile) -> int:
@@ -340,47 +319,3 @@ TURN: dict[int, Callable[[Pixels], Pixels]] = {
     7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
     8: lambda x: x[:, ::-1].swapaxes(0, 1),
 }
-
-
-def fit(pixels: Pixels, spec: ImageSpec) -> Pixels:
-    """(H, W, 3) uint8 of any size -> (spec.height, spec.width, 3), cropped, padded or stretched."""
-    h, w = pixels.shape[:2]
-    if spec.resize == "stretch":
-        return np.ascontiguousarray(_scale(pixels, spec.height, spec.width))
-    if spec.resize == "crop":
-        scale = max(spec.height / h, spec.width / w)
-        # At most four times what is kept is scaled: a 1 x 60,000 strip is never enlarged whole.
-        pixels = _middle(pixels, math.ceil(4 * spec.height / scale), math.ceil(4 * spec.width / scale))
-        h, w = pixels.shape[:2]
-        pixels = _scale(pixels, max(spec.height, round(h * scale)), max(spec.width, round(w * scale)))
-        return np.ascontiguousarray(_middle(pixels, spec.height, spec.width))
-    rows, columns = _inside(h, w, spec)
-    top, left = (spec.height - rows) // 2, (spec.width - columns) // 2
-    framed = np.zeros((spec.height, spec.width, 3), np.uint8)
-    framed[top : top + rows, left : left + columns] = _scale(pixels, rows, columns)
-    return framed
-
-
-def _middle(pixels: Pixels, height: int, width: int) -> Pixels:
-    """The centre of at most (height, width)."""
-    top, left = max(0, pixels.shape[0] - height) // 2, max(0, pixels.shape[1] - width) // 2
-    return pixels[top : top + height, left : left + width]
-
-
-def _inside(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
-    """The largest (rows, columns) of the same aspect that fit in the asked size."""
-    scale = min(spec.height / height, spec.width / width)
-    return (
-        min(spec.height, max(1, round(height * scale))),
-        min(spec.width, max(1, round(width * scale))),
-    )
-
-
-def _scale(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Sides that shrink are averaged first, sides that grow are interpolated after."""
-    h, w = min(height, pixels.shape[0]), min(width, pixels.shape[1])
-    if (h, w) != pixels.shape[:2]:
-        pixels = np.asarray(cv2.resize(pixels, (w, h), interpolation=cv2.INTER_AREA), np.uint8)
-    if (h, w) != (height, width):
-        pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
-    return pixels

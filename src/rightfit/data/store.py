@@ -2,15 +2,15 @@
 
     <cache>/stores/<source, spec and decoder>/<key>/images.u8 index.npz reasons.json
 
-The key is over each file's name, size and times, so a changed file is noticed without reading any;
+The key is over each file's path, size and times, so a changed file is noticed without reading any;
 the fingerprint is over the contents. A store is written beside its place and renamed into it, and
-is never edited: adding files makes a new one, which copies the rows it shares with the last.
+is never edited: adding files makes a new one, which copies the rows it shares with the last, and
+fewer files are a part of one that holds them all.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -30,39 +30,38 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from rightfit.data.image import ImageSpec, Pixels, decode, fit, read_bytes
+from rightfit.data.image import decode, read_bytes
+from rightfit.data.resize import ImageSpec, Pixels, fit
+from rightfit.data.stamps import DIGEST, Digests, Rows, as_row, digest, matches, stamps_of
 from rightfit.errors import DataError, ImageError, RunError
+from rightfit.files import FULL, sync_folder
+from rightfit.runtime import cpu_count
 
 DECODER = 1  # raise it when decode's output changes
 KEPT = 2  # stores per source and spec
-DIGEST = 16  # bytes
 BATCH_BYTES = 4 * 2**20  # one task's pixels; about two tasks per worker are in memory at once
 DAY = 24 * 3600  # seconds
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-
-Rows = npt.NDArray[np.int64]
-Digests = npt.NDArray[np.uint8]  # (N, DIGEST)
 
 
 @dataclass(frozen=True)
 class Store:
-    """Row i is image i of the list it was built from; a row that is not `ok` is black and has a reason."""
+    """Row i is image i of the list it was opened with; a row that is not `ok` is black and has a reason."""
 
-    images: Pixels  # (N, H, W, 3), a memory map when it comes from the cache
+    images: Pixels  # (M, H, W, 3), a memory map when it comes from the cache
     ok: npt.NDArray[np.bool_]  # (N,)
     reasons: dict[int, str]
     fingerprint: str  # over the contents of all images in order, and the spec
+    order: Rows | None = None  # (N,) where each row lies in `images`, if not in its place
 
     def __len__(self) -> int:
         return len(self.ok)
 
     def gather(self, rows: npt.NDArray[np.integer[Any]]) -> Pixels:
         """(B,) row numbers -> (B, H, W, 3) uint8, a copy. Safe from any thread."""
-        return self.images.take(rows, axis=0)
+        return self.images.take(rows if self.order is None else self.order[rows], axis=0)
 
 
 def open_or_build(
-    names: Sequence[str],
     paths: Sequence[str],
     spec: ImageSpec,
     cache: Path,
@@ -72,35 +71,37 @@ def open_or_build(
 ) -> Store:
     """The store of these files, from the cache if nothing has changed, else decoded where it has.
 
-    `names` identify the images within `source`; `paths` are local or fsspec URLs, in the same order.
+    `paths` are local or fsspec URLs; `source` is what the cache keeps together, two stores of it.
     `progress(done, total)` is called as rows are finished, from this thread. Two processes may build
     the same store at once. Raises RunError when the cache is full or not writable.
     """
-    stamps = _stamps(names, paths)
-    group = cache / "stores" / _digest(source, spec, DECODER).hex()
-    found = _load(group / _key(stamps), spec, len(names))
+    stamps = stamps_of(paths)
+    group = cache / "stores" / digest(source, spec, DECODER).hex()
+    found = _load(group / _key(stamps), spec, len(paths))
     if found is not None and stamps.any(axis=1).all():
-        with suppress(OSError):  # a cache that is only readable serves as well
-            os.utime(found.folder)
-        return found.store
-    needed = len(names) * spec.height * spec.width * 3
+        return _used(found).store
+    needed = len(paths) * spec.height * spec.width * 3
     with _cache_errors(cache, needed):
+        earlier = [past for folder in _newest_first(group) if (past := _load(folder, spec)) is not None]
+        origins = [(past, matches(past.stamps, stamps)) for past in earlier]
+        for past, rows in origins:
+            if len(rows) and (rows >= 0).all():
+                return _part(_used(past), rows, spec)
         group.mkdir(parents=True, exist_ok=True)
         _tidy(group)
         free = shutil.disk_usage(group).free
         if free < needed:
             raise OSError(errno.ENOSPC, f"{free:,} bytes are free")
-        earlier = [past for folder in _newest_first(group) if (past := _load(folder, spec)) is not None]
         temporary = group / f".building-{uuid.uuid4().hex}"
         temporary.mkdir()
         try:
-            built = _Build(paths, spec, stamps, earlier, workers or _workers(paths), progress)
+            built = _Build(paths, spec, stamps, origins, workers or _workers(paths), progress)
             built.write(temporary)
             folder = group / _key(built.stamps)
-            _publish(temporary, folder, spec, len(names))
+            _publish(temporary, folder, spec, len(paths))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        found = _load(folder, spec, len(names))
+        found = _load(folder, spec, len(paths))
         _tidy(group)
     if found is None:
         raise RunError(f"{folder}: the store of decoded images was removed while it was opened; run again")
@@ -119,7 +120,7 @@ def from_arrays(images: Pixels, spec: ImageSpec) -> Store:
         )
     if 0 in images.shape[1:]:
         raise DataError(f"images of shape {images.shape} have no pixels")
-    contents = np.array([_row(_digest(image.shape, image.tobytes())) for image in images], np.uint8)
+    contents = np.array([as_row(digest(image.shape, image.tobytes())) for image in images], np.uint8)
     images = np.broadcast_to(images if images.ndim == 4 else images[..., None], (*images.shape[:3], 3))
     if images.shape[1:3] != (spec.height, spec.width):
         fitted = np.empty((len(images), spec.height, spec.width, 3), np.uint8)
@@ -164,70 +165,6 @@ def quarantine(
     raise DataError("\n".join([found + advice, *listed]))
 
 
-# Identity -------------------------------------------------------------------------------------------
-
-
-def _digest(*parts: object) -> bytes:
-    text = [part if isinstance(part, bytes) else repr(part).encode() for part in parts]
-    return hashlib.blake2b(b"\0".join(text), digest_size=DIGEST).digest()
-
-
-def _row(digest: bytes) -> Digests:
-    return np.frombuffer(digest, np.uint8)
-
-
-def _key(stamps: Digests) -> str:
-    return _digest(stamps.tobytes()).hex()
-
-
-def _fingerprint(contents: Digests, spec: ImageSpec) -> str:
-    return _digest(spec, contents.tobytes()).hex()
-
-
-def _stamps(names: Sequence[str], paths: Sequence[str]) -> Digests:
-    """(N, DIGEST) over each file's name, size and times; zeros where a change could not be noticed."""
-    remote = _Remote()
-    facts: tuple[object, ...]
-    stamps = np.empty((len(names), DIGEST), np.uint8)
-    for row, (name, path) in enumerate(zip(names, paths, strict=True)):
-        if "://" in path:
-            facts = remote.facts(path)
-        else:
-            try:
-                status = os.stat(path)
-                facts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            except (OSError, ValueError) as error:
-                facts = (str(error),)
-        stamps[row] = _row(_digest(name, facts)) if facts else 0
-    return stamps
-
-
-class _Remote:
-    """What an fsspec file system says of a file; each folder is listed once."""
-
-    def __init__(self) -> None:
-        self.folders: dict[str, dict[str, dict[str, Any]]] = {}
-
-    def facts(self, url: str) -> tuple[object, ...]:
-        import fsspec
-
-        folder, _, _ = url.rpartition("/")
-        if folder not in self.folders:
-            system, root = fsspec.core.url_to_fs(folder)
-            try:
-                system.invalidate_cache(root)
-                listing = system.ls(root, detail=True)
-            except FileNotFoundError:
-                listing = []
-            except Exception as error:  # each client has its own types
-                raise DataError(f"{folder}: cannot be listed: {error}") from error
-            self.folders[folder] = {entry["name"].rpartition("/")[2]: entry for entry in listing}
-        info = self.folders[folder].get(url.rpartition("/")[2], {})
-        changed = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
-        times = [str(info[key]) for key in changed if key in info]
-        return (info.get("size"), *times) if times else ()
-
-
 # Building -------------------------------------------------------------------------------------------
 
 
@@ -239,7 +176,7 @@ class _Build:
         paths: Sequence[str],
         spec: ImageSpec,
         stamps: Digests,
-        earlier: Sequence[_Saved],
+        origins: Sequence[tuple[_Saved, Rows]],
         workers: int,
         progress: Callable[[int, int], None] | None,
     ) -> None:
@@ -248,7 +185,7 @@ class _Build:
         self.contents = np.zeros_like(stamps)
         self.ok = np.zeros(len(paths), bool)
         self.reasons: dict[int, str] = {}
-        self.sources = [(past, _matches(past.stamps, stamps)) for past in earlier]
+        self.origins = origins
         self.stop = threading.Event()
 
     def write(self, folder: Path) -> None:
@@ -265,7 +202,7 @@ class _Build:
         with (folder / "reasons.json").open("wb") as file:
             file.write(json.dumps(self.reasons).encode())
             _flush(file)
-        _flush_folder(folder)
+        sync_folder(folder)
 
     def _decoded(self, batch: int) -> Generator[Pixels, None, None]:
         total, done = len(self.paths), 0
@@ -294,7 +231,7 @@ class _Build:
         """Rows start..stop, copied from an earlier store or decoded."""
         pixels = np.zeros((stop - start, self.spec.height, self.spec.width, 3), np.uint8)
         missing = np.ones(stop - start, bool)
-        for past, origin in self.sources:
+        for past, origin in self.origins:
             here = np.flatnonzero(missing & (origin[start:stop] >= 0))
             there = origin[start:stop][here]
             pixels[here] = past.store.images[there]
@@ -321,7 +258,7 @@ class _Build:
             if error.__cause__ is not None and not refused:
                 self.stamps[row] = 0  # gone, or a failing disk or network: ask again the next time
             return
-        self.contents[row] = _row(_digest(data))
+        self.contents[row] = as_row(digest(data))
         try:
             into[:] = decode(data, self.spec, path)
             self.ok[row] = True
@@ -341,22 +278,9 @@ def _reserve(descriptor: int, needed: int) -> None:
                 raise
 
 
-def _matches(old: Digests, new: Digests) -> Rows:
-    """(N,) for each new stamp the row of the same old one, or -1."""
-    if not len(old) or not len(new):
-        return np.full(len(new), -1, np.int64)
-    old_starts, new_starts = old.view(np.uint64)[:, 0], new.view(np.uint64)[:, 0]
-    order = np.argsort(old_starts, kind="stable")
-    nearest = order[np.searchsorted(old_starts, new_starts, sorter=order).clip(max=len(old) - 1)]
-    return np.where((old[nearest] == new).all(axis=1) & new.any(axis=1), nearest, -1)
-
-
 def _workers(paths: Sequence[str]) -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return (
-        max(32, cores) if any("://" in path for path in paths[:1]) else cores
-    )  # remote reads wait, they do not work
+    remote = any("://" in path for path in paths[:1])  # remote reads wait, they do not work
+    return max(32, cpu_count()) if remote else cpu_count()
 
 
 # The folder -----------------------------------------------------------------------------------------
@@ -368,6 +292,14 @@ class _Saved:
     store: Store
     stamps: Digests
     contents: Digests
+
+
+def _key(stamps: Digests) -> str:
+    return digest(stamps.tobytes()).hex()
+
+
+def _fingerprint(contents: Digests, spec: ImageSpec) -> str:
+    return digest(spec, contents.tobytes()).hex()
 
 
 def _load(folder: Path, spec: ImageSpec, count: int | None = None) -> _Saved | None:
@@ -400,6 +332,20 @@ def _load(folder: Path, spec: ImageSpec, count: int | None = None) -> _Saved | N
     return _Saved(folder, store, stamps, contents)
 
 
+def _used(saved: _Saved) -> _Saved:
+    """Marks it as new, so that others are removed before it."""
+    with suppress(OSError):  # a cache that is only readable serves as well
+        os.utime(saved.folder)
+    return saved
+
+
+def _part(saved: _Saved, rows: Rows, spec: ImageSpec) -> Store:
+    """The given rows of a store, as a store, without a copy."""
+    whole, ok = saved.store, saved.store.ok[rows]
+    reasons = {int(row): whole.reasons[int(rows[row])] for row in np.flatnonzero(~ok)}
+    return Store(whole.images, ok, reasons, _fingerprint(saved.contents[rows], spec), rows)
+
+
 def _publish(temporary: Path, folder: Path, spec: ImageSpec, count: int) -> None:
     """Rename into place; a whole store that another process put there first stays."""
     try:
@@ -411,12 +357,12 @@ def _publish(temporary: Path, folder: Path, spec: ImageSpec, count: int) -> None
             return
         _remove(folder)
         temporary.rename(folder)
-    _flush_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _newest_first(group: Path) -> list[Path]:
     dated = []
-    for folder in group.iterdir():
+    for folder in group.iterdir() if group.is_dir() else ():
         with suppress(OSError):  # another process may be tidying too
             if not folder.name.startswith("."):
                 dated.append((folder.stat().st_mtime_ns, folder))
@@ -445,15 +391,6 @@ def _remove(folder: Path) -> None:
 def _flush(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name == "posix":  # Windows opens no folder
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextmanager

@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rightfit.data.image import ImageSpec, decode, read_bytes
+from rightfit.data.image import decode, read_bytes
+from rightfit.data.listing import IMAGE_SUFFIXES, below
 from rightfit.data.loader import prefetch
-from rightfit.data.table import IMAGE_SUFFIXES
+from rightfit.data.remote import filesystem, is_url, reaching
+from rightfit.data.resize import ImageSpec
 from rightfit.errors import ImageError, UsageError
+from rightfit.runtime import cpu_count
 
 
 class Decoded(NamedTuple):
@@ -30,8 +33,7 @@ def images_of(paths: Any, height: int, width: int, resize: str, batch_size: int)
     Raises UsageError for a path that does not exist, or when there are no images at all.
     """
     spec = ImageSpec(height, width, resize)
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(workers, thread_name_prefix="rightfit-decode") as pool:
+    with ThreadPoolExecutor(cpu_count(), thread_name_prefix="rightfit-decode") as pool:
         files = iter(files_of(paths))
         makers = (functools.partial(_decode, chunk, spec, pool) for chunk in _chunks(files, batch_size))
         yield from prefetch(makers, ahead=2, workers=1)
@@ -54,29 +56,25 @@ def files_of(paths: Any) -> Iterator[str]:
 
 
 def _check_exists(path: str) -> None:
-    if "://" not in path and not os.path.exists(path):
+    if not is_url(path) and not os.path.exists(path):
         raise UsageError(f"{path} does not exist; give image files or folders")
 
 
 def _walk(path: str) -> Iterator[str]:
-    if "://" in path:
-        from fsspec.core import url_to_fs
-
-        system, root = url_to_fs(path)
-        names = (
-            [path] if system.isfile(root) else [system.unstrip_protocol(name) for name in system.find(root)]
-        )
-        yield from (n for n in names if n == path or n.lower().endswith(IMAGE_SUFFIXES))
-    elif os.path.isdir(path):
-        for folder, folders, names in os.walk(path):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            yield from (
-                os.path.join(folder, name)
-                for name in sorted(names)
-                if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-            )
-    else:
+    if _is_file(path):
         yield path
+        return
+    for kind, name in below(path):
+        if kind != "other" and name.lower().endswith(IMAGE_SUFFIXES):  # a broken link is said to be one
+            yield f"{path.rstrip('/')}/{name}" if is_url(path) else os.path.join(path, *name.split("/"))
+
+
+def _is_file(path: str) -> bool:
+    if not is_url(path):
+        return not os.path.isdir(path)
+    system, name = filesystem(path)
+    with reaching(path):
+        return bool(system.isfile(name))
 
 
 def _chunks(files: Iterable[str], size: int) -> Iterator[list[str]]:

@@ -6,15 +6,17 @@ import csv
 import os
 import posixpath
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from rightfit.data.listing import IMAGE_SUFFIXES, below, decodable, missing
+from rightfit.data.remote import is_url, opened, reaching
 from rightfit.errors import DataError, UsageError
 from rightfit.files import replacing
 
@@ -22,8 +24,8 @@ SPLITS = ("train", "val", "test")
 UNSPLIT = pd.Index(["", *SPLITS])
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "": ""}
 LABEL_MODES = ("auto", "binary", "categorical", "multilabel")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+COLUMNS = ("path", "label", "split", "group")  # of data.csv
 STRATUM_SEPARATOR = "\x1f"
 LAYOUTS = (
     "rightfit reads ROOT/class/image.jpg, ROOT/{train,val,test}/class/image.jpg, or a .csv, .tsv or "
@@ -72,7 +74,7 @@ class Table:
             return of_label[label.codes.to_numpy()]
         hot = np.zeros((len(label.categories), len(self.classes)), np.uint8)
         for row, text in zip(hot, label.categories, strict=True):
-            row[[index[part] for part in _parts(text)]] = 1
+            row[[index[part] for part in parts_of(text)]] = 1
         return hot[label.codes.to_numpy()]
 
     def rows(self, split: str) -> npt.NDArray[np.int64]:
@@ -98,7 +100,7 @@ class Table:
         with replacing(os.fspath(path)) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             # every field quoted: csv before Python 3.13 leaves a lone "\r" bare, which ends a row
             writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")
-            writer.writerow(("path", "label", "split", "group"))
+            writer.writerow(COLUMNS)
             writer.writerows(zip(self.paths(np.arange(len(self))), *columns, strict=True))
 
 
@@ -137,7 +139,7 @@ def read(
     if len(labels) < 2:
         raise DataError(f"one class only ({labels[0]!r}): nothing to learn; {LAYOUTS}")
     classes = (
-        labels if label_mode != "multilabel" else sorted({part for text in labels for part in _parts(text)})
+        labels if label_mode != "multilabel" else sorted({part for text in labels for part in parts_of(text)})
     )
     if label_mode == "auto":
         label_mode = "binary" if len(classes) == 2 else "categorical"
@@ -202,27 +204,37 @@ def _group(found: _Found, pattern: str) -> None:
 # Folders
 
 
+def root_of(source: str) -> str:
+    """The folder or URL that a source's names are relative to: itself, or the one a table lies in."""
+    path = _full(source)
+    return posixpath.dirname(path) if _is_table(path) else path
+
+
+def _full(source: str) -> str:
+    return source if is_url(source) else Path(source).expanduser().absolute().as_posix()
+
+
+def _is_table(path: str) -> bool:
+    return path.lower().endswith(TABLE_SUFFIXES) and not Path(path).is_dir()
+
+
 def _from_path(source: str, label: str | None) -> _Found:
-    is_url = "://" in source
-    path = source if is_url else Path(source).expanduser().absolute().as_posix()
-    if not _decodable(path):
+    path = _full(source)
+    if not decodable(path):
         raise DataError(f"{path!a} is not valid UTF-8: rename the folder")
-    if path.lower().endswith(TABLE_SUFFIXES) and not Path(path).is_dir():
+    if _is_table(path):
         return _from_file(path, label or "label")
-    return _from_folder(path, _list_url(path) if is_url else _list_local(path))
+    if Path(path).is_file():
+        raise DataError(f"{path}: not a folder and not a table; {LAYOUTS}")
+    return _from_folder(path)
 
 
-@dataclass
-class _Listing:
-    images: list[str] = field(default_factory=list)  # relative to the root, with "/"
-    others: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)  # links that lead nowhere or back
-    undecodable: list[str] = field(default_factory=list)
-
-
-def _from_folder(root: str, listing: _Listing) -> _Found:
+def _from_folder(root: str) -> _Found:
     """Class folders, or class folders below split folders if all folders with images are named as splits."""
-    tops = {name[: name.index("/")] for name in listing.images if "/" in name}
+    kinds: dict[str, list[str]] = {"image": [], "other": [], "broken": [], "undecodable": []}
+    for kind, name in below(root):
+        kinds[kind if decodable(name) else "undecodable"].append(name)
+    tops = {name[: name.index("/")] for name in kinds["image"] if "/" in name}
     named = {top for top in tops if top.lower() in SPLIT_NAMES}
     is_split = tops == named and "train" in map(str.lower, tops)
     names: list[str] = []
@@ -230,7 +242,7 @@ def _from_folder(root: str, listing: _Listing) -> _Found:
     labels: dict[str, int] = {}
     label_codes: list[int] = []
     split_codes: list[int] = []
-    for name in sorted(listing.images):
+    for name in sorted(kinds["image"]):
         folders = name.split("/", 2 if is_split else 1)[:-1]
         if len(folders) < 1 + is_split:
             stray.append(name)
@@ -243,10 +255,10 @@ def _from_folder(root: str, listing: _Listing) -> _Found:
 
     notes = []
     for found, what in (
-        (listing.others, "files are not images by their extension"),
+        (kinds["other"], "files are not images by their extension"),
         (stray, "images lie in no class folder"),
-        (listing.broken, "links lead nowhere or back to a folder above"),
-        ([ascii(name) for name in listing.undecodable], "names are not valid UTF-8"),
+        (kinds["broken"], "links lead nowhere or back to a folder above"),
+        ([ascii(name) for name in kinds["undecodable"]], "names are not valid UTF-8"),
     ):
         if found:
             notes.append(f"{len(found)} {what} and were left out: {_some(sorted(found))}.")
@@ -261,92 +273,47 @@ def _from_folder(root: str, listing: _Listing) -> _Found:
     )
 
 
-def _list_local(root: str) -> _Listing:
-    """Every file below root, links followed; a folder that is its own ancestor ends the way."""
-    listing = _Listing()
-    waiting: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
-    while waiting:
-        folder, prefix, above = waiting.pop()
-        try:
-            status = Path(folder).stat()
-            here = (status.st_dev, status.st_ino)
-            if here in above:
-                listing.broken.append(prefix[:-1])
-                continue
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if _hidden(name):
-                        continue
-                    if not _decodable(name):
-                        listing.undecodable.append(prefix + name)
-                        continue
-                    try:
-                        if entry.is_dir():
-                            waiting.append((entry.path, f"{prefix}{name}/", above | {here}))
-                            continue
-                        is_file = entry.is_file()
-                    except OSError:  # a link to itself
-                        is_file = False
-                    kind = listing.images if name.lower().endswith(IMAGE_SUFFIXES) else listing.others
-                    (kind if is_file else listing.broken).append(prefix + name)
-        except FileNotFoundError:
-            raise DataError(f"{folder}: no such file or folder") from None
-        except NotADirectoryError:
-            raise DataError(f"{folder}: not a folder and not a table; {LAYOUTS}") from None
-        except PermissionError:
-            raise DataError(f"{folder}: no permission to read this folder") from None
-    return listing
-
-
-def _list_url(url: str) -> _Listing:
-    from fsspec.core import url_to_fs
-
-    system, root = url_to_fs(url)
-    try:
-        if not system.exists(root):
-            raise DataError(f"{url}: no such file or folder")
-        found = system.find(root)
-    except PermissionError as error:
-        raise DataError(f"{url}: no permission to read this folder: {error}") from None
-    listing = _Listing()
-    start = len(root.rstrip("/")) + 1
-    for name in (path[start:] for path in found):
-        if not any(map(_hidden, name.split("/"))):
-            (listing.images if name.lower().endswith(IMAGE_SUFFIXES) else listing.others).append(name)
-    return listing
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _decodable(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 # Files with columns, and DataFrames
 
 
 def _from_file(path: str, label: str) -> _Found:
+    if is_url(path):
+        with reaching(path), opened(path) as file:
+            frame = _parsed(path, file)
+    else:
+        frame = _parsed(path, path)
+    if path.lower().endswith(".parquet"):
+        return _from_frame(frame, posixpath.dirname(path), label, lambda row: f"{path}, row {row}")
+    kept = np.flatnonzero((frame != "").any(axis=1).to_numpy())
+
+    def place(row: int) -> str:
+        before = frame.iloc[: kept[row]]
+        breaks = sum(int(before[column].str.count("\n").sum()) for column in before)
+        return f"{path}, line {2 + int(kept[row]) + breaks}"
+
+    return _from_frame(
+        frame if len(kept) == len(frame) else frame.iloc[kept], posixpath.dirname(path), label, place
+    )
+
+
+def _parsed(path: str, file: str | IO[bytes]) -> pd.DataFrame:
+    """The columns of a Parquet file as they are, of others as text; blank lines are kept, so that a row
+    knows its line."""
     try:
         if path.lower().endswith(".parquet"):
-            frame = pd.read_parquet(path)
-            return _from_frame(frame, posixpath.dirname(path), label, lambda row: f"{path}, row {row}")
-        # blank lines are kept until here so that a row knows its line
-        frame = pd.read_csv(
-            path,
+            return pd.read_parquet(file)
+        pieces = pd.read_csv(
+            file,
             sep="\t" if path.lower().endswith(".tsv") else ",",
             dtype="str",
             keep_default_na=False,
             skip_blank_lines=False,
             index_col=False,
             encoding="utf-8-sig",
-        ).fillna("")
+            chunksize=20_000,  # a million rows at once take three times the memory of their frame
+        )
+        with pieces:
+            return pd.concat(pieces, ignore_index=True).fillna("")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file or folder") from None
     except PermissionError:
@@ -355,14 +322,6 @@ def _from_file(path: str, label: str) -> _Found:
         raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: cannot be read as a table: {error}") from None
-    kept = np.flatnonzero((frame != "").any(axis=1).to_numpy())
-
-    def place(row: int) -> str:
-        before = frame.iloc[: kept[row]]
-        breaks = sum(int(before[column].str.count("\n").sum()) for column in before)
-        return f"{path}, line {2 + int(kept[row]) + breaks}"
-
-    return _from_frame(frame.iloc[kept], posixpath.dirname(path), label, place)
 
 
 def _from_frame(frame: pd.DataFrame, root: str, label: str, place: Callable[[int], str]) -> _Found:
@@ -377,7 +336,7 @@ def _from_frame(frame: pd.DataFrame, root: str, label: str, place: Callable[[int
     if frame["path"].isna().any() or (frame["path"] == "").any():
         row = int(np.flatnonzero(frame["path"].isna() | (frame["path"] == ""))[0])
         raise DataError(f"{place(row)}: the path is empty")
-    names = pd.Series([_neat_name(os.fspath(path)) for path in frame["path"]], dtype="str")
+    names = _neat_names(frame["path"])
     found = _Found(names, _neat(frame[label]), root, place=place)
     if "split" in columns:
         found.splits = _splits(frame["split"], place)
@@ -386,6 +345,14 @@ def _from_frame(frame: pd.DataFrame, root: str, label: str, place: Callable[[int
     found.stratum = _stratum(frame, label)
     _check_files(found)
     return found
+
+
+def _neat_names(column: pd.Series[Any]) -> pd.Series[str]:
+    """The same column if all names in it are neat: a copy of a million takes 50 MB."""
+    if column.dtype == "str" and all(_neat_name(name) == name for piece in _pieces(column) for name in piece):
+        return column
+    neat = ([_neat_name(os.fspath(path)) for path in piece] for piece in _pieces(column))
+    return pd.concat([pd.Series(piece, dtype="str") for piece in neat], ignore_index=True)
 
 
 def _splits(column: pd.Series[Any], place: Callable[[int], str]) -> pd.Categorical[Any]:
@@ -408,13 +375,17 @@ def _stratum(frame: pd.DataFrame, label: str) -> pd.Categorical[Any]:
     for column in chosen if label in chosen else [*chosen, label]:
         values = _neat(frame[column])
         count = len(values.categories)
-        joint, codes = np.unique(codes * count + values.codes, return_inverse=True)
+        codes, joint = pd.factorize(codes * count + values.codes, sort=True)
         texts = [f"{texts[i // count]}{STRATUM_SEPARATOR}{values.categories[i % count]}" for i in joint]
     return _categories(codes, [text[1:] for text in texts])
 
 
 def _label_like(column: pd.Series[Any]) -> bool:
     try:
+        if (
+            column.iloc[:10_000].nunique(dropna=False) > 50
+        ):  # the many names of a million patients are not counted
+            return False
         distinct = column.nunique(dropna=False)
     except TypeError:  # lists and the like
         return False
@@ -422,45 +393,43 @@ def _label_like(column: pd.Series[Any]) -> bool:
 
 
 def _check_files(found: _Found) -> None:
-    paths = [_normal(_join(found.root, name)) for name in found.names]
-    seen = pd.Series(paths, dtype="str")
-    if seen.nunique() < len(seen):
-        twice = seen[seen.duplicated()].unique().tolist()
-        raise DataError(f"{len(twice)} paths are repeated: {_some(twice)}; keep one row for each")
-    missing = _missing(paths)
-    if missing:
-        raise DataError(f"{len(missing)} of {len(paths)} files do not exist: {_some(missing)}")
+    paths = _Paths(found.root, found.names)
+    hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
+    ordered = np.sort(hashes)
+    if len(doubtful := ordered[1:][ordered[1:] == ordered[:-1]]):
+        rows = np.flatnonzero(np.isin(hashes, doubtful)).tolist()
+        seen = pd.Series([paths[row] for row in rows], dtype="str")
+        if twice := seen[seen.duplicated()].unique().tolist():
+            raise DataError(f"{len(twice)} paths are repeated: {_some(twice)}; keep one row for each")
+    gone = missing(paths)
+    if gone:
+        raise DataError(f"{len(gone)} of {len(paths)} files do not exist: {_some(gone)}")
 
 
-def _missing(paths: list[str]) -> list[str]:
-    """Lists each folder once: on a network disk that is far cheaper than asking for each file."""
-    folders: dict[str, int] = {}
-    codes = np.array([folders.setdefault(posixpath.dirname(path), len(folders)) for path in paths])
-    by_folder = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
-    missing: list[str] = []
-    for folder, rows in zip(folders, by_folder, strict=True):
-        if folder.startswith(("http://", "https://")):  # the web cannot be listed
-            continue
-        present, exists = _present(folder)
-        absent = [paths[row] for row in rows if posixpath.basename(paths[row]) not in present]
-        # asked again: a disk may hold the name in another case or Unicode form
-        missing += [path for path in absent if not (present and exists(path))]
-    return missing
+class _Paths(Collection[str]):
+    """The full paths of names, made when they are asked for: of a million, they take 100 MB."""
+
+    def __init__(self, root: str, names: pd.Series[str]) -> None:
+        self.root, self.names = root, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, row: int) -> str:
+        return _normal(_join(self.root, self.names.iloc[row]))
+
+    def __iter__(self) -> Iterator[str]:
+        for piece in _pieces(self.names):
+            yield from (_normal(_join(self.root, name)) for name in piece)
+
+    def __contains__(self, path: object) -> bool:
+        return any(path == other for other in self)
 
 
-def _present(folder: str) -> tuple[set[str], Callable[[str], bool]]:
-    try:
-        if "://" not in folder:
-            with os.scandir(folder or "/") as entries:
-                return {entry.name for entry in entries}, os.path.exists
-        from fsspec.core import url_to_fs
-
-        system, root = url_to_fs(folder)
-        return {posixpath.basename(name) for name in system.ls(root, detail=False)}, system.exists
-    except (FileNotFoundError, NotADirectoryError):
-        return set(), os.path.exists
-    except PermissionError:
-        raise DataError(f"{folder}: no permission to read this folder") from None
+def _pieces(column: pd.Series[Any], rows: int = 20_000) -> Iterator[list[Any]]:
+    """The values of a column, a list of so many at a time."""
+    for start in range(0, len(column), rows):
+        yield column.iloc[start : start + rows].tolist()
 
 
 # Arrays
@@ -503,7 +472,8 @@ def _from_arrays(source: tuple[Any, ...]) -> _Found:
 # Text
 
 
-def _parts(label: str) -> list[str]:
+def parts_of(label: str) -> list[str]:
+    """The classes that a multilabel label names."""
     return [part.strip() for part in label.split("|") if part.strip()]
 
 
@@ -513,12 +483,13 @@ def _neat(column: pd.Series[Any]) -> pd.Categorical[Any]:
     texts = [str(value) for value in values]
     if all(re.fullmatch(r"-?\d+(\.\d*)?|", text) for text in texts):
         texts = [re.sub(r"\.0*$", "", text) for text in texts]
-    return _categories(np.where(codes < 0, len(texts), codes), [*texts, ""])
+    codes[codes < 0] = len(texts)
+    return _categories(codes, [*texts, ""])
 
 
 def _categories(codes: npt.NDArray[Any], texts: list[str]) -> pd.Categorical[Any]:
     """Categories sorted, each once and used; equal texts fall together."""
-    used = sorted({texts[code] for code in np.unique(codes)})
+    used = sorted({texts[code] for code in np.flatnonzero(np.bincount(codes))})
     index = {text: i for i, text in enumerate(used)}
     of_code = np.array([index.get(text, -1) for text in texts], np.int32)
     return pd.Categorical.from_codes(of_code[codes], pd.Index(used))
@@ -531,7 +502,7 @@ def _neat_name(path: str) -> str:
 
 
 def _absolute(name: str) -> bool:
-    return "://" in name or os.path.isabs(name)  # a Path costs much, a million times over
+    return is_url(name) or os.path.isabs(name)  # a Path costs much, a million times over
 
 
 def _join(root: str, name: str) -> str:

@@ -1,0 +1,60 @@
+"""A run's data.csv in, its own images, labels and splits out, whatever became of the source since."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rightfit.data.table import COLUMNS, SPLITS, Table, parts_of
+from rightfit.errors import RunError
+
+
+def table_of(recorded: Path, classes: tuple[str, ...], label_mode: str) -> Table:
+    """The table as it was trained on, of the model's classes. Raises RunError when the file is damaged."""
+    columns = _columns(recorded)
+    labels = pd.Categorical(columns["label"])
+    named = {part for label in labels.categories for part in _classes(label, label_mode)}
+    if foreign := sorted(named - set(classes)):
+        raise RunError(
+            f"{recorded}: {foreign[0]!r} is no class of the model; the run is incomplete or damaged"
+        )
+    frame = pd.DataFrame(
+        {
+            "name": pd.Series(columns["path"], dtype="str"),
+            "label": labels,
+            "split": "",
+            "group": pd.Series(columns["group"], dtype="str"),
+            "stratum": labels,
+        }
+    )
+    return Table(frame, classes, label_mode, root="").with_splits(np.array(columns["split"]))
+
+
+def splits_of(recorded: Path) -> dict[str, str]:
+    """Path -> split. Raises RunError when the file is damaged."""
+    columns = _columns(recorded)
+    return dict(zip(columns["path"], columns["split"], strict=True))
+
+
+def _classes(label: str, label_mode: str) -> list[str]:
+    return parts_of(label) if label_mode == "multilabel" else [label]
+
+
+def _columns(recorded: Path) -> dict[str, list[str]]:
+    columns: dict[str, list[str]] = {name: [] for name in COLUMNS}
+    try:
+        with recorded.open(newline="", encoding="utf-8") as file:
+            rows = csv.reader(file, strict=True)
+            if tuple(next(rows, ())) != COLUMNS:
+                raise ValueError(f"the columns are not {', '.join(COLUMNS)}")
+            for row in rows:
+                for column, value in zip(columns.values(), row, strict=True):
+                    column.append(value)
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunError(f"{recorded}: cannot be read ({error}); the run is incomplete or damaged") from error
+    if not columns["split"] or not set(columns["split"]) <= set(SPLITS):
+        raise RunError(f"{recorded}: holds no split of each image; the run is incomplete or damaged")
+    return columns

@@ -1,0 +1,148 @@
+"""URLs that nothing installed can read, and clients that fail, end in one typed error that says what to do."""
+
+import functools
+import http.server
+import sys
+import threading
+import tomllib
+from pathlib import Path
+
+import fsspec
+import pandas as pd
+import pytest
+from fsspec.spec import AbstractFileSystem
+
+from rightfit.data import listing, remote, stamps, store, stream, table
+from rightfit.data.image import read_bytes, size
+from rightfit.data.resize import ImageSpec
+from rightfit.errors import DataError, UsageError
+
+ROOT = Path(__file__).parents[2]
+PLACES = {
+    "a folder": lambda url: table.read(url),
+    "a table": lambda url: table.read(f"{url}/table.csv"),
+    "a Parquet file": lambda url: table.read(f"{url}/table.parquet"),
+    "paths of a table": lambda url: table.read(
+        pd.DataFrame({"path": [f"{url}/1.jpg", f"{url}/2.jpg"], "label": ["a", "b"]})
+    ),
+    "a file's bytes": lambda url: read_bytes(f"{url}/1.jpg"),
+    "a file's size": lambda url: size(f"{url}/1.jpg"),
+    "what to label": lambda url: list(stream.files_of(f"{url}/1.jpg")),
+    "a folder to label": lambda url: list(stream.images_of(url, 8, 8, "crop", 64)),
+}
+CLIENTS = {
+    "s3": ("s3fs", "s3"),
+    "gs": ("gcsfs", "gs"),
+    "gcs": ("gcsfs", "gs"),
+    "http": ("aiohttp", "http"),
+    "https": ("aiohttp", "http"),
+}
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch):
+    """As where rightfit is installed without extras: importing a client fails."""
+    from fsspec import registry
+
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
+    for scheme, (module, _) in CLIENTS.items():
+        monkeypatch.setitem(sys.modules, module, None)
+        monkeypatch.delitem(getattr(registry, "_registry", {}), scheme, raising=False)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("scheme", CLIENTS)
+def test_a_missing_client_is_named_with_what_installs_it(place, scheme, nothing_installed):
+    with pytest.raises(UsageError, match=rf"pip install 'rightfit\[{CLIENTS[scheme][1]}\]'"):
+        PLACES[place](f"{scheme}://photos")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_unknown_protocol_is_named(place):
+    with pytest.raises(UsageError, match="Protocol not known: photo"):
+        PLACES[place]("photo://photos")
+
+
+def test_a_client_below_another_is_named_too(nothing_installed):
+    with pytest.raises(UsageError, match=r"rightfit\[s3\]"):
+        remote.filesystem("simplecache::s3://photos")
+
+
+def test_a_client_that_we_have_no_extra_for_is_named_by_fsspec(monkeypatch):
+    monkeypatch.setitem(sys.modules, "adlfs", None)
+    with pytest.raises(UsageError, match="adlfs"):
+        remote.filesystem("abfs://photos")
+
+
+class Refusing(AbstractFileSystem):
+    """A file system whose client has errors of its own."""
+
+    protocol = "refusing"
+
+    def ls(self, path, detail=True, **options):
+        raise RuntimeError("the token has expired")
+
+    info = ls
+
+    def _open(self, path, mode="rb", **options):
+        raise RuntimeError("the token has expired")
+
+
+@pytest.mark.parametrize(
+    "place", ["a folder", "a table", "a Parquet file", "paths of a table", "a folder to label"]
+)
+def test_an_error_of_the_client_is_typed_and_names_the_url(place):
+    fsspec.register_implementation("refusing", Refusing, clobber=True)
+    with pytest.raises(DataError, match=r"refusing://photos.*the token has expired"):
+        PLACES[place]("refusing://photos")
+
+
+def test_the_extras_are_those_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for module, extra in CLIENTS.values():
+        assert module in project["optional-dependencies"][extra]
+
+
+@pytest.fixture
+def web(tmp_path, picture):
+    """Four images and their table behind a real web server; its URL and what it was asked."""
+    pytest.importorskip("aiohttp")
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            asked.append((self.command, self.path))
+
+    for name in "0123":
+        (tmp_path / f"{name}.png").write_bytes(picture())
+    rows = [f"{name}.png,{name in '13'}" for name in "0123"]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path))
+    ) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+def test_images_on_the_web_are_read_each_time_and_their_folder_never(web, tmp_path):
+    url, asked = web
+    found = table.read(f"{url}/table.csv")
+    for _ in range(2):
+        asked.clear()
+        opened = store.open_or_build(found.paths(range(4)), ImageSpec(8, 8), tmp_path / "cache", url)
+        assert opened.ok.all()
+        assert sorted(path for method, path in asked if method == "GET") == [
+            f"/{name}.png" for name in "0123"
+        ]
+    with pytest.raises(DataError, match=r"none\.csv: no such file"):
+        table.read(f"{url}/none.csv")
+
+
+def test_the_web_is_not_listed(monkeypatch):
+    """Nothing listens on port 1: asking it would be an error."""
+    assert list(stamps.stamps_of(["http://localhost:1/a.png"]).ravel()) == [0] * stamps.DIGEST
+    monkeypatch.setattr(remote, "filesystem", lambda url: (None, url))
+    assert listing.missing(["http://localhost:1/a.png"]) == []
