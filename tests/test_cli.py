@@ -460,3 +460,45 @@ def test_machine_in_a_process_of_its_own_says_what_it_would_train_on(process):
     assert facts["cores"] == len(os.sched_getaffinity(0)) and facts["measured"] is None
     for row in facts["backends"].values():  # installed, or how to
         assert (row["version"] is None) == (row["install"] is not None)
+
+
+# Fine-tuning ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how, trainable", [("head", {"head"}), ("full", {"head", "all"})])
+def test_borrowed_weights_are_tuned_and_history_says_what_was_trainable(
+    how, trainable, trained, photos, tmp_path, here, rows_of
+):
+    weights = trained.folder / "weights.safetensors"
+    arguments = (
+        "--image-size",
+        12,
+        "--epochs",
+        1,
+        "--model",
+        "resnet20",
+        "--weights",
+        weights,
+        "--finetune",
+        how,
+    )
+    succeeded(here("train", photos, *arguments, "--output", tmp_path / "run"))
+    history = rows_of(tmp_path / "run" / "history.csv")
+    assert {row["trainable"] for row in history} == trainable
+    assert [row["epoch"] for row in history] == ["0", "1"][: len(trainable)]
+    record = (tmp_path / "run" / "decisions.jsonl").read_text(encoding="utf-8")
+    decided = [json.loads(line)["setting"] for line in record.splitlines()]
+    assert "head penalty" in decided
+    accuracy = json.loads(succeeded(here("evaluate", tmp_path / "run", "--json")).stdout)["accuracy"]["value"]
+    assert accuracy > 0.9, "colours are easy"
+
+
+def test_without_borrowed_weights_there_is_nothing_to_tune(photos, tmp_path, here, rows_of):
+    said = here("train", photos, *ONE_EPOCH, "--finetune", "head", "--output", tmp_path / "run")
+    assert said.returncode == 2
+    assert "--finetune head needs weights to start from" in said.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_ordinary_training_trains_everything(trained, rows_of):
+    assert {row["trainable"] for row in rows_of(trained.folder / "history.csv")} == {"all"}

@@ -146,7 +146,7 @@ class Run:
 
             settings = self.settings
             found = recorded.table_of(self.path / "data.csv", self.classes, self.label_mode)
-            if found.path(0).startswith("array:"):
+            if found.frame["name"].iloc[0].startswith("array:"):
                 raise UsageError(f"{self.path} was trained on data in memory, which are gone; predict works")
             source = None if settings.data.startswith("<") else settings.data
             spec = ImageSpec(*self.image_size, self._load()[1].resize)

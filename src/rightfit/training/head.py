@@ -19,6 +19,7 @@ from rightfit.console import Console
 from rightfit.data.augment import Policy, augment
 from rightfit.data.features import Features, digest, kept_or_computed
 from rightfit.data.loader import Images, prefetch
+from rightfit.errors import RightfitError
 from rightfit.evaluation.infer import logits_of, plain_graph
 from rightfit.evaluation.metrics import image_losses
 from rightfit.nets.layers import fused
@@ -68,7 +69,10 @@ class Extractor:
     def features(
         self, rows: NDArray[np.int64], policy: Policy | None, seed: int, view: int, console: Console
     ) -> Features:
-        """(len(rows), D) features of the images as they are, or of view number `view` under `policy`."""
+        """(len(rows), D) features of the images as they are, or of view number `view` under `policy`.
+
+        RightfitError when the weights overflow on them.
+        """
         changed = "as is" if policy is None else f"{policy} {seed} {view}"
         key = digest(self.key, changed, rows.tobytes())
 
@@ -81,7 +85,13 @@ class Extractor:
                 )
                 done = 0
                 for batch in prefetch(makers):
-                    yield logits_of(self.model, batch, BATCH)
+                    found = logits_of(self.model, batch, BATCH)
+                    if not np.isfinite(found).all():
+                        raise RightfitError(
+                            "the features that the given weights make of these images are not finite numbers, "
+                            "so no head can be fitted to them; check the file of --weights, or train without it"
+                        )
+                    yield found
                     done += len(batch)
                     bar.update(done)
 

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rightfit.api import import_weights, train
-from rightfit.errors import UsageError
+from rightfit.errors import RightfitError, UsageError
 from rightfit.nets.importers.bring import bring
 from rightfit.nets.importers.core import WeightsError
 from rightfit.nets.importers.torch_names import VARIABLES, torch_layer
@@ -17,7 +17,11 @@ def torchs(tmp_path_factory):
     """A file with a resnet18 of seven classes in torchvision's names, and our weights that it holds."""
     ours, theirs = {}, {}
     for number, (name, shape) in enumerate(weight_shapes("resnet18", 7).items()):
-        value = np.random.default_rng([0, number]).uniform(0.1, 1, shape).astype("float32")
+        generator = np.random.default_rng([0, number])
+        if name.endswith("kernel"):  # what goes through eighteen layers keeps its size
+            value = generator.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape).astype("float32")
+        else:
+            value = generator.uniform(0.5, 1, shape).astype("float32")
         layer, _, variable = name.rpartition("/")
         axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim)
         ours[name] = value
@@ -68,22 +72,39 @@ def test_a_file_of_no_known_net_and_an_unknown_net(torchs, tmp_path):
         bring(torchs[0], "resnet19")
 
 
-def test_training_starts_from_the_weights_it_is_given(torchs, tmp_path):
+@pytest.fixture
+def started(tmp_path):
+    """started(weights) -> a run that was trained from them, but for its head hardly at all."""
     images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
-    run = train(
-        (images, np.arange(30) % 3),
-        model="resnet18",
-        weights=torchs[0],
-        image_size=32,
-        epochs=1,
-        learning_rate=1e-9,
-        warmup_epochs=0,
-        ema=0,
-        precision="float32",
-        output=tmp_path / "run",
-        quiet=True,
-    )
+
+    def run(weights):
+        return train(
+            (images, np.arange(30) % 3),
+            model="resnet18",
+            weights=weights,
+            image_size=32,
+            epochs=1,
+            learning_rate=1e-9,
+            warmup_epochs=0,
+            ema=0,
+            precision="float32",
+            output=tmp_path / "run",
+            quiet=True,
+        )
+
+    return run
+
+
+def test_training_starts_from_the_weights_it_is_given(torchs, started, tmp_path):
+    run = started(torchs[0])
     kept = load_file(tmp_path / "run" / "weights.safetensors")
     for name in ("stem_conv/kernel", "stage4_block2_conv2/kernel"):
         np.testing.assert_allclose(kept[name], torchs[1][name], rtol=1e-5)
     assert "starting from the weights of torchvision or timm" in (run.path / "log.txt").read_text()
+
+
+def test_weights_that_overflow_are_refused_and_not_fitted_to(torchs, started, tmp_path):
+    large = {name: value * np.float32(1e4) for name, value in load_file(torchs[0]).items()}
+    save_file(large, tmp_path / "large.safetensors")
+    with pytest.raises(RightfitError, match=r"features .* are not finite"):
+        started(tmp_path / "large.safetensors")
