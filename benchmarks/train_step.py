@@ -93,12 +93,11 @@ def contenders(backend: str, machine: dict[str, Any]) -> tuple[list[str], dict[s
     """Who can run here, and why the others cannot."""
     chosen, left_out = [], {}
     for name in PEERS:
-        package = "torch" if name == "pytorch" else backend
-        missing = [p for p in ("keras", package) if name != "pytorch" or p == "torch"]
-        missing = [p for p in missing if importlib.util.find_spec(p) is None]
+        needed = ["torch"] if name.startswith("pytorch") else ["keras", backend]
+        missing = [p for p in needed if importlib.util.find_spec(p) is None]
         if missing:
             left_out[name] = f"not installed: {', '.join(missing)}"
-        elif name == "keras-bfloat16" and not machine["bfloat16"]:
+        elif name.endswith("-bfloat16") and not machine["bfloat16"]:
             left_out[name] = "this processor has no bfloat16 instructions"
         else:
             chosen.append(name)
@@ -152,11 +151,12 @@ def rightfit_step(args: argparse.Namespace) -> tuple[Step, int, str]:
     from rightfit.config import TrainSettings
     from rightfit.data.loader import Batch
     from rightfit.nets import layers, resnet
+    from rightfit.precision import choose_precision
     from rightfit.training.optimizers import make_optimizer
     from rightfit.training.schedule import averaging_decay
     from rightfit.training.step import make_step
 
-    precision = runtime.choose_precision()
+    precision, _ = choose_precision("auto", runtime.cache_folder())
     model = resnet.build(args.model, OUTPUTS, (args.image_size, args.image_size))
     model = layers.fused(model, precision)
     settings = TrainSettings(data="", learning_rate=LEARNING_RATE, weight_decay=0.005)
@@ -200,12 +200,11 @@ def parameters_of(model: Any) -> int:
     return sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
-def pytorch_step(args: argparse.Namespace) -> tuple[Step, int, str]:
-    """Channels last, autocast, float32 images ready: what PyTorch's CPU guide recommends."""
+def pytorch_step(args: argparse.Namespace, mixed: bool) -> tuple[Step, int, str]:
+    """Channels last, autocast where `mixed`, float32 images ready: what PyTorch's CPU guide recommends."""
     import torch
     from torch import nn
 
-    mixed = describe_machine()["bfloat16"]
     net = pytorch_resnet(args.model).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(net.parameters(), LEARNING_RATE, MOMENTUM, nesterov=True)
     images, labels = batch(args)
@@ -272,7 +271,8 @@ PEERS: dict[str, Callable[[argparse.Namespace], tuple[Step, int, str]]] = {
     "rightfit": rightfit_step,
     "keras-default": lambda args: keras_step(args, "float32"),
     "keras-bfloat16": lambda args: keras_step(args, "mixed_bfloat16"),
-    "pytorch": pytorch_step,
+    "pytorch-float32": lambda args: pytorch_step(args, mixed=False),
+    "pytorch-bfloat16": lambda args: pytorch_step(args, mixed=True),
 }
 
 

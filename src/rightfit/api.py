@@ -15,8 +15,9 @@ from rightfit.config import TrainSettings, to_yaml, train_settings
 from rightfit.console import Console, duration
 from rightfit.errors import RunError, UsageError
 from rightfit.files import write_text
+from rightfit.precision import choose_precision
 from rightfit.run import Run
-from rightfit.runtime import choose_backend, choose_precision, installed_backends
+from rightfit.runtime import cache_folder, choose_backend, installed_backends
 
 if TYPE_CHECKING:
     from rightfit.data.dataset import Dataset
@@ -48,7 +49,7 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     source = asked.data if named else data
     console = Console(quiet)
     backend = choose_backend(asked.backend)
-    precision = choose_precision(asked.precision)
+    precision, because = choose_precision(asked.precision, cache_folder(asked.cache))
     if asked.output:
         from rightfit.saving.folder import check_free
 
@@ -63,13 +64,14 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     from rightfit.data.dataset import prepare
 
     dataset, asked = prepare(source, asked, console, _split_beside(config, asked))
-    return _train(dataset, asked, console, backend, precision)
+    return _train(dataset, asked, console, backend, precision, because)
 
 
-def _train(dataset: Dataset, asked: TrainSettings, console: Console, backend: str, precision: str) -> Run:
+def _train(
+    dataset: Dataset, asked: TrainSettings, console: Console, backend: str, precision: str, because: str
+) -> Run:
     from rightfit.data.augment import POLICIES
     from rightfit.data.loader import TrainLoader
-    from rightfit.data.store import cache_folder
     from rightfit.nets.resnet import build
     from rightfit.saving import bundle, folder
     from rightfit.training import finetune, loop, recipe
@@ -105,6 +107,8 @@ def _train(dataset: Dataset, asked: TrainSettings, console: Console, backend: st
             evidence=decision.because,
         )
 
+    if asked.precision == "auto":
+        decisions.append(recipe.Decision("precision", precision, because))
     for decision in decisions + ([weighing] if weighing else []):
         record(decision)
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)

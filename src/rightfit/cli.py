@@ -211,7 +211,7 @@ def machine(
         print(f"{name:<11} {row['version'] or 'not installed: ' + row['install']:<12} {speed}")
     if facts["measured"]:
         print(f"({facts['measured']})")
-    print(f"rightfit would train on {facts['chosen']} in {facts['precision']}")
+    print(f"rightfit would train on {facts['chosen']} in {facts['precision']}: {facts['precision_because']}")
 
 
 def _print_json(content: Any) -> None:

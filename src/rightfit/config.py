@@ -88,7 +88,7 @@ class TrainSettings(Settings):
         "auto", description="auto is KERAS_BACKEND, else the fastest installed"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto is bfloat16 where the hardware has it"
+        "auto", description="auto is bfloat16 where the hardware is faster in it"
     )
     tensorboard: bool = Field(False, description="Also write TensorBoard logs into the run")
 

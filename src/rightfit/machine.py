@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from rightfit import runtime
+from rightfit import precision, runtime
 
 MODEL, SIDE, BATCH, STEPS = "resnet18", 96, 32, 5
 
@@ -17,22 +17,23 @@ MODEL, SIDE, BATCH, STEPS = "resnet18", 96, 32, 5
 def describe(measure: bool = True) -> dict[str, Any]:
     """Processor, GPU, backends with versions and, if `measure`, training images/s (about half a minute)."""
     chosen = runtime.choose_backend()
-    precision = runtime.choose_precision()
+    kind, because = precision.choose_precision("auto", runtime.cache_folder())
     backends: dict[str, Any] = {}
     for name in runtime.BACKENDS:
         version = runtime.installed_backends().get(name)
         backends[name] = {"version": version, "install": None if version else runtime.INSTALL[name]}
         if version and measure:
-            backends[name] |= _measure_apart(name, precision)
+            backends[name] |= _measure_apart(name, kind)
     return {
         "processor": runtime.cpu_name(),
         "cores": runtime.cpu_count(),
         "bfloat16": sorted({"avx512_bf16", "amx_bf16"} & runtime.cpu_flags()),
         "gpu": _gpu(),
         "backends": backends,
-        "measured": f"{MODEL}, {SIDE} px, batch {BATCH}, {precision}, training images/s" if measure else None,
+        "measured": f"{MODEL}, {SIDE} px, batch {BATCH}, {kind}, training images/s" if measure else None,
         "chosen": chosen,
-        "precision": precision,
+        "precision": kind,
+        "precision_because": because,
     }
 
 
@@ -47,8 +48,8 @@ def _gpu() -> str | None:
         return None
 
 
-def _measure_apart(backend: str, precision: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "rightfit.machine", precision]
+def _measure_apart(backend: str, kind: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "rightfit.machine", kind]
     environment = {**os.environ, "KERAS_BACKEND": backend}
     try:
         done = subprocess.run(
@@ -61,7 +62,7 @@ def _measure_apart(backend: str, precision: str) -> dict[str, Any]:
         return {"error": (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]}
 
 
-def _measure(precision: str) -> float:
+def _measure(kind: str) -> float:
     """Training images/s of the running backend, median of a few steps after two to warm up."""
     runtime.choose_backend()
     import numpy as np
@@ -73,7 +74,7 @@ def _measure(precision: str) -> float:
     from rightfit.training.optimizers import make_optimizer
     from rightfit.training.step import make_step
 
-    model = fused(build(MODEL, 10, (SIDE, SIDE)), precision)
+    model = fused(build(MODEL, 10, (SIDE, SIDE)), kind)
     settings = TrainSettings(data="", learning_rate=0.01, weight_decay=0.005)
     step = make_step(model, make_optimizer(settings, model), "categorical", 0.1, averaging=True)
     generator = np.random.default_rng(0)

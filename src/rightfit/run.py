@@ -14,7 +14,8 @@ from rightfit.config import TrainSettings, train_settings
 from rightfit.console import Console
 from rightfit.errors import RunError, UsageError
 from rightfit.files import replacing
-from rightfit.runtime import choose_backend, choose_precision
+from rightfit.precision import choose_precision
+from rightfit.runtime import cache_folder, choose_backend
 
 if TYPE_CHECKING:
     import keras
@@ -90,8 +91,11 @@ class Run:
         if self._loaded is None:
             from rightfit.saving.bundle import load as load_bundle
 
-            self._loaded = load_bundle(self.path, choose_precision(self.precision))
+            self._loaded = load_bundle(self.path, self._precision())
         return self._loaded
+
+    def _precision(self) -> str:
+        return choose_precision(self.precision, cache_folder())[0]
 
     def evaluate(self, quiet: bool = False) -> dict[str, Any]:
         """Open the sealed test set: accuracy, loss and balanced accuracy with 95 % intervals.
@@ -112,7 +116,7 @@ class Run:
             settings=_sha256(self.path / "config.yaml"),
             rightfit=metadata.version("rightfit"),
             backend=choose_backend(),
-            precision=choose_precision(self.precision),
+            precision=self._precision(),
         )
         metrics = self.measure("test", console)
         folder.write_json(self.path / "metrics.json", {**self.metrics, "test": metrics})
@@ -140,7 +144,7 @@ class Run:
     def _data(self) -> Dataset:
         """The run's own images, labels and splits as data.csv has them, whatever the source holds by now."""
         if self._dataset is None:
-            from rightfit.data import recorded, store
+            from rightfit.data import recorded
             from rightfit.data.dataset import reopen
             from rightfit.data.resize import ImageSpec
 
@@ -150,7 +154,7 @@ class Run:
                 raise UsageError(f"{self.path} was trained on data in memory, which are gone; predict works")
             source = None if settings.data.startswith("<") else settings.data
             spec = ImageSpec(*self.image_size, self._load()[1].resize)
-            self._dataset = reopen(found, source, spec, store.cache_folder(settings.cache))
+            self._dataset = reopen(found, source, spec, cache_folder(settings.cache))
         return self._dataset
 
     def predict(

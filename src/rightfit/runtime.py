@@ -1,4 +1,4 @@
-"""Choose backend, threads and precision before Keras is first imported; say what the machine can do."""
+"""Choose the backend before Keras is first imported; say what the machine can do and where the cache is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 from rightfit.errors import BackendError
 
 BACKENDS = ("tensorflow", "jax", "torch")
-PRECISIONS = ("float32", "bfloat16")
 INSTALL = {
     "tensorflow": "pip install tensorflow-cpu",
     "jax": "pip install 'rightfit[jax]'",
@@ -107,17 +106,6 @@ def _fastest(installed: dict[str, str]) -> str:
     raise BackendError(f"no backend is installed; `{INSTALL['tensorflow']}` brings the default")
 
 
-def choose_precision(precision: str = "auto") -> str:
-    """ "float32" or "bfloat16"; auto is bfloat16 where processor or GPU computes in it."""
-    if precision in PRECISIONS:
-        return precision
-    if precision != "auto":
-        raise BackendError(f"unknown precision {precision!r}; there are auto, {', '.join(PRECISIONS)}")
-    if has_nvidia_gpu():
-        return "bfloat16" if _gpu_has_bfloat16() else "float32"
-    return "bfloat16" if {"avx512_bf16", "amx_bf16"} & cpu_flags() else "float32"
-
-
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """float32 means float32 within: GPUs would round to TF32's ten bits (NVIDIA Ampere and later)."""
@@ -155,18 +143,6 @@ def has_nvidia_gpu() -> bool:
     return Path("/proc/driver/nvidia/version").exists() and not hidden
 
 
-def _gpu_has_bfloat16() -> bool:
-    """Compute capability 8.0 (Ampere) and later; asked of nvidia-smi, which needs no framework."""
-    import subprocess
-
-    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-        return min(float(line) for line in answer.split()) >= 8.0
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return False
-
-
 def cpu_flags() -> frozenset[str]:
     """The processor's feature flags as Linux prints them; empty elsewhere."""
     return frozenset(_cpuinfo("flags").split())
@@ -189,3 +165,13 @@ def _cpuinfo(key: str) -> str:
 def cpu_count() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cache_folder(setting: str | None = None) -> Path:
+    """The argument, else RIGHTFIT_CACHE, else the platform's folder for a user's caches."""
+    chosen = setting or os.environ.get("RIGHTFIT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return platformdirs.user_cache_path("rightfit")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from rightfit.data import store as stores
 from rightfit.data.resize import ImageSpec
-from rightfit.data.store import Store, cache_folder, from_arrays, open_or_build, quarantine
+from rightfit.data.store import Store, from_arrays, open_or_build, quarantine
 from rightfit.errors import DataError, RunError
 
 SPEC = ImageSpec(8, 6)
@@ -510,12 +510,3 @@ def test_ten_bad_files_are_listed_and_the_rest_counted():
 def test_no_readable_image_at_all_stops_in_any_case(total):
     with pytest.raises(DataError):
         quarantine(*with_bad(total, total), allow_bad=True)
-
-
-def test_the_cache_is_the_argument_then_the_environment_then_the_users(monkeypatch):
-    monkeypatch.setenv("RIGHTFIT_CACHE", "~/there")
-    assert cache_folder("here") == Path("here")
-    assert cache_folder(None) == Path.home() / "there"
-    monkeypatch.delenv("RIGHTFIT_CACHE")
-    platformdirs = pytest.importorskip("platformdirs")
-    assert cache_folder(None) == platformdirs.user_cache_path("rightfit")

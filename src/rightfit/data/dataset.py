@@ -23,6 +23,7 @@ from rightfit.data.listing import missing
 from rightfit.data.resize import ImageSpec
 from rightfit.errors import DataError, ImageError, RightfitError
 from rightfit.files import write_text
+from rightfit.runtime import cache_folder
 
 SAMPLE = 200  # images whose size decides image_size "auto"
 
@@ -80,7 +81,7 @@ def prepare(
     height, width = settings.height_width
     spec = ImageSpec(height, width, settings.resize)
     names = found.frame["name"].tolist()
-    cache = store.cache_folder(settings.cache)
+    cache = cache_folder(settings.cache)
     if found.images is not None:
         images = store.from_arrays(found.images, spec)
     else:

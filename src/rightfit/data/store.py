@@ -130,16 +130,6 @@ def from_arrays(images: Pixels, spec: ImageSpec) -> Store:
     return Store(np.ascontiguousarray(images), np.ones(len(images), bool), {}, _fingerprint(contents, spec))
 
 
-def cache_folder(setting: str | None) -> Path:
-    """The argument, else RIGHTFIT_CACHE, else the platform's folder for a user's caches."""
-    chosen = setting or os.environ.get("RIGHTFIT_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    import platformdirs
-
-    return platformdirs.user_cache_path("rightfit")
-
-
 def quarantine(
     store: Store, names: Sequence[str], labels: Sequence[object], allow_bad: bool, limit: float = 0.05
 ) -> Rows:

@@ -1,0 +1,102 @@
+"""Which number format this machine trains faster in: measured once on a convolution, and remembered.
+
+That a processor has bfloat16 instructions does not say that they are fast: an AMD Zen 5 convolves
+nearly twice as fast in bfloat16 as in float32, an Intel Emerald Rapids without its matrix unit half
+as fast, with the same libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rightfit.errors import BackendError, RightfitError
+from rightfit.files import write_text
+from rightfit.runtime import DISTRIBUTIONS, cpu_flags, cpu_name, has_nvidia_gpu
+
+PRECISIONS = ("float32", "bfloat16")
+PAYS = 1.2  # times as fast as float32; below, the casts of mixed precision eat the gain
+REMEMBERED = "machine.json"
+
+
+def choose_precision(precision: str, cache: Path) -> tuple[str, str]:
+    """("float32" or "bfloat16", the reason); auto is bfloat16 where processor or GPU is faster in it.
+
+    What was measured on a processor is remembered in `cache`. Keras' backend must have been chosen.
+    """
+    if precision in PRECISIONS:
+        return precision, "as asked"
+    if precision != "auto":
+        raise BackendError(f"unknown precision {precision!r}; there are auto, {', '.join(PRECISIONS)}")
+    if has_nvidia_gpu():
+        if _gpu_has_bfloat16():
+            return "bfloat16", "the GPU computes in it"
+        return "float32", "the GPU does not compute in bfloat16"
+    if not {"avx512_bf16", "amx_bf16"} & cpu_flags():
+        return "float32", "the processor has no bfloat16 instructions"
+    gain = _remembered_or_measured(cache / REMEMBERED)
+    chosen = "bfloat16" if gain >= PAYS else "float32"
+    return chosen, f"in bfloat16 this processor convolves {gain:.2f} times as fast as in float32"
+
+
+def _remembered_or_measured(path: Path) -> float:
+    """Speed in bfloat16 over speed in float32 on the running backend."""
+    key = _key()
+    try:
+        known: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    known = known if isinstance(known, dict) else {}
+    gain = known.get(key)
+    if isinstance(gain, (int, float)) and math.isfinite(gain) and gain > 0:
+        return float(gain)
+    gain = round(measure(), 2)
+    with suppress(OSError, RightfitError):  # a cache that is only readable serves as well
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({**known, key: gain}, indent=1) + "\n")
+    return gain
+
+
+def _key() -> str:
+    backend = os.environ["KERAS_BACKEND"]
+    version = ""
+    for distribution in DISTRIBUTIONS[backend]:
+        with suppress(metadata.PackageNotFoundError):
+            version = version or metadata.version(distribution)
+    return f"{cpu_name()}, {' '.join(sorted(f for f in cpu_flags() if 'bf16' in f))}, {backend} {version}"
+
+
+def measure(rounds: int = 7) -> float:
+    """Speed of a 3x3 convolution in bfloat16 over that in float32, each its best of `rounds` in turns."""
+    import numpy as np
+    from keras import ops
+
+    generator = np.random.default_rng(0)
+    images, kernel = generator.normal(size=(16, 38, 38, 64)), generator.normal(size=(3, 3, 64, 64))
+    inputs = {kind: (ops.cast(images, kind), ops.cast(kernel, kind)) for kind in PRECISIONS}
+    best = dict.fromkeys(PRECISIONS, math.inf)
+    for count in range(rounds + 1):
+        for kind, (x, w) in inputs.items():
+            started = time.perf_counter()
+            float(ops.cast(ops.sum(ops.conv(x, w, padding="same")), "float32"))  # waits for the result
+            if count:  # the first compiles and warms up
+                best[kind] = min(best[kind], time.perf_counter() - started)
+    return best["float32"] / best["bfloat16"]
+
+
+def _gpu_has_bfloat16() -> bool:
+    """Compute capability 8.0 (Ampere) and later; asked of nvidia-smi, which needs no framework."""
+    import subprocess
+
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        return min(float(line) for line in answer.split()) >= 8.0
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return False

@@ -1,0 +1,75 @@
+"""What a machine is told about itself: its cache, and the number format it is faster in."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rightfit import precision, runtime
+from rightfit.errors import BackendError
+
+
+def test_the_cache_is_the_argument_then_the_environment_then_the_users(monkeypatch):
+    monkeypatch.setenv("RIGHTFIT_CACHE", "~/there")
+    assert runtime.cache_folder("here") == Path("here")
+    assert runtime.cache_folder(None) == Path.home() / "there"
+    monkeypatch.delenv("RIGHTFIT_CACHE")
+    platformdirs = pytest.importorskip("platformdirs")
+    assert runtime.cache_folder(None) == platformdirs.user_cache_path("rightfit")
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """asked(content of the remembered file) -> what auto chooses; the content afterwards."""
+    runtime.choose_backend()
+    path = tmp_path / "cache" / precision.REMEMBERED
+
+    def ask(content=None):
+        if content is not None:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content)
+        return precision.choose_precision("auto", tmp_path / "cache")
+
+    ask.path = path
+    return ask
+
+
+@pytest.fixture
+def with_bfloat16():
+    if runtime.has_nvidia_gpu() or not {"avx512_bf16", "amx_bf16"} & runtime.cpu_flags():
+        pytest.skip("the processor has no bfloat16 instructions, so there is nothing to measure")
+
+
+@pytest.mark.parametrize("gain, chosen", [(2.0, "bfloat16"), (1.19, "float32"), (0.5, "float32")])
+def test_auto_takes_bfloat16_only_where_it_was_measured_to_pay(asked, with_bfloat16, gain, chosen):
+    found, because = asked(json.dumps({precision._key(): gain}))
+    assert found == chosen
+    assert f"{gain:.2f} times as fast" in because
+
+
+@pytest.mark.parametrize("garbage", ["", "[]", "{", '{"x": 1}', "null"])
+def test_what_is_not_remembered_is_measured_and_then_remembered(asked, with_bfloat16, garbage):
+    first = asked(garbage)
+    gain = json.loads(asked.path.read_text())[precision._key()]
+    assert gain > 0 and first[0] == ("bfloat16" if gain >= precision.PAYS else "float32")
+    assert asked() == first
+
+
+@pytest.mark.parametrize("gain", ['"fast"', "-1", "0", "NaN"])
+def test_a_remembered_gain_that_is_none_is_measured_again(asked, with_bfloat16, gain):
+    asked(f"{{{json.dumps(precision._key())}: {gain}}}")
+    assert json.loads(asked.path.read_text())[precision._key()] > 0
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, with_bfloat16):
+    runtime.choose_backend()
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert precision.choose_precision("auto", tmp_path / "cache")[0] in precision.PRECISIONS
+
+
+def test_what_is_asked_for_is_taken_and_nothing_measured(tmp_path):
+    for kind in precision.PRECISIONS:
+        assert precision.choose_precision(kind, tmp_path) == (kind, "as asked")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(BackendError, match="unknown precision 'half'"):
+        precision.choose_precision("half", tmp_path)
