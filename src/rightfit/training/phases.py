@@ -65,6 +65,10 @@ def thawed(
     for index, variable in enumerate(generators):
         drawn = np.random.default_rng([*seed, LAYERS, index]).integers(0, 2**31, variable.shape)
         variable.assign(drawn.astype("uint32"))
+    for layer in runner.layers:
+        if (generator := getattr(layer, "seed_generator", None)) is not None:
+            # Keras on torch draws from the process's own generator while a layer was given no seed.
+            generator._initial_seed = seed[0]
     if phase.rates is not None:
         for layer in runner.layers:
             layer.trainable = layer.name in phase.rates
