@@ -28,10 +28,7 @@ from rightfit.config import TrainSettings  # noqa: E402
 from rightfit.console import Console  # noqa: E402
 from rightfit.data.augment import POLICIES  # noqa: E402
 from rightfit.data.loader import TrainLoader  # noqa: E402
-from rightfit.training import (
-    finetune,  # noqa: F401  (brings the rest of the room)
-    loop,
-)
+from rightfit.training import loop  # noqa: E402
 from rightfit.training.checkpoints import Checkpoints  # noqa: E402
 from rightfit.training.judging import Validation  # noqa: E402
 from rightfit.training.phases import Phase  # noqa: E402

@@ -45,9 +45,14 @@ def _numbered(parent: Path, stem: str) -> Path:
 
 
 def check_free(output: str) -> None:
+    """UsageError if the folder holds anything, RunError if it cannot be written: both before any work."""
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not empty; choose another --output, or remove it")
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    own_rights = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    if not os.access(above, os.W_OK | os.X_OK, **own_rights):
+        raise RunError(f"{folder} cannot be written: no permission to write in {above}")
 
 
 LOCK = ".lock"

@@ -52,7 +52,7 @@ class Safety:
         because = f"{what}; training returned to the end of epoch {progress.epoch} at half the learning rate"
         if lost:
             more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-            because += f"; the loss was first lost with the images {', '.join(lost[:NAMED])}{more}"
+            because += f"; it was first lost in the step with the images {', '.join(lost[:NAMED])}{more}"
         self.record(Decision("learning_rate factor", progress.rate_factor, because))
         console.say(because)
 
@@ -66,8 +66,8 @@ def images_of_the_first_lost_step(
     ema: float | None,
     interrupt: Interrupt,
 ) -> NDArray[np.int64]:
-    """Take the epoch's steps again, looking at each loss: the positions of the first batch without a finite
-    one; empty if there is none, as when the last step alone spoilt the weights."""
+    """Take the epoch's steps again, looking after each: the positions of the first batch whose loss, or the
+    weights that it left, are not finite; empty when it does not happen again."""
     step.begin()
     with closing(loader.epoch(failed.epoch)) as batches:
         for index in range(failed.step):
@@ -75,6 +75,7 @@ def images_of_the_first_lost_step(
                 break
             position = (failed.epoch - first) * loader.steps + index
             step(next(batches), rate(position) * failed.rate_factor, averaging_decay(ema, position))
-            if not math.isfinite(step.totals()[0]):
+            sound = all(np.isfinite(weight).all() for weight in step.weights(averaged=False))
+            if not sound or not math.isfinite(step.totals()[0]):
                 return loader.positions(failed.epoch, index)
     return np.empty(0, np.int64)
