@@ -157,6 +157,7 @@ def resume(
     if not (place / FOLDER).is_dir():
         raise RunError(f"{place} holds no checkpoints; give the run folder that `rightfit train` made")
     with folder.locked(place):
+        folder.remove_half_written(place)
         checkpoints = Checkpoints(place, console)
         saved = checkpoints.newest()
         if saved is not None:

@@ -103,6 +103,7 @@ def test_the_command_killed_twice_leaves_the_files_of_the_undisturbed_run(
         running.send_signal(signal.SIGKILL)
         running.communicate()
         assert running.returncode == -signal.SIGKILL
+    (run / ".golden.npz-killed.npz").write_bytes(b"half of it")
     (run / "history.csv").write_text("epoch\n1\n", encoding="utf-8")  # as if the kill had come before it
     with (run / "decisions.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"setting": "epoch", "value": 3, "evidence": "written, then killed"}\n')
@@ -113,6 +114,7 @@ def test_the_command_killed_twice_leaves_the_files_of_the_undisturbed_run(
     (run / "config.yaml").write_text(config.replace("'0.05s'", "5m").replace("0.05s", "5m"), encoding="utf-8")
     assert_the_same_run(run, whole, rows_of)
     assert (run / "model.keras").exists()
+    assert [path.name for path in run.glob(".*")] == [".lock"], "nothing half-written is left"
     again = here("resume", run)
     assert (again.returncode, again.stdout) == (0, f"{run}\n")
     assert "is finished: all 12 epochs done" in again.stderr

@@ -56,6 +56,17 @@ def check_free(output: str) -> None:
 
 
 LOCK = ".lock"
+FILES = (
+    "config.yaml", "data.csv", "quarantine.csv", "architecture.yaml", "architecture.json",
+    "weights.safetensors", "model.keras", "golden.npz", "history.csv", "decisions.jsonl", "metrics.json",
+)  # fmt: skip
+
+
+def remove_half_written(run: Path) -> None:
+    """What a process that was killed left beside the files it was writing; the run must be locked."""
+    for name in FILES:
+        for leftover in run.glob(f".{name}-*"):
+            leftover.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class Checkpoints:
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
         self.folder.mkdir(exist_ok=True)
-        for leftover in self.folder.glob(".*.safetensors"):  # of a process that was killed while it wrote
+        for leftover in self.folder.glob(".*-*"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
 
     def due(self) -> bool:
