@@ -217,8 +217,8 @@ def test_accepted_changes_are_on_record_and_two_processes_keep_off_one_run(
 ):
     run = stopped.run
     (stopped.images / "blue" / "00.png").write_bytes(picture())
-    thread = stopping(lambda: epochs_in(run) > before)
     before = epochs_in(run)
+    thread = stopping(lambda: epochs_in(run) > before)
     others = []
 
     def meanwhile():
