@@ -70,7 +70,7 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
 def _train(
     dataset: Dataset, asked: TrainSettings, console: Console, backend: str, precision: str, because: str
 ) -> Run:
-    from rightfit.data.augment import POLICIES
+    from rightfit.data.augment import policy_named
     from rightfit.data.loader import TrainLoader
     from rightfit.nets.resnet import build
     from rightfit.saving import bundle, folder
@@ -82,7 +82,14 @@ def _train(
     counts = dataset.class_counts(rows)
     facts = recipe.Facts(len(rows), counts, table.label_mode, max(asked.height_width))
     settings, decisions = recipe.resolve(asked, facts)
-    model = build(settings.model, table.outputs, settings.height_width, settings.seed)
+    model = build(
+        settings.model,
+        table.outputs,
+        settings.height_width,
+        settings.seed,
+        settings.dropout,
+        settings.stochastic_depth,
+    )
     if settings.weights:
         _start_from(settings.weights, model, table.outputs, console)
         facts = dataclasses.replace(facts, pretrained=True)
@@ -122,7 +129,7 @@ def _train(
         weights,
         settings.batch_size,
         settings.seed,
-        POLICIES[settings.augment],
+        policy_named(settings.augment, settings.mirror),
     )
     held_out = table.rows("val")
     validation = loop.Validation(

@@ -61,6 +61,13 @@ class TrainSettings(Settings):
     augment: Literal["auto", "none", "light", "medium", "strong"] = Field(
         "auto", description="Random changes of training images: none, light, medium or strong"
     )
+    mirror: bool = Field(
+        True, description="Also mirror training images; not for digits, text, or left against right"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of features left out before the last layer")
+    stochastic_depth: float = Field(
+        0.0, ge=0, lt=1, description="Chance that a step skips the last block, falling to 0 at the first"
+    )
     epochs: int | None = Field(None, ge=1, description="Passes over the training images")
     batch_size: int | None = Field(None, ge=1, description="Images a step")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd (Nesterov momentum 0.9) or adamw")
