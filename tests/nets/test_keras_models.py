@@ -1,5 +1,6 @@
 """`keras:NAME` computes what keras.applications does, is always the same net, and takes its weights."""
 
+import json
 import socket
 import sys
 import urllib.error
@@ -9,7 +10,9 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+import rightfit
 from rightfit.errors import UsageError
 from rightfit.nets import catalogue, keras_models, pretrained
 from rightfit.nets.importers.core import WeightsError
@@ -256,6 +259,25 @@ def test_imagenet_weights_come_from_keras_cache(home):
     assign(ours, catalogue.bring(start.path, "keras:MobileNetV2", 2)[1])
     same_features(features_of(ours), theirs, "MobileNetV2", (64, 64))
     assert not tried
+
+
+@pytest.mark.filterwarnings("ignore:.*HDF5 file via:UserWarning")
+def test_training_starts_from_imagenet_weights_and_records_it(home, tmp_path):
+    application("MobileNetV2", (64, 64)).save(home[0] / pretrained.published("MobileNetV2").file)
+    pictures = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), dtype=np.uint8)
+    run = rightfit.train(
+        (pictures, np.arange(24) % 2), model="keras:MobileNetV2", finetune="head", views=0, output=tmp_path / "run",
+        precision="float32", quiet=True,
+    )  # fmt: skip
+    kept = load_file(run.path / "weights.safetensors")
+    _, weights = catalogue.bring(home[0] / pretrained.published("MobileNetV2").file, "keras:MobileNetV2", 2)
+    for name, value in weights.items():
+        np.testing.assert_array_equal(kept[name], value)
+    assert "\nweights: imagenet " in (run.path / "config.yaml").read_text()
+    assert "starting from the weights of keras.applications in" in (run.path / "log.txt").read_text()
+    lines = map(json.loads, (run.path / "decisions.jsonl").read_text().splitlines())
+    (decision,) = (line for line in lines if line["setting"] == "weights")
+    assert decision["value"] == "imagenet" and "is in Keras' cache" in decision["evidence"]
 
 
 @pytest.mark.filterwarnings("ignore:.*HDF5 file via:UserWarning")
