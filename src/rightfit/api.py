@@ -21,6 +21,7 @@ from rightfit.runtime import cache_folder, choose_backend, installed_backends
 
 if TYPE_CHECKING:
     from rightfit.data.dataset import Dataset
+    from rightfit.nets.pretrained import Start
     from rightfit.training.loop import Progress
 
 
@@ -55,9 +56,10 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
 
         check_free(asked.output)
     if asked.model != "auto":
-        from rightfit.nets.variants import variant_named
+        from rightfit.nets import catalogue, pretrained
 
-        variant_named(asked.model)
+        catalogue.check(asked.model)
+        pretrained.check(asked.weights, asked.model)
     if asked.tensorboard:
         _require("tensorboard")
 
@@ -72,7 +74,7 @@ def _train(
 ) -> Run:
     from rightfit.data.augment import policy_named
     from rightfit.data.loader import TrainLoader
-    from rightfit.nets.resnet import build
+    from rightfit.nets import catalogue, pretrained
     from rightfit.saving import bundle, folder
     from rightfit.training import finetune, loop, recipe
     from rightfit.training.head import Extractor
@@ -82,7 +84,11 @@ def _train(
     counts = dataset.class_counts(rows)
     facts = recipe.Facts(len(rows), counts, table.label_mode, max(asked.height_width))
     settings, decisions = recipe.resolve(asked, facts)
-    model = build(
+    start = pretrained.choose(settings.weights, settings.model, min(settings.height_width))
+    if start.kind == "none" and settings.finetune != "auto":
+        why = "" if settings.weights == "none" else f"; {start.because}"
+        raise UsageError(f"--finetune {settings.finetune} needs weights to start from; give --weights{why}")
+    model = catalogue.build(
         settings.model,
         table.outputs,
         settings.height_width,
@@ -90,13 +96,18 @@ def _train(
         settings.dropout,
         settings.stochastic_depth,
     )
-    if settings.weights:
-        _start_from(settings.weights, model, table.outputs, console)
+    if start.kind != "none":
+        _start_from(start, settings, model, table.outputs, console)
         facts = dataclasses.replace(facts, pretrained=True)
         settings, decisions = recipe.resolve(asked, facts)
-    elif settings.finetune != "auto":
-        raise UsageError(f"--finetune {settings.finetune} needs weights to start from; give --weights")
-    settings = settings.model_copy(update={"backend": backend, "precision": precision})
+    if settings.weights == "auto":
+        decisions.append(recipe.Decision("weights", start.kind, start.because))
+        if start.kind == "none":
+            console.say(f"starting from scratch: {start.because}")
+    weights_from = _absolute(settings.weights) if start.kind == "file" else start.kind
+    settings = settings.model_copy(
+        update={"backend": backend, "precision": precision, "weights": weights_from}
+    )
     weights, weighing = recipe.sample_weights(settings, table.codes()[rows], counts, table.label_mode)
 
     place = folder.new_folder(settings.output, settings.data)
@@ -191,7 +202,7 @@ def load(run: str | os.PathLike[str], precision: str = "float32") -> Run:
 
 
 def import_weights(path: str | os.PathLike[str], model: str, output: str | os.PathLike[str]) -> str:
-    """Write another library's ResNet weights as ours: safetensors, `layer/variable` -> tensor.
+    """Write another library's weights as ours: safetensors, `layer/variable` -> tensor.
 
     Reads PyTorch (torchvision, timm), safetensors, Keras (keras.applications, KerasHub), TensorFlow
     checkpoints (TF-Slim, official models, Sonnet) and TensorLayer's .npz. Returns the library's name.
@@ -201,33 +212,39 @@ def import_weights(path: str | os.PathLike[str], model: str, output: str | os.Pa
     from safetensors.numpy import save_file
 
     from rightfit.files import write_with
-    from rightfit.nets.importers.bring import bring
+    from rightfit.nets import catalogue
 
-    source, weights = bring(os.fspath(path), model)
+    source, weights = catalogue.bring(os.fspath(path), model, None)
     metadata = {"format": "rightfit 1", "model": model, "source": source}
     write_with(Path(output), lambda temporary: save_file(weights, temporary, metadata=metadata))
     return source
 
 
-def _start_from(path: str, model: Any, outputs: int, console: Console) -> None:
-    from rightfit.nets.importers.bring import bring
+def _start_from(start: Start, settings: TrainSettings, model: Any, outputs: int, console: Console) -> None:
+    from rightfit.nets import catalogue, pretrained
 
-    source, weights = bring(path, model.name, outputs)
+    if start.path:
+        source, weights = catalogue.bring(start.path, settings.model, outputs, settings.height_width)
+    else:
+        source = f"the preset {settings.model}"
+        weights = pretrained.preset_weights(settings.model, settings.height_width)
     for layer in model.layers:
         for variable in layer.weights:
             if (name := f"{layer.name}/{variable.name}") in weights:
                 variable.assign(weights[name])
     head = "its own last layer" if "logits/kernel" in weights else "a new last layer"
-    console.say(f"starting from the weights of {source} in {path}, with {head}")
+    why = f" ({start.because})" if settings.weights == "auto" else ""
+    found = f" in {start.path}" if start.path else ""
+    console.say(f"starting from the weights of {source}{found}, with {head}{why}")
 
 
 def models(outputs: int = 1000, image_size: int = 224) -> list[dict[str, Any]]:
-    """Every model that can be built: name, trainable parameters, multiply-adds an image, and the paper."""
+    """Every model that can be built: name, trainable parameters, multiply-adds an image, where it is from,
+    and which weights can be had by name. Other libraries' nets are not counted (None)."""
     choose_backend()
-    from rightfit.nets.resnet import describe
-    from rightfit.nets.variants import VARIANTS
+    from rightfit.nets import catalogue
 
-    return [describe(name, outputs, (image_size, image_size)) for name in VARIANTS]
+    return catalogue.listing(outputs, (image_size, image_size))
 
 
 def machine(measure: bool = True) -> dict[str, Any]:

@@ -66,18 +66,39 @@ def weight_shapes(name: str, outputs: int) -> dict[str, tuple[int, ...]]:
 
 
 def initialise(model: keras.Model, seed: int) -> None:
-    """Draw kernels from coordinates: He normal by fan-out for convolutions, small normal for dense layers."""
+    """Draw kernels from coordinates: He normal by fan-out for convolutions, small normal for the head.
+
+    Of other libraries' nets, dense layers within the net are drawn Glorot normal, depthwise kernels He
+    normal by fan-in (fan-out is the same), but without He's factor 2 where a pointwise one follows at
+    once. A kernel that starts as a constant keeps it.
+    """
     for index, layer in enumerate(model.layers):
-        if isinstance(layer, layers.Conv2D):
-            shape = layer.kernel.shape
-            deviation = np.sqrt(2.0 / (shape[0] * shape[1] * shape[3] / layer.groups))
-        elif isinstance(layer, layers.Dense):
-            shape, deviation = layer.kernel.shape, 0.01
-        else:
-            continue
-        layer.kernel.assign(
-            np.random.default_rng([seed, FIRST_WEIGHTS, index]).normal(0, deviation, shape).astype("float32")
-        )
+        for number, (kernel, deviation) in enumerate(_kernels(layer)):
+            place = [seed, FIRST_WEIGHTS, index] + ([number] if number else [])
+            draws = np.random.default_rng(place).normal(0, deviation, kernel.shape)
+            kernel.assign(draws.astype("float32"))
+
+
+def _kernels(layer: Any) -> list[tuple[Any, float]]:
+    """A layer's kernels, each with the deviation it starts with."""
+    if isinstance(layer, layers.SeparableConv2D):
+        rows, columns, _, multiplier = layer.depthwise_kernel.shape
+        pointwise = np.sqrt(2.0 / layer.pointwise_kernel.shape[-1])
+        return [
+            (layer.depthwise_kernel, np.sqrt(1.0 / (rows * columns * multiplier))),
+            (layer.pointwise_kernel, pointwise),
+        ]
+    if isinstance(layer, layers.DepthwiseConv2D):
+        if isinstance(layer.depthwise_initializer, keras.initializers.Constant):
+            return []
+        rows, columns, _, multiplier = layer.kernel.shape
+        return [(layer.kernel, np.sqrt(2.0 / (rows * columns * multiplier)))]
+    if isinstance(layer, layers.Conv2D):
+        shape = layer.kernel.shape
+        return [(layer.kernel, np.sqrt(2.0 / (shape[0] * shape[1] * shape[3] / layer.groups)))]
+    if isinstance(layer, layers.Dense):
+        return [(layer.kernel, 0.01 if layer.name == "logits" else np.sqrt(2.0 / sum(layer.kernel.shape)))]
+    return []
 
 
 def _assemble(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.config import TrainSettings
-from rightfit.nets.variants import variant_named
+from rightfit.nets import catalogue
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
             decisions.append(Decision(name, value, because))
 
     choose("model", *default_model(facts))
-    variant_named(values["model"])
+    catalogue.check(values["model"])
     choose("augment", *default_augment(facts))
     choose("batch_size", *default_batch_size(facts))
     if values["batch_size"] > facts.images:

@@ -26,8 +26,10 @@ CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "
 PREFIXES = ("module.", "model.", "_orig_mod.")  # left by DataParallel, by wrappers and by torch.compile
 
 
-def read(path: str | Path) -> tuple[str, dict[str, Array]]:
+def read(path: str | Path, by_index: bool = False) -> tuple[str, dict[str, Array]]:
     """The format ("pytorch", "safetensors", "keras", "tensorflow", "npz") and the tensors of `path`.
+
+    `by_index` is as in `files_keras.read`.
 
     WeightsError when there is no such file, it is damaged, of no known format, or asks to run code;
     BackendError when reading it takes a library that is not installed.
@@ -43,7 +45,7 @@ def read(path: str | Path) -> tuple[str, dict[str, Array]]:
             f"{path} is {'a folder' if path.is_dir() else 'not there'}; name a weights file: {READABLE}"
         )
     if start.startswith(HDF5) or path.suffix in KERAS:
-        return "keras", files_keras.read(path)
+        return "keras", files_keras.read(path, by_index)
     if path.suffix == ".npz":
         return "npz", files_tensorflow.read_npz(path)
     if path.suffix == ".safetensors":
