@@ -47,6 +47,8 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
         if asked.data.startswith("<"):
             raise UsageError(f"{config} is of a run on data in memory, which are gone; give the data again")
         asked = asked.model_copy(update={"data": _absolute(asked.data)})
+    if asked.cache:
+        asked = asked.model_copy(update={"cache": _absolute(asked.cache)})
     source = asked.data if named else data
     console = Console(quiet)
     backend = choose_backend(asked.backend)
@@ -60,6 +62,7 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
 
         catalogue.check(asked.model)
         pretrained.check(asked.weights, asked.model)
+    _check_start(asked)
     if asked.tensorboard:
         _require("tensorboard")
 
@@ -141,6 +144,7 @@ def _train(
         settings.batch_size,
         settings.seed,
         policy_named(settings.augment, settings.mirror),
+        dataset.groups(rows),
     )
     held_out = table.rows("val")
     validation = loop.Validation(
@@ -232,10 +236,11 @@ def _start_from(start: Start, settings: TrainSettings, model: Any, outputs: int,
         for variable in layer.weights:
             if (name := f"{layer.name}/{variable.name}") in weights:
                 variable.assign(weights[name])
-    head = "its own last layer" if "logits/kernel" in weights else "a new last layer"
     why = f" ({start.because})" if settings.weights == "auto" else ""
     found = f" in {start.path}" if start.path else ""
-    console.say(f"starting from the weights of {source}{found}, with {head}{why}")
+    console.say(
+        f"starting from the weights of {source}{found}{why}; the last layer is fitted to these images"
+    )
 
 
 def models(outputs: int = 1000, image_size: int = 224) -> list[dict[str, Any]]:
@@ -252,6 +257,16 @@ def machine(measure: bool = True) -> dict[str, Any]:
     from rightfit.machine import describe
 
     return describe(measure)
+
+
+def _check_start(asked: TrainSettings) -> None:
+    """UsageError for weights that cannot be started from, before an image is decoded."""
+    if asked.weights == "none" and asked.finetune != "auto":
+        raise UsageError(f"--finetune {asked.finetune} needs weights to start from; give --weights")
+    if asked.weights not in ("auto", "imagenet", "none"):
+        from rightfit.nets.importers.files import check_there
+
+        check_there(Path(asked.weights).expanduser())
 
 
 def _absolute(source: str) -> str:

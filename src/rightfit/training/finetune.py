@@ -1,7 +1,7 @@
 """From borrowed weights to a model of one's own: the head first, then, where it pays, the layers below.
 
-A head fitted on frozen features comes first in every way but `full` without one, as fine-tuning from
-a random head distorts the features it starts from (Kumar et al. 2022). `gradual` then unfreezes from
+A head fitted on frozen features comes first in every way, as fine-tuning from a random head distorts
+the features it starts from (Kumar et al. 2022). `gradual` then unfreezes from
 the top (Howard and Ruder 2018), each part of the net at a lower rate than the one above it.
 """
 
@@ -99,7 +99,7 @@ def _fit_head(
         features = extractor.features(validation.rows, None, 0, 0, console)
         held = Samples([features], validation.targets, np.ones(len(features), np.float32))
     computed = time.monotonic()
-    head, tried = fit(train, held, label_mode)
+    head, tried = fit(train, held, label_mode, loader.groups)
     _use(head, model)
     seen = quick(head.logits(blocks[0]), train.targets, label_mode)
     row: dict[str, Any] = {"epoch": 0, "steps": 0, "loss": seen.loss, "accuracy": seen.accuracy}
@@ -162,8 +162,8 @@ def parts(model: keras.Model) -> list[list[str]]:
     for name in names:
         stages.setdefault(name.partition("_")[0], []).append(name)
     if {"stem", "stage1"} <= set(stages):
-        *below, last = (key for key in stages if key != "post")
-        groups = [stages[key] for key in below] + [stages[last] + stages.get("post", [])]
+        *below, last = (key for key in stages if key != "final")
+        groups = [stages[key] for key in below] + [stages[last] + stages.get("final", [])]
     else:
         groups = [list(group) for group in np.array_split(np.array(names, dtype=object), PARTS) if len(group)]
     return [*groups, [HEAD]]
