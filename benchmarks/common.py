@@ -50,6 +50,7 @@ class Contender:
     needs: tuple[str, ...] = ()  # packages; those of peers are looked for in the peers' environment
     backend: str = "tensorflow"  # Keras'
     peer: bool = False  # runs in the peers' environment
+    gpu: bool = False  # sees the GPU
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,9 @@ def measure(script: str, name: str, contender: Contender, args: argparse.Namespa
     python = peers_python() if contender.peer else Path(sys.executable)
     settings = json.dumps(vars(args), default=str)
     environment = {
-        "CUDA_VISIBLE_DEVICES": "",
-        "JAX_PLATFORMS": "cpu",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
         **os.environ,
+        **({} if contender.gpu else {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
         "KERAS_BACKEND": contender.backend,
         "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
     }

@@ -283,7 +283,7 @@ def pytorch_step(args: argparse.Namespace, mixed: bool) -> tuple[Step, int, str]
     return step, sum(p.numel() for p in net.parameters()), "autocast bfloat16" if mixed else "float32"
 
 
-def pytorch_resnet(name: str) -> Any:
+def pytorch_resnet(name: str, outputs: int = OUTPUTS) -> Any:
     """torchvision's ResNet v1.5, or He's ResNet-20 with projections: (B, 3, H, W) -> (B, outputs)."""
     from torch import nn
 
@@ -320,7 +320,7 @@ def pytorch_resnet(name: str) -> Any:
         for index in range(depth):
             parts.append(Block(channels, width, 2 if index == 0 and stage > 0 else 1, bottleneck))
             channels = 4 * width if bottleneck else width
-    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, OUTPUTS))
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs))
 
 
 DEPTHS = {
