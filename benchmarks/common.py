@@ -275,7 +275,10 @@ def median_interval(values: list[float], level: float = 0.95) -> tuple[float, fl
 def rows_of(summary: dict[str, Any]) -> list[list[str]]:
     """A row a contender, a column a metric: `12.3 (11.9 to 12.8); 2.10×`, the last how many times rightfit is."""
     names = list(dict.fromkeys(name for metric in summary.values() for name in metric["contenders"]))
-    rows = [["", *(f"{title}, {metric['unit']}" for title, metric in summary.items())]]
+    units = {metric["unit"] for metric in summary.values()}
+    common = units.pop() if len(units) == 1 else ""
+    titles = [title if common else f"{title}, {metric['unit']}" for title, metric in summary.items()]
+    rows = [[common, *titles]]
     for name in names:
         rows.append([name, *(_cell(metric["contenders"].get(name)) for metric in summary.values())])
     return rows
@@ -415,3 +418,20 @@ def class_folder(name: str, count: int, side: int, suffix: str) -> Path:
             cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
         beside.rename(folder)
     return folder
+
+
+def linked(folder: Path, count: int) -> list[str]:
+    """folder/0000000.png ...: `count` hard links to 200 textures of 96 px."""
+    files = sorted(class_folder("png", 200, 96, "png").glob("*/*.png"))
+    folder.mkdir(parents=True)
+    paths = [f"{folder}/{index:07}.png" for index in range(count)]
+    for index, path in enumerate(paths):
+        os.link(files[index % len(files)], path)
+    return paths
+
+
+def write_table(path: Path, images: list[str]) -> None:
+    """CSV with the columns path and label; ten classes."""
+    with path.open("w") as file:
+        file.write("path,label\n")
+        file.writelines(f"{image},class-{index % 10}\n" for index, image in enumerate(images))

@@ -4,9 +4,8 @@ The store is written directly, noise at 150 px, so nothing is decoded; every bat
 made and augmented from all of it, and a ResNet-50 takes a step on 20 of them an epoch. "resident" is
 what the system calls so, which counts pages of the store's file that the system may drop at any time;
 "own" leaves file pages out. Both are sampled from outside, main process and children together.
-The table's figure is what reading a CSV of a million rows (URLs, so no file is looked for) and
-splitting it add to the process, at their end and at their highest. Predicting reads hard links to one
-set of PNG files.
+The table's figure is what reading a CSV of a million rows and splitting it add to the process, at their
+end and at their highest. Its files and those that are predicted are hard links to one set of PNG files.
 
     python benchmarks/memory.py
 """
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import DATA, Contender, Metric, answered, class_folder, finish, parser, summarise
+from common import DATA, Contender, Metric, answered, finish, linked, parser, summarise, write_table
 
 SIDE, BATCH, STEPS = 150, 32, 20
 IMAGES = (1_000, 10_000, 60_000)
@@ -38,9 +37,11 @@ def main() -> int:
     if answered(CONTENDERS):
         return 0
     args = parser(__doc__, rounds=1).parse_args()
-    args.images, args.epochs, args.rows, args.files, args.model = IMAGES, EPOCHS, ROWS, FILES, "resnet50"
+    args.images, args.epochs, args.steps, args.rows, args.files = IMAGES, EPOCHS, STEPS, ROWS, FILES
+    args.model = "resnet50"
     if args.quick:
-        args.images, args.epochs, args.files = (1_000, 4_000), 3, 2_000
+        args.images, args.epochs, args.steps, args.files, args.model = (1_000, 4_000), 3, 5, 2_000, "resnet18"
+        args.rows = 200_000
     DATA.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     for count in args.images:
@@ -125,7 +126,7 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
         loader = TrainLoader(store, rows, ones[:, None], ones, BATCH, 0, POLICIES["medium"])
         asked = argparse.Namespace(backend="tensorflow", model=args.model, image_size=side, batch_size=BATCH)
         step, _, _ = rightfit_step(asked)
-        every = max(1, loader.steps // STEPS)
+        every = max(1, loader.steps // args.steps)
         labels = np.zeros(BATCH, int)
         marks = [time.time()]
         for epoch in range(args.epochs):
@@ -145,13 +146,10 @@ def predicting(args: argparse.Namespace) -> dict[str, Any]:
     from rightfit.run import Run
     from rightfit.saving import bundle
 
-    files = sorted(class_folder("png", 200, 96, "png").glob("*/*.png"))
     with tempfile.TemporaryDirectory(dir=DATA) as work:
         run, images = Path(work) / "run", Path(work) / "images"
         run.mkdir()
-        images.mkdir()
-        for index in range(args.files):
-            (images / f"{index:06}.png").hardlink_to(files[index % len(files)])
+        linked(images, args.files)
         description = bundle.Description("resnet20", ("a", "b"), "binary", (96, 96), "crop")
         bundle.save(run, build("resnet20", 1, (96, 96)), description, bundle.synthetic_images(96, 96))
         opened = Run(run)
@@ -180,9 +178,11 @@ def table(args: argparse.Namespace) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory(dir=DATA) as work:
         path = Path(work) / "table.csv"
-        write_table(path, args.rows)
+        images = linked(Path(work) / "images", args.rows)
+        write_table(path, images)
         few = Path(work) / "few.csv"
-        write_table(few, 100)
+        write_table(few, images[:100])
+        del images
         split.assign(read(few))  # what is imported late
         time.sleep(0.2)
         began = time.time()
@@ -190,14 +190,6 @@ def table(args: argparse.Namespace) -> dict[str, Any]:
         own = psutil.Process().memory_info()
         assert len(found) == args.rows
     return {"marks": [began, (own.rss - own.shared) / 1e6]}
-
-
-def write_table(path: Path, rows: int) -> None:
-    """path,label of `rows` images at URLs, ten classes."""
-    with path.open("w") as file:
-        file.write("path,label\n")
-        for index in range(rows):
-            file.write(f"s3://bucket/photographs/{index:07}.jpg,class-{index % 10}\n")
 
 
 CONTENDERS = {run.__name__: Contender(run) for run in (training, predicting, table)}

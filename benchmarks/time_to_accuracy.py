@@ -179,14 +179,17 @@ def with_fastai(args: argparse.Namespace) -> dict[str, Any]:
     from fastai.vision.all import Callback, CancelFitException, ImageDataLoaders, resnet18, vision_learner
 
     folder = Path(args.folder)
+    files = sorted((folder / "test").glob("*/*.png"))
 
     class Look(Callback):
         def after_train(self) -> None:
             def test() -> float:
                 self.learn.model.eval()
                 with torch.no_grad():
-                    hits = [(self.learn.model(x).argmax(1) == y).float() for x, y in sealed]
-                return float(torch.cat(hits).mean())
+                    batches = self.learn.dls.test_dl(files, bs=256)
+                    found = torch.cat([self.learn.model(x).argmax(1) for (x,) in batches])
+                names = [self.learn.dls.vocab[int(code)] for code in found]
+                return float(np.mean([n == path.parent.name for n, path in zip(names, files, strict=True)]))
 
             if clock.after_epoch(test):
                 raise CancelFitException
@@ -194,11 +197,6 @@ def with_fastai(args: argparse.Namespace) -> dict[str, Any]:
     clock = Clock(args)
     loaders = ImageDataLoaders.from_folder(folder / "train", valid_pct=1 / 7, seed=0)
     learner = vision_learner(loaders, resnet18, pretrained=False, cbs=Look())
-    files = sorted((folder / "test").glob("*/*.png"))
-    codes = [learner.dls.vocab.o2i[path.parent.name] for path in files]
-    sealed: list[Any] = [batch[0] for batch in learner.dls.test_dl(files, bs=256)]
-    ends = np.cumsum([len(x) for x in sealed])
-    sealed = [(x, torch.tensor(codes[end - len(x) : end])) for x, end in zip(sealed, ends, strict=True)]
     with learner.no_bar(), learner.no_logging():
         learner.fit_one_cycle(args.fastai_epochs)
     return clock.results() | {"precision": "float32", "epochs": args.fastai_epochs, "model": "resnet18"}
