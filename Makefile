@@ -31,7 +31,7 @@ help:
 	'make demo    train and evaluate on 2,624 photographs of solar cells (a first run installs 3 GB)' \
 	'make test    the whole test suite' \
 	'make lint    ruff and mypy' \
-	'make bench   every benchmark, in its quick form' \
+	'make bench   every benchmark in its quick form, and the goals beside what was measured' \
 	'make venv    only the environment that test, lint and bench use' \
 	'make clean   remove .venv, build/, dist/ and caches; runs/ stays'
 

@@ -3,9 +3,10 @@
 The store is written directly, noise at 150 px, so nothing is decoded; every batch of every epoch is
 made and augmented from all of it, and a ResNet-50 takes a step on 20 of them an epoch. "resident" is
 what the system calls so, which counts pages of the store's file that the system may drop at any time;
-"own" leaves file pages out. Both are sampled from outside, main process and children together.
-The table's figure is what reading a CSV of a million rows and splitting it add to the process, at their
-end and at their highest. Its files and those that are predicted are hard links to one set of PNG files.
+"own" leaves file pages out. Both are sampled from outside, main process and children together. Of
+predicting, an epoch is a quarter of the files. The table's figure is what reading a CSV of a million
+rows and splitting it add to the process, at their end and at their highest. Its files and those that
+are predicted are hard links to one set of PNG files.
 
     python benchmarks/memory.py
 """

@@ -30,6 +30,7 @@ WARM_UP = 2  # steps not timed: tracing, kernel selection, the optimizer's slots
 LEARNING_RATE = 1e-3
 MOMENTUM = 0.9
 MATRIX, PRODUCTS = 3072, 5
+EPOCH_STEPS = 2_274  # of 16 images: 36,384 images
 # model, pixels, batch size
 SETS = {
     "resnet50-150": ("resnet50", 150, 32),
@@ -70,21 +71,15 @@ def parse() -> argparse.Namespace:
     )
     made.add_argument("--batch-size", type=int, help="another than the set's")
     args = made.parse_args()
+    epoch = args.set == "epoch"
     if args.quick:
-        args.rounds, args.steps, args.batch_size = (
-            1,
-            args.steps or 2,
-            args.batch_size or QUICK_BATCH.get(args.set, 16),
-        )
-    args.steps = args.steps or (200 if args.set == "epoch" else 6)
-    if args.set == "epoch":
-        args.rounds = 1
+        args.rounds, args.steps = 1, args.steps or (8 if epoch else 2)
+        args.batch_size = args.batch_size or (128 if args.set == "resnet20-32" else 16)
+    args.steps = args.steps or (200 if epoch else 6)
+    args.rounds = 1 if epoch else args.rounds
     if min(args.rounds, args.steps) < 1 or (args.batch_size or 1) < 1:
         made.error("--rounds, --steps and --batch-size start at 1")
     return args
-
-
-QUICK_BATCH = {"resnet20-32": 128}
 
 
 def chosen(args: argparse.Namespace) -> dict[str, Contender]:
@@ -183,9 +178,6 @@ def details(rounds: list[dict[str, Any]], args: argparse.Namespace) -> dict[str,
         step = statistics.median(second for _, found in turns for second in found["seconds"])
         more |= {"epoch_seconds": EPOCH_STEPS * 16 / args.batch_size * step, "measured_steps": args.steps}
     return more
-
-
-EPOCH_STEPS = 2_274  # of 16 images: 36,384 images
 
 
 def multiply_adds(args: argparse.Namespace) -> int:
