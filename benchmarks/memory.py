@@ -55,7 +55,7 @@ def main() -> int:
     before = [mb for at, _, mb in samples if at <= marks[0]][-1]
     found[f"a table of {args.rows:,} rows"] = {
         "added at its end": marks[-1] - before,
-        "added at its highest": max(mb for _, _, mb in samples) - before,
+        "added at its highest": max(mb for at, _, mb in samples if at >= marks[0]) - before,
     }
     rounds = [{"rightfit, " + case: figures for case, figures in found.items()}]
     titles = dict.fromkeys(title for figures in found.values() for title in figures)
