@@ -21,10 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-from train_step import describe_machine, slug, versions
-
-RESULTS = Path(__file__).parent / "results"
+from common import RESULTS, describe_machine, slug, versions
 
 
 def main() -> int:
