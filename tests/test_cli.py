@@ -27,6 +27,8 @@ RUN_FILES = {
     "decisions.jsonl",
     "metrics.json",
     "log.txt",
+    "checkpoints",
+    ".lock",
 }
 EPOCH = re.compile(
     r"Epoch \d+/(\d+)  (\d+)/(\d+) · [\d.smh]+ \d+ms/step · loss \d+\.\d{4} · acc [01]\.\d{3}"
@@ -386,7 +388,9 @@ def read_until(running, wanted):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
-def test_ctrl_c_ends_training_with_a_whole_run(photos, tmp_path, process, here, rows_of):
+def test_ctrl_c_stops_training_with_a_checkpoint_and_what_was_kept_so_far(
+    photos, tmp_path, process, here, rows_of
+):
     arguments = ("train", photos, "--image-size", 8, "--epochs", 100_000, "--patience", 100_000)
     with start(process, *arguments, "--output", tmp_path / "run") as training:
         read_until(training, re.compile(r"Epoch +3/").match)
@@ -397,9 +401,32 @@ def test_ctrl_c_ends_training_with_a_whole_run(photos, tmp_path, process, here, 
     assert "stopping after this step and saving" in rest and "Traceback" not in rest
     assert {file.name for file in (tmp_path / "run").iterdir()} == RUN_FILES
     assert 3 <= len(rows_of(tmp_path / "run" / "history.csv")) < 100_000
-    ended = json.loads((tmp_path / "run" / "decisions.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    assert ended["evidence"].startswith(("interrupted in epoch ", "interrupted before epoch "))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    where = re.fullmatch(r"stopped at step (\d+) of epoch (\d+)", metrics["unfinished"])
+    assert f"{where[0]}; `rightfit resume {tmp_path / 'run'}` goes on" in rest
+    steps = 2 * (int(where[2]) - 1) + int(where[1])
+    assert (tmp_path / "run" / "checkpoints" / f"step-{steps:08d}.safetensors").exists()
     assert len(rows_of(succeeded(here("predict", tmp_path / "run", photos)).stdout)) == 60
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
+def test_ctrl_c_twice_ends_at_once_and_breaks_nothing(photos, tmp_path, process, here):
+    run = tmp_path / "run"
+    arguments = ("train", photos, "--image-size", 8, "--epochs", 100_000, "--patience", 100_000)
+    with start(process, *arguments, "--output", run) as training:
+        read_until(training, re.compile(r"Epoch +2/").match)
+        training.send_signal(signal.SIGINT)
+        read_until(training, lambda line: line.startswith("stopping after this step"))
+        training.send_signal(signal.SIGINT)
+        _, rest = training.communicate(timeout=60)
+    assert training.returncode in (0, 130), rest  # 0: it had just written the last file
+    config = (run / "config.yaml").read_text(encoding="utf-8")
+    assert "epochs: 100000 " in config
+    from rightfit.console import Console
+    from rightfit.training.checkpoints import Checkpoints
+
+    saved = Checkpoints(run, Console(quiet=True)).newest()
+    assert saved.progress.epoch >= 1 and len(saved.progress.weights) > 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")

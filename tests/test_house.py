@@ -25,6 +25,8 @@ FLOORS = (
     {"training"},
     {"report", "export", "serve", "tuning", "machine"},
     {"run"},
+    {"fitting"},
+    {"resuming"},
     {"api"},
     {"__init__"},
     {"cli"},

@@ -4,13 +4,15 @@ import rightfit
 run = rightfit.train("photos/", model="resnet50", image_size=150, epochs=100)
 run.evaluate()
 run.predict(["new/a.jpg"])
+rightfit.resume("runs/photos-1")
 rightfit.load("runs/photos-1").model
 """
 
-from rightfit.api import load, train
+from rightfit.api import load, resume, train
 from rightfit.errors import BackendError, DataError, ImageError, RightfitError, RunError, UsageError
 from rightfit.run import Run
 
 __all__ = [
-    "BackendError", "DataError", "ImageError", "RightfitError", "Run", "RunError", "UsageError", "load", "train",
+    "BackendError", "DataError", "ImageError", "RightfitError", "Run", "RunError", "UsageError", "load", "resume",
+    "train",
 ]  # fmt: skip

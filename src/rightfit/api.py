@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import math
 import os
-import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rightfit import resuming
 from rightfit.config import TrainSettings, to_yaml, train_settings
-from rightfit.console import Console, duration
+from rightfit.console import Console
 from rightfit.errors import RunError, UsageError
 from rightfit.files import write_text
+from rightfit.fitting import Job, fit
 from rightfit.precision import choose_precision
 from rightfit.run import Run
 from rightfit.runtime import cache_folder, choose_backend, installed_backends
@@ -22,7 +23,8 @@ from rightfit.runtime import cache_folder, choose_backend, installed_backends
 if TYPE_CHECKING:
     from rightfit.data.dataset import Dataset
     from rightfit.nets.pretrained import Start
-    from rightfit.training.loop import Progress
+
+BEGUN = "start.json"  # what was asked: enough to begin again until there is a checkpoint
 
 
 def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = False, **settings: Any) -> Run:
@@ -49,6 +51,8 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
         asked = asked.model_copy(update={"data": _absolute(asked.data)})
     if asked.cache:
         asked = asked.model_copy(update={"cache": _absolute(asked.cache)})
+    if asked.weights not in ("auto", "imagenet", "none"):
+        asked = asked.model_copy(update={"weights": _absolute(asked.weights)})
     source = asked.data if named else data
     console = Console(quiet)
     backend = choose_backend(asked.backend)
@@ -69,18 +73,25 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     from rightfit.data.dataset import prepare
 
     dataset, asked = prepare(source, asked, console, _split_beside(config, asked))
-    return _train(dataset, asked, console, backend, precision, because)
+    with ExitStack() as held:
+        return _train(dataset, asked, console, backend, precision, because, held)
 
 
 def _train(
-    dataset: Dataset, asked: TrainSettings, console: Console, backend: str, precision: str, because: str
+    dataset: Dataset,
+    asked: TrainSettings,
+    console: Console,
+    backend: str,
+    precision: str,
+    because: str,
+    held: ExitStack,
+    place: Path | None = None,
 ) -> Run:
-    from rightfit.data.augment import policy_named
-    from rightfit.data.loader import TrainLoader
+    """`held` takes the lock on the run's folder; `place` is one that is locked already."""
     from rightfit.nets import catalogue, pretrained
-    from rightfit.saving import bundle, folder
-    from rightfit.training import finetune, loop, recipe
-    from rightfit.training.head import Extractor
+    from rightfit.saving import folder
+    from rightfit.training import recipe
+    from rightfit.training.checkpoints import FOLDER, Checkpoints
 
     table = dataset.table
     rows = table.rows("train")
@@ -107,13 +118,18 @@ def _train(
         decisions.append(recipe.Decision("weights", start.kind, start.because))
         if start.kind == "none":
             console.say(f"starting from scratch: {start.because}")
-    weights_from = _absolute(settings.weights) if start.kind == "file" else start.kind
+    weights_from = settings.weights if start.kind == "file" else start.kind
     settings = settings.model_copy(
         update={"backend": backend, "precision": precision, "weights": weights_from}
     )
-    weights, weighing = recipe.sample_weights(settings, table.codes()[rows], counts, table.label_mode)
+    _, weighing = recipe.sample_weights(settings, table.codes()[rows], counts, table.label_mode)
 
-    place = folder.new_folder(settings.output, settings.data)
+    if place is None:
+        place = folder.new_folder(settings.output, settings.data)
+        held.enter_context(folder.locked(place))
+        (place / FOLDER).mkdir()
+        begun = {"asked": asked.model_dump(), "backend": backend, "precision": precision, "because": because}
+        folder.write_json(place / FOLDER / BEGUN, begun)
     settings = settings.model_copy(update={"output": str(place), "label_mode": table.label_mode})
     console.log_to(place / "log.txt")
     write_text(place / "config.yaml", to_yaml(settings))
@@ -135,66 +151,73 @@ def _train(
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     _introduce(console, dataset, settings, parameters, backend, precision)
 
-    assert settings.batch_size is not None
-    loader = TrainLoader(
-        dataset.store,
-        dataset.store_rows[rows],
-        dataset.targets(rows),
-        weights,
-        settings.batch_size,
-        settings.seed,
-        policy_named(settings.augment, settings.mirror),
-        dataset.groups(rows),
-    )
-    held_out = table.rows("val")
-    validation = loop.Validation(
-        dataset.store, dataset.store_rows[held_out], dataset.targets(held_out), dataset.groups(held_out)
-    )
-    board = _TensorBoard(place / "tensorboard") if settings.tensorboard else None
+    return fit(Job(place, dataset, model, asked, settings, facts), console, Checkpoints(place, console))
 
-    def after_epoch(progress: Progress) -> None:
-        folder.write_table(place / "history.csv", progress.history)
-        if board:
-            board.write(progress.history[-1])
 
-    started = time.monotonic()
-    settings_for = functools.partial(recipe.shortened, asked, facts, settings)
-    learning = (settings, table.label_mode, console, after_epoch, precision, settings_for)
-    if facts.pretrained:
-        extractor = Extractor(
-            model, precision, dataset.store, dataset.store.fingerprint, cache_folder(settings.cache)
+def resume(
+    run: str | os.PathLike[str],
+    *,
+    data: Any = None,
+    epochs: int | None = None,
+    accept_data_changes: bool = False,
+    quiet: bool = False,
+) -> Run:
+    """Go on with a run that was stopped or killed, from its last checkpoint; returns the finished run.
+
+    Weights, history (but for the seconds) and decisions are those of a run that was never broken off, bit
+    for bit on a processor with the same backend, versions and number of threads; otherwise to rounding,
+    and that is said. `data` is for a run on arrays in memory: the same (images, labels) again. `epochs` takes
+    a finished run further: from its last state warm-up and cosine begin again and end with that epoch (a
+    warm restart; Loshchilov and Hutter 2017), which is another run than one that was planned so long.
+
+    Raises DataError when images, labels or splits have changed, unless `accept_data_changes`; UsageError
+    when config.yaml has, or another process works on the run; RunError when no checkpoint is whole.
+    """
+    from rightfit.saving import folder
+    from rightfit.training.checkpoints import FOLDER, Checkpoints
+
+    console, place = Console(quiet), Path(run)
+    if not (place / FOLDER).is_dir():
+        raise RunError(f"{place} holds no checkpoints; give the run folder that `rightfit train` made")
+    with folder.locked(place):
+        folder.remove_half_written(place)
+        checkpoints = Checkpoints(place, console)
+        saved = checkpoints.newest()
+        if saved is not None:
+            return resuming.go_on(place, checkpoints, saved, data, epochs, accept_data_changes, console)
+        if checkpoints.identity():
+            raise RunError(
+                f"{place}: none of its checkpoints is whole; "
+                f"`rightfit train --config {place / 'config.yaml'} --output NEW` repeats the run"
+            )
+        if resuming.is_finished(checkpoints):
+            if epochs is not None:
+                raise UsageError(f"{place}: only the head was fitted, which more epochs do not change")
+            console.say(f"{place} is finished")
+            return Run(place)
+        return _begin_again(place, data, console)
+
+
+def _begin_again(place: Path, data: Any, console: Console) -> Run:
+    """A run that was killed before its first checkpoint starts from what it was asked."""
+    from rightfit.data.dataset import prepare
+    from rightfit.data.recorded import splits_of
+    from rightfit.saving import folder
+    from rightfit.training.checkpoints import FOLDER
+
+    begun = folder.read_json(place / FOLDER / BEGUN)
+    asked = train_settings(begun["asked"])
+    backend = resuming.backend_of(begun["backend"])
+    if asked.data.startswith("<") and data is None:
+        raise UsageError(
+            f"{place} was trained on data in memory; rightfit.resume(run, data=...) takes them again"
         )
-        progress, chosen = finetune.train(model, extractor, loader, validation, *learning)
-        for decision in chosen:
-            record(decision)
-    else:
-        progress = loop.train(model, loader, validation, *learning)
-    if board:
-        board.close()
-    if not progress.weights:
-        raise RunError(f"{progress.ended}: nothing was trained, {place} holds no model")
-    model.set_weights(progress.weights)
-    description = bundle.Description(
-        settings.model, table.classes, table.label_mode, settings.height_width, settings.resize
-    )
-    bundle.save(place, model, description, bundle.synthetic_images(*settings.height_width))
-    if progress.epochs not in (0, settings.epochs):
-        because = f"what the first epoch took, and a time limit of {settings.time_limit}; what depends on it follows"
-        record(recipe.Decision("epochs", progress.epochs, because))
-    kept = f"{progress.ended}; kept epoch {progress.best_epoch}"
-    if len(held_out):
-        kept += f", val_loss {progress.best_loss:.4f}"
-        lowest = float(progress.lowest.mean()) if progress.lowest is not None else progress.best_loss
-        if progress.lowest_epoch != progress.best_epoch:
-            kept += f" (not to be told from the lowest, {lowest:.4f} in epoch {progress.lowest_epoch})"
-    record(recipe.Decision("epoch", progress.best_epoch, kept))
-    console.say(kept.replace(";", f" after {duration(time.monotonic() - started)};", 1))
-    run = Run(place, dataset=dataset)
-    metrics = run.measure("val", Console(quiet=True)) if len(held_out) else None
-    folder.write_json(place / "metrics.json", {"validation": metrics} if metrics else {})
-    if metrics:
-        console.say(_sentence("validation", metrics))
-    return run
+    known = splits_of(place / "data.csv") if (place / "data.csv").exists() else None
+    for name in ("decisions.jsonl", "history.csv"):
+        (place / name).unlink(missing_ok=True)
+    console.say(f"{place} was broken off before its first checkpoint, and begins again")
+    dataset, asked = prepare(asked.data if data is None else data, asked, console, known)
+    return _train(dataset, asked, console, backend, begun["precision"], begun["because"], ExitStack(), place)
 
 
 def load(run: str | os.PathLike[str], precision: str = "float32") -> Run:
@@ -266,7 +289,7 @@ def _check_start(asked: TrainSettings) -> None:
     if asked.weights not in ("auto", "imagenet", "none"):
         from rightfit.nets.importers.files import check_there
 
-        check_there(Path(asked.weights).expanduser())
+        check_there(Path(asked.weights))
 
 
 def _absolute(source: str) -> str:
@@ -306,43 +329,11 @@ def _introduce(
     )
 
 
-def _sentence(split: str, metrics: dict[str, Any]) -> str:
-    accuracy = metrics["accuracy"]
-    return (
-        f"{split} accuracy {accuracy['value']:.4f}, 95 % interval {accuracy['low']:.4f} to "
-        f"{accuracy['high']:.4f}, over {metrics['images']:,} images"
-    )
-
-
 def _require(package: str) -> None:
     import importlib.util
 
     if importlib.util.find_spec(package) is None:
         raise UsageError(f"{package} is not installed; `pip install {package}` brings it")
-
-
-class _TensorBoard:
-    """Event files by TensorBoard's own writer, which needs no TensorFlow; a file an epoch is flushed to."""
-
-    def __init__(self, folder: Path) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        self.writer = EventFileWriter(str(folder))
-
-    def write(self, row: dict[str, Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        values = [
-            Summary.Value(tag=name, simple_value=float(value))
-            for name, value in row.items()
-            if isinstance(value, (int, float)) and name != "epoch"
-        ]
-        self.writer.add_event(Event(wall_time=time.time(), step=row["epoch"], summary=Summary(value=values)))
-        self.writer.flush()
-
-    def close(self) -> None:
-        self.writer.close()
 
 
 def _signature() -> inspect.Signature:

@@ -13,6 +13,7 @@ import typer
 
 from rightfit.config import TrainSettings
 from rightfit.errors import RightfitError
+from rightfit.run import Run
 
 app = typer.Typer(
     name="rightfit",
@@ -106,7 +107,29 @@ def train(
     """Check, split, train, validate and save."""
     from rightfit import api
 
-    run = api.train(data, config=config, quiet=quiet, **settings)
+    _print_run(api.train(data, config=config, quiet=quiet, **settings), json)
+
+
+@app.command()
+def resume(
+    run: RunFolder,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Take a finished run further, to this epoch", show_default=False),
+    ] = None,
+    accept_data_changes: Annotated[
+        bool, typer.Option("--accept-data-changes", help="Go on though images or labels have changed")
+    ] = False,
+    json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a run that was stopped or killed, as if it had not been."""
+    from rightfit import api
+
+    _print_run(api.resume(run, epochs=epochs, accept_data_changes=accept_data_changes, quiet=quiet), json)
+
+
+def _print_run(run: Run, json: bool) -> None:
     if json:
         _print_json({"run": str(run.path), **run.metrics})
     else:

@@ -94,6 +94,9 @@ class TrainSettings(Settings):
         None, ge=1, description="Epochs without a better validation loss before the end"
     )
     time_limit: str | None = Field(None, description="Longest training time: 90s, 10m, 2h")
+    checkpoint_every: str = Field(
+        "5m", description="Longest time between checkpoints, besides those at each epoch's end"
+    )
     seed: int = Field(0, ge=0, description="Decides split, order, augmentation and first weights")
 
     backend: Literal["auto", "tensorflow", "jax", "torch"] = Field(
@@ -104,7 +107,7 @@ class TrainSettings(Settings):
     )
     tensorboard: bool = Field(False, description="Also write TensorBoard logs into the run")
 
-    @field_validator("image_size", "split", "time_limit", mode="before")
+    @field_validator("image_size", "split", "time_limit", "checkpoint_every", mode="before")
     @classmethod
     def _text(cls, value: Any, field: ValidationInfo) -> Any:
         """150 is as good as "150"; (150, 200) as "150x200"; (6, 1, 2) as "6:1:2"."""
@@ -166,8 +169,9 @@ def train_settings(values: Mapping[str, Any], config: str | Path | None = None) 
         raise UsageError("; ".join(problems)) from None
     if settings.image_size != "auto":
         settings.height_width  # noqa: B018  (raises while the person is still looking)
-    if settings.time_limit:
-        parse_seconds(settings.time_limit)
+    for time in (settings.time_limit, settings.checkpoint_every):
+        if time:
+            parse_seconds(time)
     return settings
 
 

@@ -58,8 +58,11 @@ class Console:
     def _flush(self) -> None:
         # Appended, not replaced: a log is read while it grows, and a cut last line misleads no one.
         if self._log and self._said:
-            with self._log.open("a", encoding="utf-8") as file:
-                file.write("".join(f"{line}\n" for line in self._said))
+            try:
+                with self._log.open("a", encoding="utf-8") as file:
+                    file.write("".join(f"{line}\n" for line in self._said))
+            except OSError:  # a full disk ends no training; what is not in the log yet goes there later
+                return
         self._said = []
 
     @contextmanager

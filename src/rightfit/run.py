@@ -31,14 +31,21 @@ class Run:
     """A finished run. `model` is a plain keras.Model that ends in logits."""
 
     def __init__(
-        self, path: str | os.PathLike[str], precision: str = "float32", dataset: Dataset | None = None
+        self,
+        path: str | os.PathLike[str],
+        precision: str = "float32",
+        dataset: Dataset | None = None,
+        unfinished: bool = False,
     ) -> None:
+        """`unfinished`: it may be without a model yet."""
         self.path = Path(path)
         self.precision = precision
         if not self.path.is_dir():
             raise RunError(f"{self.path} is no folder; give the run folder that training made")
-        if not (self.path / "architecture.json").exists():
-            raise RunError(f"{self.path} holds no trained model (no architecture.json); did training finish?")
+        if not unfinished and not (self.path / "architecture.json").exists():
+            begun = (self.path / "checkpoints").is_dir()
+            hint = f"`rightfit resume {self.path}` goes on" if begun else "did training finish?"
+            raise RunError(f"{self.path} holds no trained model (no architecture.json); {hint}")
         choose_backend()
         self._loaded: tuple[keras.Model, Description] | None = None
         self._dataset = dataset

@@ -482,7 +482,7 @@ def with_bad(bad, total):
     ok = np.arange(total) >= bad
     reasons = {row: f"reason {row}" for row in range(bad)}
     return (
-        Store(np.zeros((total, 1, 1, 3), np.uint8), ok, reasons, ""),
+        Store(np.zeros((total, 1, 1, 3), np.uint8), ok, reasons, "", np.zeros((total, 16), np.uint8)),
         [f"n{i}" for i in range(total)],
         ["cat"] * total,
     )

@@ -16,8 +16,9 @@ from rightfit.nets.layers import fused
 from rightfit.nets.resnet import build
 from rightfit.training import finetune
 from rightfit.training.head import Extractor
-from rightfit.training.loop import Phase, Validation
+from rightfit.training.judging import Validation
 from rightfit.training.optimizers import make_optimizer
+from rightfit.training.phases import Phase
 from rightfit.training.step import make_step
 
 SIDE, CLASSES = 8, 3

@@ -22,6 +22,7 @@ from rightfit.evaluation.metrics import quick
 from rightfit.nets.layers import fused
 from rightfit.nets.resnet import build, initialise
 from rightfit.training import loop
+from rightfit.training.judging import Validation
 from rightfit.training.optimizers import FusedSGD, make_optimizer
 from rightfit.training.schedule import WarmupCosine, averaging_decay
 
@@ -57,7 +58,7 @@ class Toy:
     def validation(self, mode="categorical", rows=None, mislabelled=False):
         rows = self.validate if rows is None else rows
         targets = self.targets(rows, mode)
-        return loop.Validation(self, rows, np.roll(targets, 1, axis=-1) if mislabelled else targets, None)
+        return Validation(self, rows, np.roll(targets, 1, axis=-1) if mislabelled else targets, None)
 
 
 TOY = Toy()
@@ -215,11 +216,8 @@ class Watched:
         self.step(batch, learning_rate, decay)
         self.after(len(self.rates))
 
-    def totals(self):
-        return self.step.totals()
-
-    def weights(self, averaged=True):
-        return self.step.weights(averaged)
+    def __getattr__(self, name):
+        return getattr(self.step, name)
 
 
 @pytest.fixture
@@ -308,7 +306,7 @@ def handlers():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_training_at_the_next_step_and_keeps_the_weights(number, handlers, watch):
+def test_an_interrupt_stops_at_the_next_step_and_changes_nothing_that_was_kept(number, handlers, watch):
     kept = []
 
     def interrupt(step):
@@ -317,24 +315,40 @@ def test_an_interrupt_ends_training_at_the_next_step_and_keeps_the_weights(numbe
 
     steps = watch(before=interrupt, after=lambda step: kept.append(steps[0].weights()))
     progress = train(epochs=9)
-    assert [row["steps"] for row in progress.history] == [STEPS, 2]
-    assert progress.ended == "interrupted in epoch 2"
-    assert np.isfinite(progress.history[-1]["val_loss"]), "what was begun is still judged"
-    assert progress.best_epoch in (1, 2)
-    assert same(progress.weights, kept[STEPS - 1] if progress.best_epoch == 1 else kept[STEPS + 1])
+    assert len(kept) == STEPS + 2
+    assert [row["steps"] for row in progress.history] == [STEPS], "the epoch broken off is not judged"
+    assert progress.stopped == "stopped at step 2 of epoch 2"
+    assert progress.ended == ""
+    assert progress.best_epoch == 1
+    assert same(progress.weights, kept[STEPS - 1])
 
 
-def test_an_interrupt_from_outside_between_steps_ends_training(handlers, watch):
+def test_an_interrupt_from_outside_between_steps_stops_training(handlers, watch):
     """As a terminal sends it: from elsewhere, while the step is at work."""
     begun = threading.Event()
-    steps = watch(after=lambda step: begun.set())
+    steps = watch(after=lambda step: len(steps[0].rates) > STEPS and begun.set())
     killer = threading.Thread(target=lambda: begun.wait() and os.kill(os.getpid(), signal.SIGINT))
     killer.start()
     progress = train(epochs=5000, patience=5000)
     killer.join()
-    assert progress.ended.startswith("interrupted in epoch")
-    assert sum(row["steps"] for row in progress.history) == len(steps[0].rates) < 5000 * STEPS
+    done = len(steps[0].rates)
+    assert STEPS < done < 5000 * STEPS
+    assert (progress.epoch * STEPS + progress.step) == done
+    assert progress.stopped == f"stopped at step {progress.step} of epoch {progress.epoch + 1}"
     assert progress.weights
+
+
+def test_an_interrupt_while_an_epoch_is_judged_does_not_wait_for_the_end(handlers, monkeypatch):
+    judged_on = loop.judged_on
+
+    def interrupted(judge, validation, settings, label_mode, on_batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return judged_on(judge, validation, settings, label_mode, on_batch)
+
+    monkeypatch.setattr(loop, "judged_on", interrupted)
+    progress = train(epochs=3)
+    assert progress.stopped == f"stopped at step {STEPS} of epoch 1"
+    assert progress.history == [] and progress.weights == []
 
 
 def test_a_second_interrupt_is_not_held_back(handlers, watch):

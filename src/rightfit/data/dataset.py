@@ -47,6 +47,10 @@ class Dataset:
             return codes.astype(np.float32)[:, None]
         return np.eye(len(self.table.classes), dtype=np.float32)[codes]
 
+    def contents(self) -> NDArray[np.uint8]:
+        """(N, 16) a digest of each image's file, in the order of the table."""
+        return np.ascontiguousarray(self.store.contents[self.store_rows])
+
     def groups(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """(len(rows),) numbers of the groups, an image without one being its own; None if none has one."""
         named = self.table.frame["group"].iloc[rows]
@@ -131,6 +135,20 @@ def reopen(found: table.Table, source: str | None, spec: ImageSpec, cache: Path)
         f"{len(gone):,} of the run's {len(paths):,} images are gone or unreadable, so its splits are "
         f"no longer whole: {', '.join(sorted(gone)[:5])}"
     )
+
+
+def again(found: table.Table, data: tuple[Any, Any], spec: ImageSpec, label_mode: str) -> Dataset:
+    """The arrays of an earlier run, given again. Raises DataError when they are not of its size and labels."""
+    given = table.read(data, label_mode=label_mode)
+    rows = np.array([int(name.partition(":")[2]) for name in found.frame["name"]], np.int64)
+    if given.images is None or rows.max() >= len(given):
+        raise DataError(f"the run was trained on {rows.max() + 1:,} images or more; these are {len(given):,}")
+    labels = given.frame["label"].astype(str).to_numpy()[rows]
+    differing = np.flatnonzero(labels != found.frame["label"].astype(str).to_numpy())
+    if len(differing):
+        names = ", ".join(found.frame["name"].iloc[differing[:5]])
+        raise DataError(f"{len(differing):,} labels are not those of the run: {names}")
+    return Dataset(found, store.from_arrays(given.images, spec), rows, spec, [])
 
 
 def _place(source: Any, paths: list[str]) -> str:

@@ -51,6 +51,7 @@ class Store:
     ok: npt.NDArray[np.bool_]  # (N,)
     reasons: dict[int, str]
     fingerprint: str  # over the contents of all images in order, and the spec
+    contents: Digests  # (N, DIGEST) of each image's file
     order: Rows | None = None  # (N,) where each row lies in `images`, if not in its place
 
     def __len__(self) -> int:
@@ -127,7 +128,9 @@ def from_arrays(images: Pixels, spec: ImageSpec) -> Store:
         for row, image in enumerate(images):
             fitted[row] = fit(np.ascontiguousarray(image), spec)
         images = fitted
-    return Store(np.ascontiguousarray(images), np.ones(len(images), bool), {}, _fingerprint(contents, spec))
+    contents = contents.reshape(len(images), DIGEST)
+    fingerprint = _fingerprint(contents, spec)
+    return Store(np.ascontiguousarray(images), np.ones(len(images), bool), {}, fingerprint, contents)
 
 
 def quarantine(
@@ -308,7 +311,7 @@ def _load(folder: Path, spec: ImageSpec, count: int | None = None) -> _Saved | N
         )
     except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile):
         return None
-    store = Store(images.view(np.ndarray), ok, reasons, _fingerprint(contents, spec))
+    store = Store(images.view(np.ndarray), ok, reasons, _fingerprint(contents, spec), contents)
     return _Saved(folder, store, stamps, contents)
 
 
@@ -323,7 +326,8 @@ def _part(saved: _Saved, rows: Rows, spec: ImageSpec) -> Store:
     """The given rows of a store, as a store, without a copy."""
     whole, ok = saved.store, saved.store.ok[rows]
     reasons = {int(row): whole.reasons[int(rows[row])] for row in np.flatnonzero(~ok)}
-    return Store(whole.images, ok, reasons, _fingerprint(saved.contents[rows], spec), rows)
+    contents = saved.contents[rows]
+    return Store(whole.images, ok, reasons, _fingerprint(contents, spec), contents, rows)
 
 
 def _publish(temporary: Path, folder: Path, spec: ImageSpec, count: int) -> None:

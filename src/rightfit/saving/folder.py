@@ -6,7 +6,10 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,9 +45,57 @@ def _numbered(parent: Path, stem: str) -> Path:
 
 
 def check_free(output: str) -> None:
+    """UsageError if the folder holds anything, RunError if it cannot be written: both before any work."""
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} exists and is not empty; choose another --output, or remove it")
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    own_rights = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    if not os.access(above, os.W_OK | os.X_OK, **own_rights):
+        raise RunError(f"{folder} cannot be written: no permission to write in {above}")
+
+
+LOCK = ".lock"
+FILES = (
+    "config.yaml", "data.csv", "quarantine.csv", "architecture.yaml", "architecture.json",
+    "weights.safetensors", "model.keras", "golden.npz", "history.csv", "decisions.jsonl", "metrics.json",
+)  # fmt: skip
+
+
+def remove_half_written(run: Path) -> None:
+    """What a process that was killed left beside the files it was writing; the run must be locked."""
+    for name in FILES:
+        for leftover in run.glob(f".{name}-*"):
+            leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """One process at a time; the system gives the lock back when its process ends, however it ends.
+
+    Raises UsageError that names the other process, RunError where nothing can be written.
+    """
+    from filelock import FileLock, Timeout
+
+    path = run / LOCK
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        other = ""
+        with suppress(OSError):
+            other = path.read_text(encoding="utf-8").strip()
+        raise UsageError(
+            f"{run}: another process works on it ({other or 'unknown'}); wait for it or end it"
+        ) from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
+    try:
+        with suppress(OSError):  # on a full disk the lock holds without its name
+            path.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -24,8 +24,11 @@ from rightfit.evaluation.metrics import image_losses, quick
 from rightfit.nets.layers import fused
 from rightfit.training import loop
 from rightfit.training.head import Extractor, Head, Samples, fit
-from rightfit.training.loop import Phase, Progress, Validation
-from rightfit.training.recipe import Decision
+from rightfit.training.judging import Validation
+from rightfit.training.phases import Phase
+from rightfit.training.recipe import SMALL, Decision
+from rightfit.training.safety import Safety
+from rightfit.training.state import Progress, Saved
 
 HEAD = "logits"
 PARTS = 5  # of a net without stages
@@ -35,7 +38,7 @@ ENOUGH = 100  # training images below which layers under the head are left alone
 
 def train(
     model: keras.Model,
-    extractor: Extractor,
+    extractor: Extractor | None,
     loader: TrainLoader,
     validation: Validation,
     settings: TrainSettings,
@@ -44,20 +47,26 @@ def train(
     after_epoch: Callable[[Progress], None],
     precision: str,
     settings_for: Callable[[int], TrainSettings],
+    safety: Safety | None = None,
+    saved: Saved | None = None,
 ) -> tuple[Progress, list[Decision]]:
     """Fit the head of `model`, which holds borrowed weights, then train below it as `settings.finetune` says.
 
     `auto` keeps what training below the head gave only if validation loss fell beyond its interval.
-    The head's fit is epoch 0 of the history.
+    The head's fit is epoch 0 of the history. Going on from `saved` it is not repeated, and `extractor` not used.
     """
-    fitted, decisions = _fit_head(model, extractor, loader, validation, settings, label_mode, console)
-    after_epoch(fitted)
     how, images = settings.finetune, len(loader.rows)
-    if how == "head":
-        return fitted, decisions
-    if how == "auto" and images < ENOUGH:
-        because = f"{images:,} training images are too few to change more than the head"
-        return fitted, [*decisions, Decision("finetune", "head", because)]
+    fitted = saved.progress if saved else None
+    if fitted is None:
+        assert extractor is not None
+        fitted = _fit_head(model, extractor, loader, validation, settings, label_mode, console)
+        after_epoch(fitted)
+        decisions = [Decision(*decided) for decided in fitted.decided]
+        if how == "head":
+            return fitted, decisions
+        if how == "auto" and images < ENOUGH:
+            because = f"{images:,} training images are too few to change more than the head"
+            return fitted, [*decisions, Decision("finetune", "head", because)]
     reached = loop.train(
         model,
         loader,
@@ -68,14 +77,17 @@ def train(
         after_epoch,
         precision,
         settings_for,
-        phases=phases(model, how),
+        phases=phases(model, way(model, how)),
         before=replace(fitted, history=list(fitted.history), ended=""),
+        safety=safety,
+        saved=saved,
     )
-    if how == "auto":
-        decisions.append(_judge(model, fitted, reached, validation, settings, label_mode))
+    decisions = [Decision(*decided) for decided in reached.decided]
+    if how == "auto" and not reached.stopped:
+        decisions.append(_judge(model, reached, validation, settings, label_mode))
         if decisions[-1].value == "head" and reached.best_epoch:
             console.say(f"kept the head's fit: {decisions[-1].because}")
-            reached.best_loss, reached.best_epoch, reached.weights = fitted.best_loss, 0, fitted.weights
+            reached.best_loss, reached.best_epoch, reached.weights = reached.fitted_loss, 0, reached.fitted
     return reached, decisions
 
 
@@ -87,7 +99,7 @@ def _fit_head(
     settings: TrainSettings,
     label_mode: str,
     console: Console,
-) -> tuple[Progress, list[Decision]]:
+) -> Progress:
     started = time.monotonic()
     views = settings.views if settings.augment != "none" else 0
     blocks = [extractor.features(loader.rows, None, 0, 0, console)]
@@ -107,12 +119,13 @@ def _fit_head(
     row |= {"input_seconds": round(computed - started, 3), "trainable": "head"}
     line = f"head fitted to {len(loader.rows):,} images and {views} changed views of each"
     line += f" in {duration(time.monotonic() - started)} · loss {seen.loss:.4f} · acc {seen.accuracy:.3f}"
-    progress = Progress([row], weights=model.get_weights(), ended="the head is fitted", epochs=0)
+    fit_weights = model.get_weights()
+    progress = Progress([row], weights=fit_weights, ended="the head is fitted", fitted=fit_weights)
     if held is not None:
         result = quick(head.logits(held.features[0]), held.targets, label_mode, validation.groups)
         row |= {"val_loss": result.loss, "val_accuracy": result.accuracy}
         row["val_accuracy_half_width"] = result.accuracy_half_width
-        progress.best_loss = result.loss
+        progress.best_loss = progress.fitted_loss = result.loss
         progress.lowest = image_losses(head.logits(held.features[0]), held.targets, label_mode)
         line += (
             f" · val_loss {result.loss:.4f} · val_acc {result.accuracy:.3f} ±{result.accuracy_half_width:.3f}"
@@ -120,7 +133,8 @@ def _fit_head(
     console.say(line)
     losses = ", ".join(f"{penalty:g}: {loss:.4f}" for penalty, loss in tried.items())
     because = f"held-out loss by penalty {losses}" if losses else "too few images to choose by"
-    return progress, [Decision("head penalty", head.penalty, because)]
+    progress.decided = [["head penalty", head.penalty, because]]
+    return progress
 
 
 def _use(head: Head, model: keras.Model) -> None:
@@ -131,7 +145,6 @@ def _use(head: Head, model: keras.Model) -> None:
 
 def _judge(
     model: keras.Model,
-    fitted: Progress,
     reached: Progress,
     validation: Validation,
     settings: TrainSettings,
@@ -139,18 +152,18 @@ def _judge(
 ) -> Decision:
     """Which is kept: what training below the head reached, or the head alone."""
     if not len(validation.rows):
-        return Decision("finetune", "gradual", "no validation images to compare with the head's fit")
+        return Decision("finetune", way(model, "auto"), "no validation images to compare with the head's fit")
     if not reached.best_epoch:
         return Decision("finetune", "head", "no epoch below the head had a lower validation loss")
     judge = plain_graph(fused(model))
     losses = []
-    for weights in (fitted.weights, reached.weights):
+    for weights in (reached.fitted, reached.weights):
         judge.set_weights(weights)
         logits = all_logits(judge, validation.images, validation.rows, max(settings.batch_size or 0, 32))
         losses.append(image_losses(logits, validation.targets, label_mode))
     fallen = losses[0] - losses[1]
     mean, half = float(fallen.mean()), half_width(fallen, validation.groups)
-    kept = "gradual" if mean > half else "head"
+    kept = way(model, "auto") if mean > half else "head"
     return Decision("finetune", kept, f"below the head validation loss fell by {mean:.4f} ±{half:.4f}")
 
 
@@ -167,6 +180,14 @@ def parts(model: keras.Model) -> list[list[str]]:
     else:
         groups = [list(group) for group in np.array_split(np.array(names, dtype=object), PARTS) if len(group)]
     return [*groups, [HEAD]]
+
+
+def way(model: keras.Model, how: str) -> str:
+    """How to train below the head: `auto` is full for small images, whose weights are a start rather than
+    features to keep, and gradual for larger ones."""
+    if how != "auto":
+        return how
+    return "full" if max(model.input_shape[1:3]) <= SMALL else "gradual"
 
 
 def phases(model: keras.Model, how: str) -> tuple[Phase, ...]:

@@ -1,94 +1,34 @@
-"""The training loop: batches in, best weights and a history out, one line an epoch on the way."""
+"""The training loop: batches in, best weights and a history out, one line an epoch on the way.
+
+It may be broken off anywhere and gone on with from a checkpoint: what comes out is the same.
+"""
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.config import TrainSettings, parse_seconds
 from rightfit.console import Console, duration
-from rightfit.data.loader import Images, TrainLoader
+from rightfit.data.loader import TrainLoader
 from rightfit.errors import RightfitError
-from rightfit.evaluation.infer import all_logits, plain_graph
-from rightfit.evaluation.intervals import half_width
-from rightfit.evaluation.metrics import Quick, image_losses, quick
+from rightfit.evaluation.infer import plain_graph
 from rightfit.nets.layers import fused
+from rightfit.training.interrupt import Interrupt, Stop, interruptible
+from rightfit.training.judging import Validation, is_kept, judged_on
 from rightfit.training.optimizers import make_optimizer
+from rightfit.training.phases import ALL, Phase, Span, span_at, thawed
+from rightfit.training.safety import Safety, images_of_the_first_lost_step
 from rightfit.training.schedule import WarmupCosine, averaging_decay
+from rightfit.training.state import Progress, Saved
 from rightfit.training.step import Step, make_step
-
-
-@dataclass(frozen=True)
-class Validation:
-    """The images an epoch is judged on; `rows` may be empty."""
-
-    images: Images
-    rows: NDArray[np.int64]
-    targets: NDArray[np.float32]  # (N, outputs)
-    groups: NDArray[np.int64] | None
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of training: what it is called, its share of the epochs, and which layers learn."""
-
-    name: str
-    share: float = 1.0
-    rates: Mapping[str, float] | None = None  # layer -> multiple of the learning rate, the others frozen
-
-
-ALL = Phase("all")  # every layer alike
-
-
-@dataclass
-class Progress:
-    """Where training stands: the best weights so far and what each epoch measured."""
-
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_loss: float = math.inf  # validation loss of the epoch that is kept
-    best_epoch: int = 0  # the one that is kept; counts from 1, 0 is none yet
-    weights: list[NDArray[Any]] = field(default_factory=list)
-    lowest: NDArray[np.float64] | None = None  # each validation image's loss in the epoch of the lowest mean
-    lowest_epoch: int = 0
-    ended: str = ""  # why training ended, in words
-    epochs: int = 0  # planned; fewer than asked for once a time limit has shortened the schedule
-
-
-class Interrupt:
-    """Set by the first Ctrl-C or SIGTERM; a second one is not held back."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-
-@contextmanager
-def interruptible(console: Console) -> Iterator[Interrupt]:
-    interrupt = Interrupt()
-
-    def ask(number: int, frame: Any) -> None:
-        interrupt.asked = True
-        signal.signal(number, previous[signal.Signals(number)])
-        console.say("stopping after this step and saving; once more ends at once")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupt
-        return
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupt
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def train(
@@ -103,113 +43,281 @@ def train(
     settings_for: Callable[[int], TrainSettings],
     phases: Sequence[Phase] = (ALL,),
     before: Progress | None = None,
+    safety: Safety | None = None,
+    saved: Saved | None = None,
 ) -> Progress:
     """Train `model` (left as it is; its weights are read) by the resolved `settings`.
 
     Returns the weights of the last epoch whose validation loss cannot be told from the lowest (of the
-    last epoch without validation images), averaged over steps when `settings.ema` is set. `after_epoch` is called with
-    the progress after each epoch. When a time limit leaves room for fewer epochs, the settings are
-    those of `settings_for(epochs)`, whose schedule ends there. Ctrl-C ends the epoch at the next step,
-    which is validated and kept.
+    last epoch without validation images), averaged over steps when `settings.ema` is set. `after_epoch` is
+    called with the progress after each epoch. When a time limit leaves room for fewer epochs, the settings
+    are those of `settings_for(epochs)`, whose schedule ends there.
     Each of `phases` has a schedule of its own and starts from the averaged weights of the one before;
     frozen batch normalisation stays in inference mode. `before` is what was reached already, with
     the epoch called 0: better weights have to beat it.
-    A loss that is no longer finite ends training; RightfitError if no epoch had a finite one.
+    `safety` keeps checkpoints: at the start, at each epoch's end and when its interval has passed. `saved` is
+    one to go on from, and the result is that of a run which was never broken off. Ctrl-C and SIGTERM end
+    training at the next step with a checkpoint; `stopped` of the result then says where.
+    A loss that is no longer finite sends training back to the last whole epoch at half the learning rate,
+    three times; then, or without `safety`, it ends training; RightfitError if no epoch had a finite one.
     """
     _assert_resolved(settings)
-    started = time.monotonic()
-    limit = parse_seconds(settings.time_limit) if settings.time_limit else math.inf
-    judge = plain_graph(fused(model, precision))
-    progress = before or Progress()
-    progress.epochs = settings.epochs or 0
-    weights = model.get_weights()
-    phase, step = None, None
+    progress = saved.progress if saved else before or Progress()
+    if not saved:
+        progress.epochs = settings.epochs or 0
+    elif progress.shortened:
+        settings = settings_for(progress.shortened)
+    training = _Training(
+        model, loader, validation, settings, label_mode, console, precision, phases, progress, safety
+    )
+    if saved and not progress.ended:
+        training.go_on_from(saved)
     with interruptible(console) as interrupt:
-        epoch = 0
-        while epoch < progress.epochs and not progress.ended:
-            epochs = progress.epochs
-            now, first, last = _phase_at(phases, epoch, epochs)
-            if now is not phase:
-                phase = now
-                runner = _thawed(model, weights, phase, precision)
-                step = make_step(
-                    runner,
-                    make_optimizer(settings, runner),
-                    label_mode,
-                    settings.label_smoothing,
-                    bool(settings.ema),
-                    phase.rates,
-                )
-            assert step is not None
-            schedule = WarmupCosine(
-                settings.learning_rate or 0.0,
-                round((settings.warmup_epochs or 0.0) * (last - first) / epochs * loader.steps),
-                (last - first) * loader.steps,
-            )
-            row = _one_epoch(
-                step, loader, schedule, settings, epoch, epochs, first, console, interrupt, started + limit
-            )
-            row["trainable"] = phase.name
-            if row["steps"] == 0:
-                why = "interrupted" if interrupt.asked else f"time limit of {settings.time_limit} reached"
-                progress.ended = f"{why} before epoch {epoch + 1}"
+        training.interrupt = interrupt
+        if safety and (saved is None or saved.changed) and not training.progress.ended:
+            training.enter()
+            training.save()
+        while training.progress.epoch < training.progress.epochs and not training.progress.ended:
+            try:
+                row = training.one_epoch()
+            except Stop:
+                training.stop()
                 break
-            epoch += 1
-            if diverged := _not_finite(row, "loss", settings):
-                _end_diverged(progress, diverged)
+            except _Diverged as diverged:
+                training.set_back(str(diverged))
+                continue
+            if row is None:
                 break
-            weights = step.weights(averaged=True)
-            judged = time.monotonic()
-            if len(validation.rows):
-                judge.set_weights(weights)
-                result, losses = judged_on(judge, validation, settings, label_mode)
-                row |= {"val_loss": result.loss, "val_accuracy": result.accuracy}
-                row["val_accuracy_half_width"] = result.accuracy_half_width
-                if diverged := _not_finite(row, "val_loss", settings):
-                    _end_diverged(progress, diverged)
-                    break
-            row["validation_seconds"] = round(time.monotonic() - judged, 3)
-            progress.history.append(row)
-            if not len(validation.rows) or _is_kept(progress, losses, epoch, validation.groups):
-                progress.best_loss, progress.best_epoch = row.get("val_loss", -math.inf), epoch
-                progress.weights = weights
-            console.say(epoch_line(row, epochs, loader.steps))
-            elapsed = time.monotonic() - started
-            if interrupt.asked:
-                progress.ended = f"interrupted in epoch {epoch}"
-            elif elapsed >= limit:
-                progress.ended = f"time limit of {settings.time_limit} reached in epoch {epoch}"
-            elif len(validation.rows) and epoch - max(progress.lowest_epoch, first) >= (
-                settings.patience or 1
-            ):
-                progress.ended = f"no better validation loss for {settings.patience} epochs"
-            elif epoch == 1 and (fit := _epochs_that_fit(row, limit - elapsed)) < epochs:
-                progress.epochs = fit
-                settings = settings_for(fit)
-                console.say(
-                    f"{fit} epochs fit into the time limit of {settings.time_limit}; the schedule ends there"
-                )
+            progress = training.progress
+            if progress.epoch == 1:
+                training.shorten(row, settings_for)
+            if progress.epoch >= progress.epochs:
+                progress.ended = progress.ended or f"all {progress.epochs} epochs done"
+            training.save(row)
             after_epoch(progress)
-    progress.ended = progress.ended or f"all {progress.epochs} epochs done"
-    return progress
+    if safety:
+        safety.checkpoints.wait()
+    return training.progress
 
 
-def _phase_at(phases: Sequence[Phase], epoch: int, epochs: int) -> tuple[Phase, int, int]:
-    """The phase of `epoch` (from 0), its first epoch and the one after its last."""
-    ends = [round(epochs * sum(phase.share for phase in phases[: i + 1])) for i in range(len(phases))]
-    ends[-1] = epochs
-    index = next(i for i, end in enumerate(ends) if epoch < end)
-    return phases[index], ends[index - 1] if index else 0, ends[index]
+class _Diverged(Exception):
+    """A loss that is no number any more, or far above what it was; says which and where."""
 
 
-def _thawed(model: keras.Model, weights: list[NDArray[Any]], phase: Phase, precision: str) -> keras.Model:
-    """A clone of `model` to train, holding `weights`, in which only the layers of `phase` learn."""
-    runner = fused(model, precision)
-    runner.set_weights(weights)
-    if phase.rates is not None:
-        for layer in runner.layers:
-            layer.trainable = layer.name in phase.rates
-    return runner
+@dataclass
+class _Training:
+    model: keras.Model
+    loader: TrainLoader
+    validation: Validation
+    settings: TrainSettings
+    label_mode: str
+    console: Console
+    precision: str
+    phases: Sequence[Phase]
+    progress: Progress
+    safety: Safety | None
+    interrupt: Interrupt = field(default_factory=Interrupt)
+
+    def __post_init__(self) -> None:
+        self.judge = plain_graph(fused(self.model, self.precision))
+        self.began = time.monotonic() - self.progress.seconds
+        limit = self.settings.time_limit
+        self.limit = parse_seconds(limit) if limit else math.inf
+        self.step: Step | None = None
+
+    # Where it goes on ---------------------------------------------------------------------------------
+
+    def go_on_from(self, saved: Saved) -> None:
+        """The step of the phase that the checkpoint is of, in the state it was in."""
+        self.progress = saved.progress
+        phase = self.phases[min(self.progress.phase, len(self.phases) - 1)]
+        self.step = self._made(phase, self.model.get_weights())
+        self.step.restore(saved.tensors)
+
+    def enter(self) -> Span:
+        """Make the step of the next epoch's phase, unless it is there."""
+        span = span_at(self.phases, self.progress)
+        if self.step is None or span.number != self.progress.phase:
+            weights = self.step.weights() if self.step else self.model.get_weights()
+            self.progress.phase = span.number
+            self.step = self._made(span.phase, weights)
+        return span
+
+    def _made(self, phase: Phase, weights: list[NDArray[Any]]) -> Step:
+        seed = [self.settings.seed, self.progress.phase]
+        runner = thawed(self.model, weights, phase, self.precision, seed)
+        smoothing, averaging = self.settings.label_smoothing, bool(self.settings.ema)
+        optimizer = make_optimizer(self.settings, runner)
+        return make_step(runner, optimizer, self.label_mode, smoothing, averaging, phase.rates)
+
+    # An epoch -----------------------------------------------------------------------------------------
+
+    def one_epoch(self) -> dict[str, Any] | None:
+        """Train, validate, keep or not, and decide whether that was the last; None: no step was taken."""
+        span = self.enter()
+        progress, settings, validation = self.progress, self.settings, self.validation
+        assert self.step
+        row = self._steps(span)
+        row["trainable"] = span.phase.name
+        if row["steps"] == 0:
+            progress.ended = f"time limit of {settings.time_limit} reached before epoch {progress.epoch + 1}"
+            return None
+        epoch = progress.epoch + 1
+        self._check(row, "loss")
+        weights = self.step.weights(averaged=True)
+        judged = time.monotonic()
+        losses = None
+        if len(validation.rows):
+            self.judge.set_weights(weights)
+            on_batch = self.interrupt.check
+            result, losses = judged_on(self.judge, validation, settings, self.label_mode, on_batch)
+            row |= {"val_loss": result.loss, "val_accuracy": result.accuracy}
+            row["val_accuracy_half_width"] = result.accuracy_half_width
+            self._check(row, "val_loss")
+        row["validation_seconds"] = round(time.monotonic() - judged, 3)
+        if self.safety and self.safety.exploded(progress, row["loss"]):
+            raise _Diverged(f"loss rose to {row['loss']:.4g} in epoch {epoch}")
+        progress.history.append(row)
+        if losses is None or is_kept(progress, losses, epoch, validation.groups):
+            progress.best_loss, progress.best_epoch = row.get("val_loss", -math.inf), epoch
+            progress.weights = weights
+        progress.epoch, progress.step, progress.part = epoch, 0, {}
+        self.console.say(epoch_line(row, progress.epochs, self.loader.steps))
+        stale = epoch - max(progress.lowest_epoch, span.first)
+        if self._elapsed() >= self.limit:
+            progress.ended = f"time limit of {settings.time_limit} reached in epoch {epoch}"
+        elif len(validation.rows) and stale >= (settings.patience or 1):
+            progress.ended = f"no better validation loss for {settings.patience} epochs"
+        return row
+
+    def _steps(self, span: Span) -> dict[str, Any]:
+        """The rest of the epoch's steps, and what the whole epoch measured. Stop where that was asked for."""
+        progress, step, loader, ema = self.progress, self.step, self.loader, self.settings.ema
+        assert step
+        schedule = self.schedule(span)
+        if progress.step == 0:
+            step.begin()
+            progress.part = dict.fromkeys(("train_seconds", "input_seconds", "saving_seconds"), 0.0)
+        part, deadline = progress.part, self.began + self.limit
+        title = f"Epoch {progress.epoch + 1}/{progress.epochs}"
+        since = time.monotonic()
+        with (
+            closing(
+                loader.epoch(progress.epoch, progress.step)
+            ) as batches,  # ends its threads, whatever happens
+            self.console.bar(title, loader.steps) as bar,
+        ):
+            while progress.step < loader.steps and time.monotonic() < deadline:
+                asked = time.monotonic()
+                part["train_seconds"] += asked - since
+                since = asked
+                self.interrupt.check()
+                batch = next(batches)
+                part["input_seconds"] += time.monotonic() - asked
+                position = (progress.epoch - span.first) * loader.steps + progress.step
+                step(batch, schedule(position) * progress.rate_factor, averaging_decay(ema, position))
+                progress.step += 1
+                part.setdefault("first_step_seconds", time.monotonic() - asked)
+                if bar.due():
+                    sums = step.totals()
+                    bar.update(progress.step, f"loss {sums[0] / sums[2]:.4f} · acc {sums[1] / sums[2]:.3f}")
+                if self.safety and progress.step < loader.steps and self.safety.checkpoints.due():
+                    self._check({"loss": float(step.totals()[0]), "epoch": progress.epoch + 1}, "loss")
+                    part["train_seconds"] += time.monotonic() - since
+                    self.save()
+                    since = time.monotonic()
+        sums = step.totals()
+        part["train_seconds"] += time.monotonic() - since
+        last = (progress.epoch - span.first) * loader.steps + max(0, progress.step - 1)
+        return {
+            "epoch": progress.epoch + 1,
+            "steps": progress.step,
+            "loss": float(sums[0] / sums[2]) if sums[2] else math.nan,
+            "accuracy": float(sums[1] / sums[2]) if sums[2] else math.nan,
+            "learning_rate": schedule(last) * progress.rate_factor,
+            "train_seconds": round(part["train_seconds"], 3),
+            "input_seconds": round(part["input_seconds"], 3),
+            "first_step_seconds": round(part.get("first_step_seconds", 0.0), 3),
+            "saving_seconds": round(part["saving_seconds"], 3),
+        }
+
+    def schedule(self, span: Span) -> WarmupCosine:
+        """Of a span: its share of the warm-up, and a cosine that ends with it."""
+        share = (span.end - span.first) / (self.settings.epochs or 1)
+        warmup = round((self.settings.warmup_epochs or 0.0) * share * self.loader.steps)
+        return WarmupCosine(
+            self.settings.learning_rate or 0.0, warmup, (span.end - span.first) * self.loader.steps
+        )
+
+    def shorten(self, row: dict[str, Any], settings_for: Callable[[int], TrainSettings]) -> None:
+        """After the first epoch: what fits into the time limit becomes the whole schedule."""
+        progress, left = self.progress, self.limit - self._elapsed()
+        if progress.ended or (fit := _epochs_that_fit(row, left)) >= progress.epochs:
+            return
+        progress.epochs, progress.shortened = fit, fit
+        limit, self.settings = self.settings.time_limit, settings_for(fit)
+        self.console.say(f"{fit} epochs fit into the time limit of {limit}; the schedule ends there")
+
+    # Checkpoints --------------------------------------------------------------------------------------
+
+    def save(self, row: dict[str, Any] | None = None) -> None:
+        """A checkpoint of the state as it is; the time that takes goes to `row`, else to the epoch begun."""
+        if not self.safety:
+            return
+        progress, began = self.progress, time.monotonic()
+        assert self.step
+        progress.seconds = self._elapsed()
+        steps = progress.epoch * self.loader.steps + progress.step
+        self.safety.checkpoints.save(progress, self.step.state(), steps)
+        spent = time.monotonic() - began
+        if row is not None:
+            row["saving_seconds"] = round(row["saving_seconds"] + spent, 3)
+        elif progress.part:
+            progress.part["saving_seconds"] += spent
+
+    def stop(self) -> None:
+        """A checkpoint of where it stands, unless there is one."""
+        progress = self.progress
+        progress.stopped = f"stopped at step {progress.step} of epoch {progress.epoch + 1}"
+        if self.safety:
+            self.safety.checkpoints.wait()
+            if self.safety.checkpoints.saved_at != (progress.epoch, progress.step):
+                self.save()
+
+    # Setbacks -----------------------------------------------------------------------------------------
+
+    def set_back(self, what: str) -> None:
+        """Back to the last whole epoch at half the learning rate; without one, or three times after, the end:
+        the best epoch so far is kept, and without one there is nothing to keep."""
+        failed, found = self.progress, self.safety.last_good(self.progress) if self.safety else None
+        if self.safety is None or found is None:
+            assert self.settings.learning_rate
+            advice = f"{what}; try --learning-rate {self.settings.learning_rate / 10:g}"
+            if not failed.weights:
+                raise RightfitError(advice)
+            failed.ended = advice
+            return
+        self.go_on_from(found)
+        lost: list[str] = []
+        if found.progress.epoch == failed.epoch:
+            span = self.enter()
+            assert self.step
+            rate, ema = self.schedule(span), self.settings.ema
+            positions = images_of_the_first_lost_step(
+                self.step, self.loader, rate, span.first, failed, ema, self.interrupt
+            )
+            lost = self.safety.files(positions) if len(positions) else []
+            again = self.safety.last_good(failed)
+            assert again is not None
+            self.go_on_from(again)
+        self.safety.set_back(self.progress, failed, what, lost, self.console)
+
+    def _check(self, row: dict[str, Any], name: str) -> None:
+        if not math.isfinite(row[name]):
+            raise _Diverged(f"{name} became {row[name]} in epoch {row['epoch']}")
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.began
 
 
 def _assert_resolved(settings: TrainSettings) -> None:
@@ -223,93 +331,6 @@ def _epochs_that_fit(row: dict[str, Any], left: float) -> int:
     pace = (row["train_seconds"] - row["first_step_seconds"]) / (steps - 1) if steps > 1 else math.inf
     each = min(row["train_seconds"], pace * steps) + row["validation_seconds"]
     return 1 + int(min(left / each, 1e9)) if each > 0 else 10**9
-
-
-def _one_epoch(
-    step: Step,
-    loader: TrainLoader,
-    schedule: WarmupCosine,
-    settings: TrainSettings,
-    epoch: int,
-    epochs: int,
-    first: int,
-    console: Console,
-    interrupt: Interrupt,
-    deadline: float,
-) -> dict[str, Any]:
-    started = time.monotonic()
-    sums = np.zeros(3)
-    done = 0
-    waited = first_step = 0.0
-    with (
-        closing(loader.epoch(epoch)) as batches,  # ends its threads, whatever happens
-        console.bar(f"Epoch {epoch + 1}/{epochs}", loader.steps) as bar,
-    ):
-        while done < loader.steps and not interrupt.asked and time.monotonic() < deadline:
-            asked = time.monotonic()
-            batch = next(batches)
-            waited += time.monotonic() - asked
-            position = (epoch - first) * loader.steps + done
-            step(batch, schedule(position), averaging_decay(settings.ema, position))
-            done += 1
-            first_step = first_step or time.monotonic() - started
-            if bar.due():
-                sums += step.totals()
-                bar.update(done, f"loss {sums[0] / sums[2]:.4f} · acc {sums[1] / sums[2]:.3f}")
-    sums += step.totals()
-    seconds = time.monotonic() - started
-    return {
-        "epoch": epoch + 1,
-        "steps": done,
-        "loss": sums[0] / sums[2] if sums[2] else math.nan,
-        "accuracy": sums[1] / sums[2] if sums[2] else math.nan,
-        "learning_rate": schedule((epoch - first) * loader.steps + max(0, done - 1)),
-        "train_seconds": round(seconds, 3),
-        "input_seconds": round(waited, 3),
-        "first_step_seconds": round(first_step, 3),
-    }
-
-
-def _not_finite(row: dict[str, Any], name: str, settings: TrainSettings) -> str:
-    """What to say when a loss is no number any more; empty while it is one."""
-    assert settings.learning_rate
-    if math.isfinite(row[name]):
-        return ""
-    rate = settings.learning_rate / 10
-    return f"{name} became {row[name]} in epoch {row['epoch']}; try --learning-rate {rate:g}"
-
-
-def _end_diverged(progress: Progress, diverged: str) -> None:
-    """The best epoch so far is kept; without one there is nothing to keep."""
-    if not progress.weights:
-        raise RightfitError(diverged)
-    progress.ended = diverged
-
-
-def judged_on(
-    model: keras.Model, validation: Validation, settings: TrainSettings, label_mode: str
-) -> tuple[Quick, NDArray[np.float64]]:
-    """Loss and accuracy over every validation image, each once; and the loss of each (N,)."""
-    assert settings.batch_size
-    logits = all_logits(model, validation.images, validation.rows, max(settings.batch_size, 32))
-    result = quick(logits, validation.targets, label_mode, validation.groups)
-    return result, image_losses(logits, validation.targets, label_mode)
-
-
-def _is_kept(
-    progress: Progress, losses: NDArray[np.float64], epoch: int, groups: NDArray[np.int64] | None
-) -> bool:
-    """Whether the weights of `epoch` replace those kept so far: unless an earlier epoch's loss was lower
-    beyond the 95 % interval of the difference on the same images.
-
-    The lowest of many noisy numbers is luck as much as merit, and of epochs that cannot be told apart
-    the later has seen more of the schedule. (Breiman et al. 1984, section 3.4.3, choose so among trees.)
-    """
-    if progress.lowest is None or losses.mean() < progress.lowest.mean():
-        progress.lowest, progress.lowest_epoch = losses, epoch
-        return True
-    worse = losses - progress.lowest
-    return not worse.mean() > half_width(worse, groups)
 
 
 def epoch_line(row: dict[str, Any], epochs: int, steps: int) -> str:

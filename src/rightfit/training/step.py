@@ -15,6 +15,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from rightfit.data.loader import Batch
+from rightfit.errors import RunError
 from rightfit.training.losses import hits, losses
 
 
@@ -36,7 +37,11 @@ def make_step(
 
 
 class Step:
-    """What the loop sees: call it with a batch; `totals()` since last asked; `weights()` to keep."""
+    """What the loop sees: call it with a batch; `totals()` of the epoch so far; `weights()` to keep.
+
+    `state()` is all that the next call depends on besides its arguments, by names that are the same in
+    every process and on every backend; `restore()` puts it back, bit for bit.
+    """
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class Step:
         of = {id(v): (rates or {}).get(layer.name, 1.0) for layer in model.layers for v in layer.weights}
         self.rates = [of[id(v)] for v in model.trainable_variables]  # flat models only: all have a layer
         self.averaged_variables = [v for v in model.variables if "float" in str(v.dtype)]
+        self.count = 0  # steps since the sums began
         self.setup()
 
     def setup(self) -> None:
@@ -65,11 +71,70 @@ class Step:
         raise NotImplementedError
 
     def totals(self) -> NDArray[np.float64]:
-        """(3,): sum of losses, of hits, and number of images since the last call. Waits for the device."""
+        """(3,): sum of losses, of hits, and number of images since `begin`. Waits for the device.
+
+        Asking changes nothing: what is reported never depends on who looked on the way.
+        """
         raise NotImplementedError
+
+    def begin(self) -> None:
+        """An epoch begins: sums from zero."""
+        self.count = 0
+        self._set_sums(np.zeros(3), np.zeros(3, np.float32))
 
     def weights(self, averaged: bool = True) -> list[NDArray[Any]]:
         """The weights in the order of `model.get_weights()`; the averaged ones when there are any."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Copies of everything that changes from step to step: all variables of the model, those of layers'
+        random generators too, the optimizer's, the averaged weights, and the sums with their count."""
+        model, slots, average = self._values()
+        found = {f"model/{name}": value for name, value in zip(self._names(), model, strict=True)}
+        found |= {f"optimizer/{index:04d}": value for index, value in enumerate(slots)}
+        found |= {f"average/{index:04d}": value for index, value in enumerate(average)}
+        return found | self._sums_state() | {"sums/count": np.array(self.count, np.int64)}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from a `state()`, of this backend or another. Raises RunError when it does not fit."""
+        current = self.state()
+        own = {name for name in current if not name.startswith("sums/")}
+        given = {name for name in state if name.startswith(("model/", "optimizer/", "average/"))}
+        wrong = sorted(own ^ given) or [n for n in sorted(own) if current[n].shape != state[n].shape]
+        if wrong or not {"sums/total", "sums/device", "sums/count"} <= set(state):
+            what = (
+                f"{wrong[0]} is missing, left over or of another shape" if wrong else "its sums are missing"
+            )
+            raise RunError(f"the state of training does not fit this model and its optimizer: {what}")
+        self.count = int(state["sums/count"])
+        self._set_sums(state["sums/total"], state["sums/device"])
+
+        def values(kind: str) -> list[NDArray[Any]]:
+            return [state[name].astype(v.dtype) for name, v in current.items() if name.startswith(f"{kind}/")]
+
+        self._assign(values("model"), values("optimizer"), values("average"))
+
+    def _names(self) -> list[str]:
+        """Of `self.model.variables`; by place in their layer, as generators' own names count up in a process."""
+        of = {
+            id(v): f"{layer.name}/{index}/{v.name}"
+            for layer in self.model.layers
+            for index, v in enumerate(layer.variables)
+        }
+        return [of[id(v)] for v in self.model.variables]
+
+    def _values(self) -> tuple[list[NDArray[Any]], list[NDArray[Any]], list[NDArray[Any]]]:
+        """Copies of the model's, the optimizer's and the averaged variables."""
+        raise NotImplementedError
+
+    def _assign(self, model: list[Any], slots: list[Any], average: list[Any]) -> None:
+        raise NotImplementedError
+
+    def _sums_state(self) -> dict[str, NDArray[Any]]:
+        """`total` in float64, and `device`, what a device that sums in float32 has not handed over yet."""
+        return {"sums/total": self.totals(), "sums/device": np.zeros(3, np.float32)}
+
+    def _set_sums(self, total: NDArray[np.float64], device: NDArray[np.float32]) -> None:
         raise NotImplementedError
 
     def _scaled(self, gradients: list[Any]) -> list[Any]:
@@ -116,11 +181,23 @@ class TensorFlowStep(Step):
         self._compiled(*map(tf.convert_to_tensor, batch), tf.constant(learning_rate, tf.float32))
         if self.averaging and decay is not None:
             self._averaging(tf.constant(decay, tf.float32))
+        self.count += 1
 
     def totals(self) -> NDArray[np.float64]:
-        sums = self._sums.numpy()
-        self._sums.assign(np.zeros(3))
-        return np.asarray(sums)
+        return np.array(self._sums.numpy())
+
+    def _set_sums(self, total: NDArray[np.float64], device: NDArray[np.float32]) -> None:
+        self._sums.assign(total + device)
+
+    def _values(self) -> tuple[list[NDArray[Any]], list[NDArray[Any]], list[NDArray[Any]]]:
+        groups = (self.model.variables, self.optimizer.variables, self._average)
+        model, slots, average = ([np.array(v.numpy()) for v in group] for group in groups)
+        return model, slots, average
+
+    def _assign(self, model: list[Any], slots: list[Any], average: list[Any]) -> None:
+        variables = [*self.model.variables, *self.optimizer.variables, *self._average]
+        for variable, value in zip(variables, [*model, *slots, *average], strict=True):
+            variable.assign(value)
 
     def weights(self, averaged: bool = True) -> list[NDArray[Any]]:
         average = {id(v): a.numpy() for v, a in zip(self.averaged_variables, self._average, strict=False)}
@@ -131,7 +208,9 @@ class TorchStep(Step):
     def setup(self) -> None:
         import torch
 
-        self._sums = torch.zeros(3, dtype=torch.float64)
+        device = self.model.variables[0].value.device
+        # Apple's GPUs have no float64; elsewhere a sum on the device costs no wait at each step
+        self._sums = torch.zeros(3, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
         self._average = [v.value.detach().clone() for v in self.averaged_variables] if self.averaging else []
 
     def __call__(self, batch: Batch, learning_rate: float, decay: float | None) -> None:
@@ -151,11 +230,31 @@ class TorchStep(Step):
                     self._average, [v.value.data for v in self.averaged_variables], 1 - decay
                 )
             self._sums += sums.detach().to(self._sums)
+        self.count += 1
 
     def totals(self) -> NDArray[np.float64]:
-        sums = self._sums.numpy().copy()
-        self._sums.zero_()
-        return np.asarray(sums)
+        return np.array(self._sums.cpu().numpy())
+
+    def _set_sums(self, total: NDArray[np.float64], device: NDArray[np.float32]) -> None:
+        import torch
+
+        self._sums.copy_(torch.from_numpy(total + device))
+
+    def _values(self) -> tuple[list[NDArray[Any]], list[NDArray[Any]], list[NDArray[Any]]]:
+        model, slots = (
+            [ops.convert_to_numpy(v).copy() for v in group]
+            for group in (self.model.variables, self.optimizer.variables)
+        )
+        return model, slots, [a.cpu().numpy().copy() for a in self._average]
+
+    def _assign(self, model: list[Any], slots: list[Any], average: list[Any]) -> None:
+        import torch
+
+        variables = [*self.model.variables, *self.optimizer.variables]
+        for variable, value in zip(variables, [*model, *slots], strict=True):
+            variable.assign(value)
+        for average_of, value in zip(self._average, average, strict=True):
+            average_of.copy_(torch.from_numpy(value))
 
     def weights(self, averaged: bool = True) -> list[NDArray[Any]]:
         average = {
@@ -190,7 +289,6 @@ class JaxStep(Step):
         self._sums = np.zeros(3)
         self._compiled = jax.jit(self._step, donate_argnums=0)
         self._averaging = jax.jit(self._moved_average, donate_argnums=0)
-        self._pending = 0
 
     def _step(self, state: Any, images: Any, targets: Any, weights: Any, learning_rate: Any) -> Any:
         import jax
@@ -215,29 +313,45 @@ class JaxStep(Step):
         self._state = self._compiled(self._state, *batch, np.float32(learning_rate))
         if self.averaging and decay is not None:
             self._average = self._averaging(self._average, self._state[:2], np.float32(decay))
-        self._pending += 1
-        if self._pending >= 256:  # the device sums in float32: take them over before they lose units
-            self._take_sums()
-
-    def _take_sums(self) -> None:
-        import jax.numpy as jnp
-
-        *rest, sums = self._state
-        self._sums += np.asarray(sums, np.float64)
-        self._state = (*rest, jnp.zeros(3))
-        self._pending = 0
+        self.count += 1
+        if self.count % 256 == 0:  # the device sums in float32: take them over before they lose units
+            total = self.totals()
+            self._set_sums(total, np.zeros(3, np.float32))
 
     def totals(self) -> NDArray[np.float64]:
-        self._take_sums()
-        sums, self._sums = self._sums, np.zeros(3)
-        return sums
+        return self._sums + np.asarray(self._state[3], np.float64)
+
+    def _sums_state(self) -> dict[str, NDArray[Any]]:
+        return {"sums/total": self._sums.copy(), "sums/device": np.array(self._state[3])}
+
+    def _set_sums(self, total: NDArray[np.float64], device: NDArray[np.float32]) -> None:
+        import jax.numpy as jnp
+
+        self._sums = np.array(total, np.float64)
+        self._state = (*self._state[:3], jnp.array(device))
+
+    def _values(self) -> tuple[list[NDArray[Any]], list[NDArray[Any]], list[NDArray[Any]]]:
+        trainable, others, slots, _ = self._state
+        variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
+        current = {id(v): a for v, a in zip(variables, [*trainable, *others], strict=True)}
+        model = [np.array(current[id(v)]) for v in self.model.variables]
+        return model, [np.array(a) for a in slots], [np.array(a) for a in self._average]
+
+    def _assign(self, model: list[Any], slots: list[Any], average: list[Any]) -> None:
+        import jax.numpy as jnp
+
+        current = {id(v): a for v, a in zip(self.model.variables, model, strict=True)}
+        groups = (self.model.trainable_variables, self.model.non_trainable_variables)
+        state = [[jnp.array(current[id(v)]) for v in group] for group in groups]
+        self._state = (*state, [jnp.array(a) for a in slots], self._state[3])
+        self._average = [jnp.array(a) for a in average]
 
     def weights(self, averaged: bool = True) -> list[NDArray[Any]]:
         trainable, others, _, _ = self._state
         variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
-        current = {id(v): np.asarray(a) for v, a in zip(variables, [*trainable, *others], strict=True)}
+        current = {id(v): np.array(a) for v, a in zip(variables, [*trainable, *others], strict=True)}
         if averaged and self.averaging:
             current |= {
-                id(v): np.asarray(a) for v, a in zip(self.averaged_variables, self._average, strict=True)
+                id(v): np.array(a) for v, a in zip(self.averaged_variables, self._average, strict=True)
             }
         return [current[id(v)] for v in self.model.weights]

@@ -1,0 +1,296 @@
+"""From settled settings, or a checkpoint, to a finished run folder: train, keep, measure, write."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rightfit.config import TrainSettings, parse_seconds
+from rightfit.console import Console, duration
+from rightfit.errors import RightfitError, RunError
+from rightfit.files import write_text
+from rightfit.run import Run
+from rightfit.runtime import cache_folder, choose_backend, cpu_count, cpu_name, installed_backends
+
+if TYPE_CHECKING:
+    import keras
+
+    from rightfit.data.dataset import Dataset
+    from rightfit.training.checkpoints import Checkpoints
+    from rightfit.training.recipe import Decision, Facts
+    from rightfit.training.state import Progress, Saved
+
+FINISHED = "finished.json"  # which checkpoint the artefacts are of; written after all of them
+IMAGES = "images.safetensors"  # a digest of each image, to name those that have changed
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is a function of."""
+
+    place: Path
+    dataset: Dataset
+    model: keras.Model  # with the weights to start from
+    asked: TrainSettings  # before the recipe
+    settings: TrainSettings  # after it
+    facts: Facts
+
+
+def fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | None = None) -> Run:
+    """Train from the start, or on from `saved`, and write all that a finished run has; returns it.
+
+    A run that was stopped has the artefacts of the best epoch so far, if there is one.
+    """
+    from rightfit.saving import folder
+
+    place, settings, dataset = job.place, job.settings, job.dataset
+    table = dataset.table
+    held_out = table.rows("val")
+
+    def record(decision: Decision) -> None:
+        line = {"setting": decision.setting, "value": decision.value, "evidence": decision.because}
+        folder.record(place / "decisions.jsonl", **line)
+
+    about = describe(job)
+    checkpoints.every = parse_seconds(settings.checkpoint_every)
+    checkpoints.describe = lambda: {**about, "decisions": _lines(place / "decisions.jsonl")}
+    if saved is None or saved.changed:
+        _write_image_digests(job)
+    started = time.monotonic()
+    progress, chosen = _trained(job, console, checkpoints, saved, record)
+    if progress.stopped:
+        return _stopped(job, progress, console)
+    for decision in chosen:
+        record(decision)
+    if not progress.weights:
+        raise RunError(f"{progress.ended}: nothing was trained, {place} holds no model")
+    _write_model(job, progress)
+    if progress.shortened:
+        because = f"what the first epoch took, and a time limit of {settings.time_limit}; what depends on it follows"
+        record(_decision("epochs", progress.shortened, because))
+    kept = f"{progress.ended}; kept epoch {progress.best_epoch}"
+    if len(held_out):
+        kept += f", val_loss {progress.best_loss:.4f}"
+        lowest = float(progress.lowest.mean()) if progress.lowest is not None else progress.best_loss
+        if progress.lowest_epoch != progress.best_epoch:
+            kept += f" (not to be told from the lowest, {lowest:.4f} in epoch {progress.lowest_epoch})"
+    record(_decision("epoch", progress.best_epoch, kept))
+    seconds = max(progress.seconds, time.monotonic() - started)
+    console.say(kept.replace(";", f" after {duration(seconds)};", 1))
+    run = Run(place, dataset=dataset)
+    metrics = run.measure("val", Console(quiet=True)) if len(held_out) else None
+    folder.write_json(place / "metrics.json", {"validation": metrics} if metrics else {})
+    checkpoints.keep_the_last_only()
+    folder.write_json(checkpoints.folder / FINISHED, {"ended": progress.ended, "of": checkpoints.identity()})
+    if metrics:
+        console.say(sentence("validation", metrics))
+    return run
+
+
+def _trained(
+    job: Job,
+    console: Console,
+    checkpoints: Checkpoints,
+    saved: Saved | None,
+    record: Callable[[Decision], None],
+) -> tuple[Progress, list[Decision]]:
+    """What the loop made of it, and the decisions to put on record after it."""
+    from rightfit.data.augment import policy_named
+    from rightfit.data.loader import TrainLoader
+    from rightfit.saving import folder
+    from rightfit.training import finetune, loop, recipe
+    from rightfit.training.head import Extractor
+    from rightfit.training.judging import Validation
+    from rightfit.training.safety import Safety
+
+    settings, dataset, place = job.settings, job.dataset, job.place
+    table = dataset.table
+    rows, held_out = table.rows("train"), table.rows("val")
+    weights, _ = recipe.sample_weights(
+        settings, table.codes()[rows], job.facts.class_counts, table.label_mode
+    )
+    assert settings.batch_size is not None
+    loader = TrainLoader(
+        dataset.store,
+        dataset.store_rows[rows],
+        dataset.targets(rows),
+        weights,
+        settings.batch_size,
+        settings.seed,
+        policy_named(settings.augment, settings.mirror),
+        dataset.groups(rows),
+    )
+    validation = Validation(
+        dataset.store, dataset.store_rows[held_out], dataset.targets(held_out), dataset.groups(held_out)
+    )
+    board = _TensorBoard(place / "tensorboard") if settings.tensorboard else None
+
+    def after_epoch(progress: Progress) -> None:
+        try:
+            folder.write_table(place / "history.csv", progress.history)
+            if board:
+                board.write(progress.history[-1])
+        except (RightfitError, OSError) as error:  # the checkpoint has it too
+            console.say(f"{error}; training goes on")
+
+    safety = Safety(checkpoints, record, lambda positions: table.paths(rows[positions]))
+    settings_for = functools.partial(recipe.shortened, job.asked, job.facts, settings)
+    precision = settings.precision
+    learning = (settings, table.label_mode, console, after_epoch, precision, settings_for)
+    chosen: list[Decision] = []
+    if job.facts.pretrained:
+        extractor = None
+        if saved is None:
+            cache = cache_folder(settings.cache)
+            extractor = Extractor(job.model, precision, dataset.store, dataset.store.fingerprint, cache)
+        progress, chosen = finetune.train(
+            job.model, extractor, loader, validation, *learning, safety=safety, saved=saved
+        )
+    else:
+        progress = loop.train(job.model, loader, validation, *learning, safety=safety, saved=saved)
+    if board:
+        board.close()
+    return progress, chosen
+
+
+def _stopped(job: Job, progress: Progress, console: Console) -> Run:
+    """A run to go on with: the checkpoint is written; what was kept so far is made usable."""
+    from rightfit.saving import folder
+
+    content: dict[str, Any] = {"unfinished": progress.stopped}
+    usable = bool(progress.weights)
+    if usable:
+        _write_model(job, progress)
+        content["epoch"] = progress.best_epoch
+        if len(job.dataset.table.rows("val")):
+            content["validation"] = Run(job.place, dataset=job.dataset).measure("val", Console(quiet=True))
+    folder.write_json(job.place / "metrics.json", content)
+    kept = f"; until then it holds epoch {progress.best_epoch}" if usable else ""
+    console.say(f"{progress.stopped}; `rightfit resume {job.place}` goes on{kept}")
+    return Run(job.place, dataset=job.dataset, unfinished=True)
+
+
+def _write_model(job: Job, progress: Progress) -> None:
+    from rightfit.saving import bundle
+
+    settings, table = job.settings, job.dataset.table
+    job.model.set_weights(progress.weights)
+    description = bundle.Description(
+        settings.model, table.classes, table.label_mode, settings.height_width, settings.resize
+    )
+    bundle.save(job.place, job.model, description, bundle.synthetic_images(*settings.height_width))
+
+
+def _decision(setting: str, value: Any, because: str) -> Decision:
+    from rightfit.training.recipe import Decision
+
+    return Decision(setting, value, because)
+
+
+# What a checkpoint says of its run ------------------------------------------------------------------
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """In JSON's kinds: enough to go on without the weights it started from, or what was asked."""
+    from rightfit.nets.layers import stock
+    from rightfit.saving.architecture import to_config
+
+    return {
+        "asked": job.asked.model_dump(),
+        "settings": job.settings.model_dump(),
+        "facts": asdict(job.facts),
+        "classes": list(job.dataset.table.classes),
+        "architecture": to_config(stock(job.model)),
+        "machine": machine(),
+        "data": {"data.csv": digest_of_file(job.place / "data.csv"), "images": digest_of_images(job.dataset)},
+    }
+
+
+def machine() -> dict[str, str]:
+    """What decides bits besides the run itself."""
+    backend = choose_backend()
+    threads = {n: os.environ[n] for n in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS") if n in os.environ}
+    return {
+        "backend": backend,
+        backend: installed_backends()[backend],
+        **{package: metadata.version(package) for package in ("rightfit", "keras", "numpy")},
+        "processor": cpu_name(),
+        "processors": " ".join([str(cpu_count()), *(f"{n}={v}" for n, v in threads.items())]),
+    }
+
+
+def digest_of_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be read ({error.strerror}); the run is incomplete or damaged"
+        ) from error
+
+
+def digest_of_images(dataset: Dataset) -> str:
+    """Over the contents of the run's images in the order of data.csv, and how they are fitted to their size."""
+    contents = dataset.contents()
+    return hashlib.blake2b(repr(dataset.spec).encode() + contents.tobytes(), digest_size=16).hexdigest()
+
+
+def _write_image_digests(job: Job) -> None:
+    from rightfit.training import checkpoints
+
+    with suppress(RightfitError):  # without it changed images are noticed, but not named
+        file = job.place / checkpoints.FOLDER / IMAGES
+        checkpoints.write(file, {"contents": job.dataset.contents()}, {})
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def put_back(place: Path, saved: Saved) -> None:
+    """history.csv and decisions.jsonl as they were when the checkpoint was saved, whatever a kill left."""
+    from rightfit.saving import folder
+
+    if saved.progress.history:
+        folder.write_table(place / "history.csv", saved.progress.history)
+    write_text(place / "decisions.jsonl", "".join(f"{line}\n" for line in saved.about["decisions"]))
+
+
+def sentence(split: str, metrics: dict[str, Any]) -> str:
+    accuracy = metrics["accuracy"]
+    return (
+        f"{split} accuracy {accuracy['value']:.4f}, 95 % interval {accuracy['low']:.4f} to "
+        f"{accuracy['high']:.4f}, over {metrics['images']:,} images"
+    )
+
+
+class _TensorBoard:
+    """Event files by TensorBoard's own writer, which needs no TensorFlow; a file an epoch is flushed to."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self.writer = EventFileWriter(str(folder))
+
+    def write(self, row: dict[str, Any]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [
+            Summary.Value(tag=name, simple_value=float(value))
+            for name, value in row.items()
+            if isinstance(value, (int, float)) and name != "epoch"
+        ]
+        self.writer.add_event(Event(wall_time=time.time(), step=row["epoch"], summary=Summary(value=values)))
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()

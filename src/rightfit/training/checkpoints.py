@@ -1,0 +1,266 @@
+"""Checkpoints of a run: whole files, written in the background, every byte checked when they are read.
+
+    <run>/checkpoints/step-00001234.safetensors   the state of training after so many steps
+                      best-00005.safetensors      the weights kept of that epoch, named by the states
+
+Each file carries a digest of its tensors and of its JSON, so a damaged one is known as such and the
+one before it serves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rightfit.console import Console
+from rightfit.errors import RightfitError, RunError
+from rightfit.files import write_with
+from rightfit.training.state import Progress, Saved, Tensors
+
+FORMAT = "rightfit checkpoint 1"
+FOLDER = "checkpoints"
+KEPT = 2  # the newest; and the newest from the end of an epoch, to which a diverged run returns
+
+Weights = list[NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A checkpoint of this folder that is known to be good."""
+
+    name: str
+    whole_epochs: bool
+    best: frozenset[str]  # the files of kept weights that it names
+
+
+class Checkpoints:
+    """The checkpoints of one run; only one process may use a run's at a time."""
+
+    def __init__(self, run: Path, console: Console) -> None:
+        """`every` is in seconds; `describe` says in JSON's kinds what run this is, at each save."""
+        self.folder, self.console = run / FOLDER, console
+        self.every = 300.0
+        self.describe: Callable[[], dict[str, Any]] = dict
+        self.saved_at: tuple[int, int] | None = None  # epoch and step of the last that was begun
+        self._last = time.monotonic()
+        self._entries: list[_Entry] = []  # oldest first
+        self._best: dict[str, tuple[Weights, str]] = {}  # file name -> its weights and digest
+        self._writer: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self.folder.mkdir(exist_ok=True)
+        for leftover in self.folder.glob(".*-*"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+
+    def due(self) -> bool:
+        """Has enough time passed since the last, and is that one written?"""
+        busy = self._writer is not None and self._writer.is_alive()
+        return not busy and time.monotonic() - self._last >= self.every
+
+    def save(self, progress: Progress, tensors: Tensors, steps: int) -> None:
+        """Write the state after `steps` steps of the run: the arrays, which nobody may change any more,
+        in the background; a save that is still under way is waited for."""
+        self.wait()
+        self._last = time.monotonic()
+        self.saved_at = (progress.epoch, progress.step)
+        best: dict[str, Weights] = {}
+        if progress.weights:
+            best[_best_name(progress.best_epoch)] = progress.weights
+        if progress.fitted:
+            best[_best_name(0)] = progress.fitted
+        content = {"progress": progress.to_json(), "fitted": bool(progress.fitted), **self.describe()}
+        if progress.lowest is not None:
+            tensors = {**tensors, "lowest": progress.lowest}
+        entry = _Entry(f"step-{steps:08d}.safetensors", progress.step == 0, frozenset(best))
+
+        def work() -> None:
+            try:
+                self._write(entry, tensors, content, best)
+            except BaseException as error:  # an error of our own is raised where somebody sees it
+                self._failure = error
+
+        self._writer = threading.Thread(target=work, name="rightfit-checkpoint", daemon=True)
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Until the save that is under way is on disk, or has failed and said so."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _write(
+        self, entry: _Entry, tensors: Tensors, content: dict[str, Any], best: dict[str, Weights]
+    ) -> None:
+        for value in tensors.values():
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                return self._not_saved("a number in the weights or the optimizer is no longer finite")
+        try:
+            for name, weights in best.items():
+                if name not in self._best or self._best[name][0] is not weights:
+                    self._best.pop(name, None)
+                    named = {f"{index:04d}": weight for index, weight in enumerate(weights)}
+                    self._best[name] = weights, write(self.folder / name, named, {})
+            content["best"] = {name: self._best[name][1] for name in best}
+            write(self.folder / entry.name, tensors, content)
+        except (RightfitError, MemoryError) as error:
+            return self._not_saved(str(error) or "memory is short")
+        self._entries = [*(e for e in self._entries if e.name != entry.name), entry]
+        self._tidy()
+
+    def _not_saved(self, why: str) -> None:
+        self.saved_at = None
+        last = f"; {self._entries[-1].name} stays" if self._entries else ""
+        self.console.say(f"checkpoint not saved: {why}{last}, and training goes on")
+
+    def _tidy(self) -> None:
+        """Remove all but the newest, the newest of whole epochs, and what they name."""
+        whole = [entry for entry in self._entries if entry.whole_epochs]
+        kept = [e for e in self._entries if e in self._entries[-KEPT:] or e in whole[-1:]]
+        names = {entry.name for entry in kept}.union(*(entry.best for entry in kept))
+        self._entries = kept
+        self._best = {name: best for name, best in self._best.items() if name in names}
+        for pattern in ("step-*.safetensors", "best-*.safetensors"):
+            for path in self.folder.glob(pattern):
+                if path.name not in names:
+                    with suppress(OSError):
+                        path.unlink()
+
+    def keep_the_last_only(self) -> None:
+        """Of a finished run, for which it is enough."""
+        self.wait()
+        if self._entries:
+            self._entries = self._entries[-1:]
+            self._tidy()
+
+    def identity(self) -> list[str] | None:
+        """Name and digest of the newest file, good or not; None where there is none."""
+        self.wait()
+        paths = sorted(self.folder.glob("step-*.safetensors"))
+        try:
+            return [paths[-1].name, _opened(paths[-1], with_tensors=False)[0]["digest"]] if paths else None
+        except RunError:
+            return [paths[-1].name, "damaged"]
+
+    def newest(self) -> Saved | None:
+        """The newest checkpoint that is whole, saying which newer ones are not; None where there is none.
+
+        From now on it is the last: what is newer is removed with the next save.
+        """
+        self.wait()
+        found = None
+        entries: list[_Entry] = []
+        for path in sorted(self.folder.glob("step-*.safetensors"), reverse=True):
+            try:
+                read_now = self._read(path.name) if found is None else None
+                content = glance(path)
+                whole = content["progress"]["step"] == 0
+                entries.insert(0, _Entry(path.name, whole, frozenset(content["best"])))
+                found = found or read_now
+            except (RunError, KeyError, TypeError) as error:
+                if found is None:
+                    self.console.say(f"{error}; going back to the checkpoint before it")
+        self._entries = entries
+        return found
+
+    def last_whole_epoch(self) -> Saved | None:
+        """The newest good checkpoint from between two epochs; those after it are forgotten."""
+        self.wait()
+        while self._entries:
+            entry = self._entries[-1]
+            if entry.whole_epochs:
+                with suppress(RunError):
+                    return self._read(entry.name)
+            self._entries.pop()
+        return None
+
+    def _read(self, name: str) -> Saved:
+        tensors, content, _ = read(self.folder / name)
+        progress = Progress.from_json(content.pop("progress"))
+        best = content.pop("best")
+        fields = [("weights", progress.best_epoch), *([("fitted", 0)] if content.pop("fitted") else [])]
+        for field, epoch in fields:
+            file = _best_name(epoch)
+            if file not in best:
+                continue
+            if file not in self._best or self._best[file][1] != best[file]:
+                kept, _, digest = read(self.folder / file)
+                if digest != best[file]:
+                    raise RunError(f"{self.folder / file} is not the file that {name} was saved with")
+                self._best[file] = [kept[key] for key in sorted(kept)], digest
+            setattr(progress, field, self._best[file][0])
+        if "lowest" in tensors:
+            progress.lowest = tensors.pop("lowest")
+        return Saved(name, progress, tensors, content)
+
+
+def _best_name(epoch: int) -> str:
+    return f"best-{epoch:05d}.safetensors"
+
+
+def write(path: Path, tensors: Tensors, content: Mapping[str, Any]) -> str:
+    """Write arrays and what JSON can hold as one file; returns their digest. RightfitError where it cannot."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    whole = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in tensors.items()}
+    text = json.dumps(content, ensure_ascii=False)
+    about = {"format": FORMAT, "content": text, "digest": _digest(whole, text)}
+    try:
+        write_with(path, lambda temporary: save_file(whole, temporary, metadata=about))
+    except SafetensorError as error:  # its writer wraps the disk's OSError
+        raise RightfitError(f"{path}: cannot be written: {error}") from error
+    return about["digest"]
+
+
+def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any], str]:
+    """What `write` wrote, and its digest. RunError unless every byte of it is as it was."""
+    about, tensors = _opened(path, with_tensors=True)
+    if _digest(tensors, about["content"]) != about["digest"]:
+        raise RunError(f"{path} is damaged: its content is not what was saved")
+    return tensors, json.loads(about["content"]), about["digest"]
+
+
+def glance(path: Path) -> dict[str, Any]:
+    """What a file says it holds, unchecked. RunError where even that cannot be read."""
+    about, _ = _opened(path, with_tensors=False)
+    try:
+        content = json.loads(about["content"])
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _opened(path: Path, with_tensors: bool) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
+    except Exception as error:  # safetensors, NumPy and json have a dozen kinds for a damaged file
+        raise RunError(f"{path} is damaged: {error}") from error
+    if about.get("format") != FORMAT or not {"content", "digest"} <= set(about):
+        raise RunError(f"{path} is damaged, or no checkpoint of this version of rightfit")
+    return about, tensors
+
+
+def _digest(tensors: Tensors, text: str) -> str:
+    total = hashlib.blake2b(digest_size=32)
+    for name in sorted(tensors):
+        value = tensors[name]
+        total.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+        total.update(value.reshape(-1).view(np.uint8).data)
+    total.update(text.encode())
+    return total.hexdigest()

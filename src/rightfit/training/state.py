@@ -1,0 +1,83 @@
+"""Where training stands: all that a killed run needs to go on as if it had not been, in one place.
+
+`Progress` and the step's own `state()` (training/step.py) are that whole; the rest of a run is a pure
+function of data, settings and seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rightfit.errors import RunError
+
+Tensors = Mapping[str, NDArray[Any]]
+ARRAYS = ("weights", "fitted", "lowest")  # fields that are kept as tensors
+
+
+@dataclass
+class Progress:
+    """The best weights so far, what each epoch measured, and the place of the next step."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_loss: float = math.inf  # validation loss of the epoch that is kept
+    best_epoch: int = 0  # the one that is kept; counts from 1, 0 is none yet, or the head's fit
+    weights: list[NDArray[Any]] = field(default_factory=list)
+    lowest: NDArray[np.float64] | None = None  # each validation image's loss in the epoch of the lowest mean
+    lowest_epoch: int = 0
+    ended: str = ""  # why training ended, in words
+    stopped: str = ""  # where it was stopped, to be gone on from; in words
+    epochs: int = 0  # planned; fewer than asked for once a time limit has shortened the schedule
+    shortened: int = 0  # what a time limit left of `epochs`
+    restarts: list[int] = field(default_factory=list)  # epochs done when the schedule began again
+
+    epoch: int = 0  # epochs done
+    step: int = 0  # steps done of the next one
+    phase: int = -1  # of the weights, optimizer and sums; -1 is before the first
+    part: dict[str, float] = field(default_factory=dict)  # seconds of the epoch that is begun, by column
+    seconds: float = 0.0  # of training so far, in whatever processes
+    rate_factor: float = 1.0  # of the learning rate; halved by each setback
+    setbacks: int = 0
+
+    fitted: list[NDArray[Any]] = field(default_factory=list)  # the model with the head's fit
+    fitted_loss: float = math.inf
+    decided: list[list[Any]] = field(default_factory=list)  # setting, value, evidence: on record at the end
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the arrays, in JSON's own kinds."""
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*ARRAYS, "stopped")}
+        return {name: _plain(value) for name, value in content.items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Progress:
+        """RunError when it is not what `to_json` gave."""
+        names = {f.name for f in fields(cls)} - {*ARRAYS, "stopped"}
+        if set(content) != names:
+            odd = ", ".join(sorted(set(content) ^ names))
+            raise RunError(f"the state of training is of another version of rightfit: {odd}")
+        return cls(**content)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, which JSON writes and reads back exactly."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+@dataclass
+class Saved:
+    """A checkpoint that was read and found whole."""
+
+    name: str
+    progress: Progress
+    tensors: dict[str, NDArray[Any]]  # the step's
+    about: dict[str, Any]  # what describes the run
+    changed: bool = False  # since it was read: to be saved before the next step

@@ -1,0 +1,310 @@
+"""What a machine does to a run: full disks, flipped bits, lost numbers, folders that cannot be written."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+from rightfit.config import TrainSettings
+from rightfit.console import Console
+from rightfit.data.augment import POLICIES
+from rightfit.data.loader import TrainLoader
+from rightfit.errors import RightfitError, RunError
+from rightfit.training import checkpoints as files
+from rightfit.training import loop
+from rightfit.training.checkpoints import Checkpoints
+from rightfit.training.judging import Validation
+from rightfit.training.safety import SETBACKS, Safety
+
+SIDE, CLASSES, STEPS = 8, 3, 6
+FLIPS = 400
+
+
+class Toy:
+    def __init__(self):
+        generator = np.random.default_rng(0)
+        self.codes = np.arange(144) % CLASSES
+        colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]])[self.codes]
+        noise = generator.normal(0, 40, (144, SIDE, SIDE, 3))
+        self.images = np.clip(colours[:, None, None] + noise, 0, 255).astype(np.uint8)
+        self.targets = np.eye(CLASSES, dtype=np.float32)[self.codes]
+
+    def gather(self, rows):
+        return self.images[rows]
+
+
+TOY = Toy()
+
+
+def small_net():
+    layers = keras.layers
+    inputs = keras.Input((SIDE, SIDE, 3), name="image")
+    x = layers.Rescaling(1 / 64, -2.0, name="normalise")(inputs)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(layers.Conv2D(8, 3, name="conv")(x)))
+    x = layers.Dense(CLASSES, name="logits")(layers.GlobalAveragePooling2D(name="pool")(x))
+    model = keras.Model(inputs, x, name="small")
+    generator = np.random.default_rng(1)
+    conv = model.get_layer("conv").kernel
+    conv.assign(generator.normal(0, 0.2, conv.shape))
+    model.get_layer("logits").kernel.assign(generator.normal(0, 0.3, (8, CLASSES)))
+    return model
+
+
+@pytest.fixture
+def training(tmp_path, capsys):
+    """training(...) -> progress, what was said, decisions, and the checkpoints; in tmp_path/run."""
+
+    def run(after_epoch=lambda progress: None, weights=None, go_on=False, every=1e9, **changes):
+        values = {"data": "toy", "model": "resnet20", "augment": "light", "epochs": 4, "batch_size": 16}
+        values |= {
+            "learning_rate": 0.1,
+            "warmup_epochs": 0.5,
+            "weight_decay": 0.001,
+            "ema": 0.0,
+            "patience": 99,
+        }
+        settings = TrainSettings(**values | changes)
+        place = tmp_path / "run"
+        place.mkdir(exist_ok=True)
+        kept = Checkpoints(place, Console())
+        kept.every = every
+        run.decisions = decisions = []
+        rows, held = np.arange(96), np.arange(96, 144)
+        ones = np.ones(96, np.float32) if weights is None else weights
+        progress = loop.train(
+            small_net(),
+            TrainLoader(TOY, rows, TOY.targets[rows], ones, 16, 0, POLICIES["light"]),
+            Validation(TOY, held, TOY.targets[held], None),
+            settings,
+            "categorical",
+            Console(quiet=True),
+            after_epoch,
+            "float32",
+            lambda epochs: settings,
+            safety=Safety(kept, decisions.append, lambda positions: [f"{p}.png" for p in positions]),
+            saved=kept.newest() if go_on else None,
+        )
+        return SimpleNamespace(
+            progress=progress, said=capsys.readouterr().err, decisions=decisions, checkpoints=kept
+        )
+
+    run.folder = tmp_path / "run" / "checkpoints"
+    return run
+
+
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Damaged files --------------------------------------------------------------------------------------
+
+
+def test_no_flipped_bit_passes_and_none_ends_in_anything_but_a_typed_error(training, tmp_path):
+    training(epochs=1)
+    path = training.folder / "step-00000006.safetensors"
+    whole = path.read_bytes()
+    tensors, content, digest = files.read(path)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    chance = np.random.default_rng(0)
+    bits = np.concatenate([np.arange(64), chance.integers(64, 8 * header, FLIPS // 2)])
+    bits = np.concatenate([bits, chance.integers(8 * header, 8 * len(whole), FLIPS // 2)])
+    refused = 0
+    for bit in bits.tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            found = files.read(path)
+        except RunError:
+            refused += 1
+            continue
+        assert found[1:] == (content, digest) and sorted(found[0]) == sorted(tensors)
+        assert all(
+            np.array_equal(found[0][n], v) and found[0][n].dtype == v.dtype for n, v in tensors.items()
+        )
+    assert refused > 0.99 * len(bits)
+    for length in (0, 7, 100, header, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(RunError, match="is damaged"):
+            files.read(path)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_says_so(training):
+    whole = training()
+    newest = training.folder / "step-00000024.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-9] + b"different")
+    again = training(go_on=True)
+    assert f"{newest} is damaged" in again.said and "going back to the checkpoint before it" in again.said
+    assert same(again.progress.weights, whole.progress.weights)
+    assert len(again.progress.history) == 4
+    assert files.read(newest)[1]["progress"]["ended"] == "all 4 epochs done"
+
+
+def test_damaged_weights_of_the_kept_epoch_are_noticed_too(training):
+    whole = training()
+    best = training.folder / f"best-{whole.progress.best_epoch:05d}.safetensors"
+    older = training.folder / "step-00000018.safetensors"
+    kept_by_older = set(files.glance(older)["best"])
+    assert best.name not in kept_by_older
+    data = bytearray(best.read_bytes())
+    data[-5] ^= 4
+    best.write_bytes(data)
+    again = training(go_on=True)
+    assert f"{best} is damaged" in again.said
+    assert same(again.progress.weights, whole.progress.weights)
+
+
+def test_when_no_checkpoint_is_whole_the_command_says_so_and_what_to_do(copy_of_run, here):
+    for path in (copy_of_run / "checkpoints").glob("step-*"):
+        path.write_bytes(b"nothing of use")
+    done = here("resume", copy_of_run)
+    assert done.returncode == 1
+    assert "none of its checkpoints is whole" in done.stderr and "--output NEW` repeats" in done.stderr
+
+
+def test_a_run_keeps_the_last_two_checkpoints_and_what_they_name(training):
+    training()
+    assert [n for n in names(training.folder) if n.startswith("step")] == [
+        "step-00000018.safetensors",
+        "step-00000024.safetensors",
+    ]
+    named = set()
+    for name in ("step-00000018.safetensors", "step-00000024.safetensors"):
+        named |= set(files.glance(training.folder / name)["best"])
+    assert {n for n in names(training.folder) if n.startswith("best")} == named
+
+
+# A full disk ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def no_file_larger_than(size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 1, 700, 5000])
+def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_nothing_else(size, training, tmp_path):
+    undisturbed = training()
+    shutil.rmtree(tmp_path / "run")
+    full = no_file_larger_than(size)
+    seen = []
+
+    def after_epoch(progress):
+        for thread in threading.enumerate():
+            if thread.name == "rightfit-checkpoint":
+                thread.join()
+        if progress.epoch == 1:
+            full.__enter__()
+        seen.append(names(training.folder))
+        if progress.epoch == 3:
+            full.__exit__(None, None, None)
+
+    found = training(after_epoch)
+    assert found.said.count("checkpoint not saved") == 2  # of epochs 2 and 3
+    assert "step-00000006.safetensors stays, and training goes on" in found.said
+    assert "step-00000006.safetensors" in seen[-1], "the last good one is kept until there is another"
+    assert same(found.progress.weights, undisturbed.progress.weights)
+    assert "step-00000024.safetensors" in names(training.folder)
+    assert not [name for name in names(training.folder) if name.startswith(".")]
+
+
+# Lost numbers ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def struck(monkeypatch):
+    """struck(n): in the n-th step weights become no number, once, as by a fault of the hardware; or in each
+    step from there on."""
+
+    def strike(at, again=False):
+        count = [0]
+        make = loop.make_step
+
+        def making(*given):
+            step = make(*given)
+            call = step.__class__.__call__
+
+            def stepping(self, batch, rate, decay):
+                call(self, batch, rate, decay)
+                count[0] += 1
+                if count[0] == at or (again and count[0] > at):
+                    kernel = self.model.get_layer("logits").kernel
+                    kernel.assign(np.full(kernel.shape, np.nan))
+
+            step.__class__ = type("Struck", (step.__class__,), {"__call__": stepping})
+            return step
+
+        monkeypatch.setattr(loop, "make_step", making)
+
+    return strike
+
+
+def test_a_lost_loss_sends_training_back_to_the_last_whole_epoch_at_half_the_rate(training, struck):
+    struck(2 * STEPS + 2)
+    found = training()
+    assert [row["epoch"] for row in found.progress.history] == [1, 2, 3, 4]
+    assert all(np.isfinite(row["loss"]) for row in found.progress.history)
+    (decision,) = found.decisions
+    assert (decision.setting, decision.value) == ("learning_rate factor", 0.5)
+    assert "loss became nan in epoch 3; training returned to the end of epoch 2" in decision.because
+    assert found.progress.rate_factor == 0.5 and found.progress.ended == "all 4 epochs done"
+    undisturbed = training()
+    rates = [[row["learning_rate"] for row in run.progress.history] for run in (found, undisturbed)]
+    assert rates[0] == [*rates[1][:2], *(0.5 * rate for rate in rates[1][2:])]
+
+
+def test_images_that_lose_the_loss_each_time_are_named_and_training_ends_with_what_it_has(training):
+    weights = np.ones(96, np.float32)
+    weights[7] = np.nan  # no number, once it meets the gradient
+    loader = TrainLoader(TOY, np.arange(96), TOY.targets[:96], weights, 16, 0, POLICIES["light"])
+    met = next(step for step in range(STEPS) if 7 in loader.positions(0, step))
+    with pytest.raises(RightfitError, match=r"loss became nan in epoch 1; try --learning-rate 0\.01") as end:
+        training(weights=weights)
+    del end
+    assert len(training.decisions) == SETBACKS
+    for decision in training.decisions:
+        named = [f"{position}.png" for position in loader.positions(0, met)[:5]]
+        assert ", ".join(named) + " and 11 more" in decision.because
+    assert files.read(training.folder / "step-00000000.safetensors")[1]["progress"]["epoch"] == 0
+
+
+def test_training_gives_up_after_three_setbacks_and_keeps_the_best_epoch(training, struck):
+    struck(STEPS + 2, again=True)
+    found = training()
+    assert [decision.value for decision in found.decisions] == [0.5, 0.25, 0.125]
+    assert found.progress.ended.startswith("loss became nan in epoch 2; try --learning-rate")
+    assert found.progress.best_epoch == 1 and len(found.progress.weights) > 0
+    assert len(found.progress.history) == 1
+
+
+# Folders that cannot be written ---------------------------------------------------------------------
+
+
+def test_an_output_that_cannot_be_written_is_said_before_training(without_rights, photos, here):
+    folder, as_nobody = without_rights
+    (folder / "closed").mkdir()
+    (folder / "closed").chmod(0o555)
+    with as_nobody():
+        done = here("train", photos, "--image-size", 8, "--output", folder / "closed" / "run")
+    assert done.returncode == 1
+    assert "cannot be" in done.stderr and "Epoch" not in done.stderr
+    with as_nobody():
+        done = here("train", photos, "--image-size", 8, "--output", folder / "closed")
+    assert done.returncode == 1
+    assert "cannot be" in done.stderr and "Epoch" not in done.stderr
