@@ -1,4 +1,5 @@
-"""What pretraining is worth on few images: 500 digits of MNIST, from Fashion-MNIST's weights and from nothing.
+"""What pretraining is worth on few images and few epochs: 500 digits of MNIST, from Fashion-MNIST's weights
+and from nothing, otherwise by the same command.
 
 For each seed the two commands of docs/how-to/pretrained.md run as a person would type them, and each run
 opens MNIST's 10,000 test images once. The weights are those of a ResNet-20 trained on Fashion-MNIST by
@@ -46,12 +47,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("build/mnist500"), help="made by examples/mnist.py")
     parser.add_argument("--weights", type=Path, default=Path("runs/f/weights.safetensors"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=10, help="the same for both")
     parser.add_argument("--quick", action="store_true", help="one seed, two epochs; shows that it runs")
     parser.add_argument("--output", type=Path, help="JSON; default results/pretrained_digits-PROCESSOR.json")
     args = parser.parse_args()
-    args.extra = []
     if args.quick:
-        args.seeds, args.extra = 1, ["--epochs", "2"]
+        args.seeds, args.epochs = 1, 2
         args.output = args.output or Path(os.devnull)
         if not (args.data.exists() and args.weights.exists()):
             print(
@@ -64,7 +65,7 @@ def parse() -> argparse.Namespace:
 def one_run(start: str, seed: int, args: argparse.Namespace, output: Path) -> dict[str, Any]:
     weights = str(args.weights) if start == "pretrained" else "none"
     command = ["train", args.data, "--model", "resnet20", "--weights", weights, "--augment", "none"]
-    command += ["--seed", seed, "--output", output, *args.extra]
+    command += ["--epochs", args.epochs, "--seed", seed, "--output", output]
     started = time.perf_counter()
     call(command)
     seconds = time.perf_counter() - started
