@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import QUICK, RESULTS, describe_machine, slug, text_table
+from common import QUICK, RESULTS, describe_machine, short, slug, text_table
 
 Result = dict[str, Any]
+BUSY = 1.5  # load a core at which the figures are suspect: threads that wait for each other lose most
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def rows(full: bool, machine: str) -> list[list[str]]:
         value, how = figure(goal, path)
         reached = "" if value is None else "yes" if (value >= goal.target) == goal.at_least else "no"
         sign = "≥" if goal.at_least else "≤"
-        shown = "–" if value is None else f"{value:.3g} {goal.unit}"
-        table.append([goal.text, f"{sign} {goal.target:g} {goal.unit}", shown, reached, how])
+        shown = "–" if value is None else f"{short(value)} {goal.unit}"
+        table.append([goal.text, f"{sign} {goal.target:.3g} {goal.unit}", shown, reached, how])
     return table
 
 
@@ -70,6 +71,8 @@ def figure(goal: Goal, path: Path) -> tuple[float | None, str]:
     settings = result["settings"]
     parts = [settings.get("model"), f"batch {settings['batch_size']}" if "batch_size" in settings else None]
     parts.append(precisions(result))
+    load, cores = max(r.get("load_before", 0.0) for r in result["rounds"]), result["machine"]["cores"]
+    parts.append(f"busy machine, load {load:.1f}" if load > BUSY * cores else None)
     return value, ", ".join(part for part in parts if part)
 
 

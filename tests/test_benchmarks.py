@@ -85,12 +85,13 @@ def test_a_goal_that_is_missed_is_printed_as_it_is(tmp_path, monkeypatch):
     result = {
         "settings": {"model": "resnet50"},
         "left_out": {},
+        "machine": {"cores": 2},
         "summary": {"training": {"contenders": {"rightfit": {}, **peers}}},
         "precision": {"rightfit": "float32"},
-        "rounds": [{}],
+        "rounds": [{"load_before": 5.0}],
     }
     (tmp_path / f"{goals.STEP}.json").write_text(json.dumps(result))
     monkeypatch.setattr(goals, "QUICK", tmp_path)
     first, *others = goals.rows(False, "")[1:]
-    assert first[1:] == ["≥ 1.3 ×", "1.1 ×", "no", "resnet50, float32"]
+    assert first[1:] == ["≥ 1.3 ×", "1.10 ×", "no", "resnet50, float32, busy machine, load 5.0"]
     assert {row[2] for row in others} == {"–"}
