@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from rightfit.config import TrainSettings
 from rightfit.nets import catalogue
 
-
 SMALL = 64  # pixels, up to which images are not photographs in detail
 
 
