@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import RESULTS, declare_torchvision, installed
 
-RESULTS = Path(__file__).parent / "results" / "import_check.json"
+OUTPUT = RESULTS / "import_check.json"
 OUTPUTS = 1000
 SIZE = (64, 64)
 QUICK = [("torchvision", "resnet18"), ("timm", "seresnet18")]
 TOLERANCE = 1e-4
-# torchvision's compiled operators, which a build for another device leaves undefined; no ResNet calls one.
-OPERATORS = ("nms", "qnms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d")
 
 
 def main() -> int:
@@ -36,9 +35,7 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="two nets; writes nothing unless --output is given"
     )
-    parser.add_argument(
-        "--output", type=Path, help=f"JSON; default {RESULTS.relative_to(RESULTS.parents[2])}"
-    )
+    parser.add_argument("--output", type=Path, help=f"JSON; default {OUTPUT.relative_to(OUTPUT.parents[2])}")
     args = parser.parse_args()
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     makers = peers()
@@ -65,12 +62,12 @@ def main() -> int:
     result = {
         "image_size": SIZE,
         "backend": os.environ["KERAS_BACKEND"],
-        "versions": versions(),
+        "versions": installed(("keras", "torch", "numpy", "timm", "torchvision")),
         "largest_relative_difference": max(row["relative_difference"] for row in rows),
         "wrong": wrong,
         "nets": rows,
     }
-    output = args.output or (None if args.quick else RESULTS)
+    output = args.output or (None if args.quick else OUTPUT)
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(result, indent=1) + "\n")
@@ -91,7 +88,8 @@ def peers() -> dict[tuple[str, str], Any]:
     ours = [name for name in VARIANTS if fits(name)]
     found: dict[tuple[str, str], Any] = {}
     try:
-        models = torchvision_models()
+        declare_torchvision()
+        from torchvision import models
 
         known = set(models.list_models())
         found |= {("torchvision", name): getattr(models, name) for name in ours if name in known}
@@ -105,23 +103,6 @@ def peers() -> dict[tuple[str, str], Any]:
     except ImportError:
         print("left out: timm is not installed (it needs torchvision)")
     return found
-
-
-def torchvision_models() -> Any:
-    """torchvision.models, with the operators' names declared where the library that brings them does not load."""
-    import torch
-
-    try:
-        from torchvision import models
-    except RuntimeError:  # "operator torchvision::nms does not exist"
-        for module in [module for module in sys.modules if module.split(".")[0] == "torchvision"]:
-            del sys.modules[module]
-        torchvision_models.kept = torch.library.Library("torchvision", "DEF")  # undone once collected
-        for operator in OPERATORS:
-            for name in (operator, f"_{operator}_backward"):
-                torchvision_models.kept.define(f"{name}() -> ()")
-        from torchvision import models
-    return models
 
 
 def compare(name: str, make: Any) -> dict[str, Any]:
@@ -181,11 +162,6 @@ def drawn(net: Any) -> Any:
         if hasattr(block, "conv2"):
             getattr(block, "bn3", block.bn2).weight.data.mul_(0.3)
     return net
-
-
-def versions() -> dict[str, str]:
-    packages = ("keras", "torch", "numpy", "timm", "torchvision")
-    return {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
 
 
 if __name__ == "__main__":

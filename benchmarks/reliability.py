@@ -26,9 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
-from train_step import describe_machine, versions
+from common import describe_machine, versions
 
 RESULTS = Path(__file__).parent / "results"
 SAME = ("weights.safetensors", "golden.npz", "metrics.json", "data.csv", "architecture.json")

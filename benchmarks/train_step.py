@@ -2,139 +2,192 @@
 
 Every contender trains the same ResNet on the same random batch with the same optimizer, each in a
 process of its own, in rounds (A B C A B C), so that a machine whose speed drifts treats all alike.
-A ratio is the median over rounds of the ratios within a round.
+A ratio is the median over rounds of the ratios within a round. rightfit's and PyTorch's processes also
+multiply two 3072 x 3072 matrices, the fastest of which says what the machine can do: a step's
+arithmetic is 3 x 2 x the net's multiply-adds an image (forward, and backward twice).
 
-    python benchmarks/train_step.py --backend tensorflow
+    python benchmarks/train_step.py --set resnet50-150
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import importlib.util
 import itertools
 import json
 import math
-import os
-import platform
-import re
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from common import Contender, Metric, answered, finish, parser, race, summarise
 
 OUTPUTS = 10
 WARM_UP = 2  # steps not timed: tracing, kernel selection, the optimizer's slots
 LEARNING_RATE = 1e-3
 MOMENTUM = 0.9
-RESULTS = Path(__file__).parent / "results"
+MATRIX, PRODUCTS = 3072, 5
+EPOCH_STEPS = 2_274  # of 16 images: 36,384 images
+# model, pixels, batch size
+SETS = {
+    "resnet50-150": ("resnet50", 150, 32),
+    "resnet50-224": ("resnet50", 224, 32),
+    "resnet18-150": ("resnet18", 150, 32),
+    "resnet18-224": ("resnet18", 224, 32),
+    "resnet20-32": ("resnet20", 32, 128),
+    "epoch": ("resnet50", 150, 16),  # rightfit alone, many steps: how long 2,274 of them take
+}
+SPEED = "training"
+METRICS = {SPEED: Metric("images/s")}
 
 Step = Callable[[np.ndarray, np.ndarray], float]  # images uint8, labels -> loss
 
 
 def main() -> int:
-    args = parse()
-    if args.contender:
-        print(json.dumps(time_steps(args)))
+    if answered(CONTENDERS):
         return 0
-    machine = describe_machine()
-    chosen, left_out = contenders(args.backend, machine)
-    for name, reason in left_out.items():
-        print(f"left out: {name} ({reason})")
-    if "rightfit" not in chosen:
-        return 1
-    rounds = []
-    for index in range(args.rounds):
-        load = os.getloadavg()[0]
-        rounds.append({"load_before": load} | {name: measure(name, args) for name in chosen})
-        print(f"round {index + 1} of {args.rounds} done, load before it {load:.2f}", file=sys.stderr)
-    result = {
-        "settings": {key: str(value) for key, value in vars(args).items() if value is not None},
-        "machine": machine,
-        "versions": versions(),
-        "left_out": left_out,
-        "summary": summarise(rounds, chosen, args.batch_size),
-        "rounds": rounds,
-    }
-    print(table(result["summary"]))
-    output = args.output or RESULTS / f"train_step-{slug(machine['processor'])}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written to {output}", file=sys.stderr)
-    return 0
+    args = parse()
+    model, side, size = SETS[args.set]
+    args.model, args.image_size, args.batch_size = model, side, args.batch_size or size
+    name = f"train_step-{args.set}" + ("" if args.backend == "tensorflow" else f"-{args.backend}")
+    print(f"{name}: {model}, {side} px, batches of {args.batch_size}")
+    rounds, left_out = race(__file__, chosen(args), args)
+    more = details(rounds, args)
+    print(json.dumps(more, indent=1))
+    return finish(name, args, rounds, left_out, summarise(rounds, METRICS), **more)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", choices=DEPTHS, default="resnet50")
-    parser.add_argument("--image-size", type=int, default=150, metavar="PX")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--backend", choices=("tensorflow", "torch", "jax"), default="tensorflow")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6, help="timed steps of each contender in each round")
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes; shows that it runs")
-    parser.add_argument("--output", type=Path, help="JSON; default results/train_step-PROCESSOR.json")
-    parser.add_argument("--contender", choices=PEERS, help="time this one here and print its JSON")
-    args = parser.parse_args()
+    made = parser(__doc__, rounds=3)
+    made.add_argument("--set", choices=SETS, default="resnet50-150")
+    made.add_argument(
+        "--backend", choices=("tensorflow", "torch", "jax"), default="tensorflow", help="rightfit's"
+    )
+    made.add_argument(
+        "--steps", type=int, help="timed steps of each contender in each round; default 6, epoch 200"
+    )
+    made.add_argument("--batch-size", type=int, help="another than the set's")
+    args = made.parse_args()
+    epoch = args.set == "epoch"
     if args.quick:
-        args.model, args.image_size, args.batch_size, args.rounds, args.steps = "resnet18", 64, 8, 1, 2
-        args.output = args.output or Path(os.devnull)
-    if min(args.rounds, args.steps, args.batch_size) < 1:
-        parser.error("--rounds, --steps and --batch-size start at 1")
+        args.rounds, args.steps = 1, args.steps or (8 if epoch else 2)
+        args.batch_size = args.batch_size or (128 if args.set == "resnet20-32" else 16)
+    args.steps = args.steps or (200 if epoch else 6)
+    args.rounds = 1 if epoch else args.rounds
+    if min(args.rounds, args.steps) < 1 or (args.batch_size or 1) < 1:
+        made.error("--rounds, --steps and --batch-size start at 1")
     return args
 
 
-def contenders(backend: str, machine: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
-    """Who can run here, and why the others cannot."""
-    chosen, left_out = [], {}
-    for name in PEERS:
-        needed = ["torch"] if name.startswith("pytorch") else ["keras", backend]
-        missing = [p for p in needed if importlib.util.find_spec(p) is None]
-        if missing:
-            left_out[name] = f"not installed: {', '.join(missing)}"
-        elif name.endswith("-bfloat16") and not machine["bfloat16"]:
-            left_out[name] = "this processor has no bfloat16 instructions"
-        else:
-            chosen.append(name)
-    return chosen, left_out
+def chosen(args: argparse.Namespace) -> dict[str, Contender]:
+    """rightfit alone to count out an epoch; in the quick form without JAX, which compiles for a minute."""
+    if args.set == "epoch":
+        return {"rightfit": replace(CONTENDERS["rightfit"], backend=args.backend)}
+    found = {name: c for name, c in CONTENDERS.items() if not (args.quick and c.backend == "jax")}
+    return found | {"rightfit": replace(CONTENDERS["rightfit"], backend=args.backend)}
 
 
-def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """One contender's steps in a fresh process."""
-    flags = ("model", "image_size", "batch_size", "backend", "steps")
-    command = [sys.executable, __file__, "--contender", name]
-    for flag in flags:
-        command += [f"--{flag.replace('_', '-')}", str(getattr(args, flag))]
-    environment = os.environ | {
-        "KERAS_BACKEND": args.backend,
-        "CUDA_VISIBLE_DEVICES": "",
-        "JAX_PLATFORMS": "cpu",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{name} failed with exit code {done.returncode}:\n{done.stderr[-4000:]}")
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+def timed(
+    make: Callable[[argparse.Namespace], tuple[Step, int, str]], rate: Callable[[], dict[str, float]] | None
+):
+    """A contender: seconds of each timed step, and what the matrix product reaches on the same library."""
+
+    def run(args: argparse.Namespace) -> dict[str, Any]:
+        step, parameters, precision = make(args)
+        images, labels = batch(args)
+        losses = [step(images, labels) for _ in range(WARM_UP)]
+        seconds = []
+        for _ in range(args.steps):
+            start = time.perf_counter()
+            losses.append(step(images, labels))
+            seconds.append(time.perf_counter() - start)
+        if not all(math.isfinite(loss) for loss in losses):
+            raise SystemExit(f"the loss is not finite: {losses}")
+        return {
+            SPEED: [args.batch_size / second for second in seconds],
+            "seconds": seconds,
+            "losses": losses,
+            "parameters": parameters,
+            "precision": precision,
+            "rate": rate() if rate else {},
+        }
+
+    return run
 
 
-def time_steps(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each timed step of one contender, in this process."""
-    step, parameters, precision = PEERS[args.contender](args)
-    images, labels = batch(args)
-    losses = [step(images, labels) for _ in range(WARM_UP)]
-    seconds = []
-    for _ in range(args.steps):
+def keras_rate() -> dict[str, float]:
+    from keras import ops
+
+    def multiply(kind: str) -> Callable[[], Any]:
+        a = ops.cast(np.random.default_rng(0).normal(size=(MATRIX, MATRIX)), kind)
+        return lambda: float(ops.cast(ops.matmul(a, a)[0, 0], "float32"))
+
+    return {kind: flops(multiply(kind)) for kind in ("float32", "bfloat16")}
+
+
+def torch_rate() -> dict[str, float]:
+    import torch
+
+    def multiply(kind: str) -> Callable[[], Any]:
+        a = torch.randn(MATRIX, MATRIX).to(getattr(torch, kind))
+        return lambda: float((a @ a)[0, 0])
+
+    return {kind: flops(multiply(kind)) for kind in ("float32", "bfloat16")}
+
+
+def flops(multiply: Callable[[], Any]) -> float:
+    """FLOP/s of one product, the best of several after one to warm up."""
+    best = math.inf
+    for count in range(PRODUCTS + 1):
         start = time.perf_counter()
-        losses.append(step(images, labels))
-        seconds.append(time.perf_counter() - start)
-    if not all(math.isfinite(loss) for loss in losses):
-        raise SystemExit(f"{args.contender}: the loss is not finite: {losses}")
-    return {"seconds": seconds, "losses": losses, "parameters": parameters, "precision": precision}
+        multiply()
+        if count:
+            best = min(best, time.perf_counter() - start)
+    return 2 * MATRIX**3 / best
+
+
+def details(rounds: list[dict[str, Any]], args: argparse.Namespace) -> dict[str, Any]:
+    """Precision of each contender, the machine's matrix rate, and the share of it that training reaches."""
+    turns = [(name, found) for r in rounds for name, found in r.items() if isinstance(found, dict)]
+    counts = {name: found["parameters"] for name, found in turns}
+    if len(set(counts.values())) > 1:
+        raise SystemExit(f"these are not the same net; trainable parameters: {counts}")
+    rates = {
+        kind: max((found["rate"][kind] for _, found in turns if kind in found["rate"]), default=None)
+        for kind in ("float32", "bfloat16")
+    }
+    adds = multiply_adds(args)
+    fractions = {}
+    for name in counts:
+        mine = [found for other, found in turns if other == name]
+        kind = "bfloat16" if "bfloat16" in mine[0]["precision"] else "float32"
+        speed = statistics.median(value for found in mine for value in found[SPEED])
+        if rates[kind]:
+            fractions[name] = 6 * adds * speed / rates[kind]
+    more = {
+        "parameters": next(iter(counts.values())),
+        "multiply_adds": adds,
+        "precision": {name: found["precision"] for name, found in turns},
+        "matrix_rate_gflops": {kind: rate and round(rate / 1e9, 1) for kind, rate in rates.items()},
+        "fraction_of_matrix_rate": {name: round(value, 3) for name, value in fractions.items()},
+    }
+    if args.set == "epoch":
+        step = statistics.median(second for _, found in turns for second in found["seconds"])
+        more |= {"epoch_seconds": EPOCH_STEPS * 16 / args.batch_size * step, "measured_steps": args.steps}
+    return more
+
+
+def multiply_adds(args: argparse.Namespace) -> int:
+    """Of one image, forward."""
+    from rightfit import runtime
+
+    runtime.choose_backend()
+    from rightfit.nets.resnet import describe
+
+    return int(describe(args.model, OUTPUTS, (args.image_size, args.image_size))["multiply_adds"])
 
 
 def batch(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
@@ -222,8 +275,8 @@ def pytorch_step(args: argparse.Namespace, mixed: bool) -> tuple[Step, int, str]
     return step, sum(p.numel() for p in net.parameters()), "autocast bfloat16" if mixed else "float32"
 
 
-def pytorch_resnet(name: str) -> Any:
-    """ResNet v1.5 in plain torch.nn, (B, 3, H, W) -> (B, outputs): what torchvision builds."""
+def pytorch_resnet(name: str, outputs: int = OUTPUTS) -> Any:
+    """torchvision's ResNet v1.5, or He's ResNet-20 with projections: (B, 3, H, W) -> (B, outputs)."""
     from torch import nn
 
     def conv(before: int, after: int, kernel: int, stride: int) -> list[Any]:
@@ -248,116 +301,46 @@ def pytorch_resnet(name: str) -> Any:
         def forward(self, x: Any) -> Any:
             return self.relu(self.body(x) + self.shortcut(x))
 
-    bottleneck = name not in ("resnet18", "resnet34")
-    parts = [*conv(3, 64, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
-    channels = 64
+    bottleneck = name not in ("resnet18", "resnet20", "resnet34")
+    channels = 16 if name == "resnet20" else 64
+    parts = [*conv(3, channels, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    if name == "resnet20":
+        parts = [*conv(3, channels, 3, 1), nn.ReLU(inplace=True)]
+    first = channels
     for stage, depth in enumerate(DEPTHS[name]):
-        width = 64 * 2**stage
+        width = first * 2**stage
         for index in range(depth):
             parts.append(Block(channels, width, 2 if index == 0 and stage > 0 else 1, bottleneck))
             channels = 4 * width if bottleneck else width
-    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, OUTPUTS))
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, outputs))
 
 
 DEPTHS = {
     "resnet18": (2, 2, 2, 2),
+    "resnet20": (3, 3, 3),
     "resnet34": (3, 4, 6, 3),
     "resnet50": (3, 4, 6, 3),
     "resnet101": (3, 4, 23, 3),
     "resnet152": (3, 8, 36, 3),
 }
 
-PEERS: dict[str, Callable[[argparse.Namespace], tuple[Step, int, str]]] = {
-    "rightfit": rightfit_step,
-    "keras-default": lambda args: keras_step(args, "float32"),
-    "keras-bfloat16": lambda args: keras_step(args, "mixed_bfloat16"),
-    "pytorch-float32": lambda args: pytorch_step(args, mixed=False),
-    "pytorch-bfloat16": lambda args: pytorch_step(args, mixed=True),
+CONTENDERS = {
+    "rightfit": Contender(timed(rightfit_step, keras_rate)),
+    "Keras on TensorFlow, its default": Contender(timed(lambda args: keras_step(args, "float32"), None)),
+    "Keras on TensorFlow, bfloat16": Contender(timed(lambda args: keras_step(args, "mixed_bfloat16"), None)),
+    "Keras on torch, its default": Contender(
+        timed(lambda args: keras_step(args, "float32"), None), ("torch",), "torch"
+    ),
+    "Keras on JAX, its default": Contender(
+        timed(lambda args: keras_step(args, "float32"), None), ("jax",), "jax"
+    ),
+    "PyTorch, float32": Contender(
+        timed(lambda args: pytorch_step(args, mixed=False), torch_rate), ("torch",)
+    ),
+    "PyTorch, bfloat16": Contender(
+        timed(lambda args: pytorch_step(args, mixed=True), torch_rate), ("torch",)
+    ),
 }
-
-
-def summarise(rounds: list[dict[str, Any]], names: list[str], batch_size: int) -> dict[str, Any]:
-    """Images/s of each contender and rightfit's ratio to it."""
-    counts = {name: rounds[0][name]["parameters"] for name in names}
-    if len(set(counts.values())) > 1:
-        raise SystemExit(f"these are not the same net; trainable parameters: {counts}")
-    speeds = [{n: batch_size / statistics.median(r[n]["seconds"]) for n in names} for r in rounds]
-    summary = {}
-    for name in names:
-        steps = sorted(batch_size / seconds for r in rounds for seconds in r[name]["seconds"])
-        low, high = median_interval(steps)
-        ratios = [speed["rightfit"] / speed[name] for speed in speeds]
-        summary[name] = {
-            "precision": rounds[0][name]["precision"],
-            "parameters": counts[name],
-            "images_per_second": statistics.median(steps),
-            "interval": [low, high],
-            "steps": len(steps),
-            "rightfit_ratio": statistics.median(ratios),
-            "ratio_min": min(ratios),
-            "ratio_max": max(ratios),
-        }
-    return summary
-
-
-def median_interval(values: list[float], level: float = 0.95) -> tuple[float, float]:
-    """The order statistics around the median of sorted `values` that hold it with chance `level`.
-
-    Distribution-free (binomial, steps taken as independent); under six values it is the whole range,
-    which holds it less often.
-    """
-    count, skip = len(values), 0
-    tail = 0.5**count
-    while skip < (count - 1) // 2 and tail + math.comb(count, skip + 1) * 0.5**count <= (1 - level) / 2:
-        skip += 1
-        tail += math.comb(count, skip) * 0.5**count
-    return values[skip], values[count - 1 - skip]
-
-
-def table(summary: dict[str, Any]) -> str:
-    lines = [
-        f"{'':<16}{'precision':<20}{'images/s':>9}{'95% interval':>17}{'rightfit is':>13}{'(min-max)':>14}"
-    ]
-    for name, row in summary.items():
-        low, high = row["interval"]
-        line = (
-            f"{name:<16}{row['precision']:<20}{row['images_per_second']:>9.1f}{f'{low:.1f}-{high:.1f}':>17}"
-        )
-        if name != "rightfit":
-            spread = f"({row['ratio_min']:.2f}-{row['ratio_max']:.2f})"
-            line += f"{row['rightfit_ratio']:>11.2f} x{spread:>14}"
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def describe_machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    name = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    flags = re.search(r"^flags\s*:\s*(.+)$", text, re.MULTILINE)
-    present = set(flags.group(1).split()) if flags else set()
-    kept = sorted(f for f in present if f.startswith("amx") or f in ("avx2", "avx512f", "avx512_bf16"))
-    return {
-        "processor": name.group(1).strip() if name else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "flags": kept,
-        "bfloat16": bool({"avx512_bf16", "amx_bf16"} & present),
-        "system": platform.platform(),
-    }
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("keras", "tensorflow-cpu", "tensorflow", "torch", "jax", "numpy"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 if __name__ == "__main__":

@@ -25,11 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import RESULTS, describe_machine, slug, versions
 
-sys.path.insert(0, str(Path(__file__).parent))
-from train_step import describe_machine, slug, versions
-
-RESULTS = Path(__file__).parent / "results"
 SOURCE_IMAGES, SOURCE_PX = 8_000, 64
 
 

@@ -94,7 +94,8 @@ def command(*arguments):
 
 
 def surroundings(**environment):
-    return os.environ | {"PYTHONPATH": str(ROOT / "src")} | environment
+    path = os.pathsep.join(filter(None, (str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": path} | environment
 
 
 @pytest.fixture

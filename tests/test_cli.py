@@ -475,7 +475,7 @@ def test_the_models_have_the_known_numbers_of_parameters(here):
     assert PARAMETERS.items() <= {row["name"]: row["parameters"] for row in rows}.items()
     assert len({row["name"] for row in rows}) == len(rows) >= 45
     # multiply-adds at 224 px, of convolutions and the last layer, as the papers count them
-    known = {row["name"]: row["multiply_adds"] / 1e9 for row in rows}
+    known = {row["name"]: row["multiply_adds"] / 1e9 for row in rows if row["multiply_adds"]}
     assert known["resnet18"] == pytest.approx(1.81, abs=0.01)
     assert known["resnet50"] == pytest.approx(4.09, abs=0.01)
 
@@ -529,3 +529,18 @@ def test_without_borrowed_weights_there_is_nothing_to_tune(photos, tmp_path, her
 
 def test_an_ordinary_training_trains_everything(trained, rows_of):
     assert {row["trainable"] for row in rows_of(trained.folder / "history.csv")} == {"all"}
+
+
+def test_a_run_says_what_it_started_from_and_why(trained):
+    """The default models have no ImageNet weights, so nothing is fetched, and repeating the run asks nothing."""
+    why = "no ImageNet weights are published for resnet20"
+    assert f"starting from scratch: {why}" in trained.done.stderr
+    lines = (trained.folder / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
+    (decision,) = (d for d in map(json.loads, lines) if d["setting"] == "weights")
+    assert (decision["value"], decision["evidence"]) == ("none", why)
+    assert "\nweights: none " in (trained.folder / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_imagenet_weights_for_a_net_without_any_are_refused_before_the_images_are_read(here, tmp_path):
+    done = here("train", tmp_path / "nowhere", "--model", "resnet18", "--weights", "imagenet")
+    assert done.returncode == 2 and "no ImageNet weights are published for resnet18" in done.stderr

@@ -35,9 +35,10 @@ def asked(tmp_path):
 
 
 @pytest.fixture
-def with_bfloat16():
-    if runtime.has_nvidia_gpu() or not {"avx512_bf16", "amx_bf16"} & runtime.cpu_flags():
-        pytest.skip("the processor has no bfloat16 instructions, so there is nothing to measure")
+def with_bfloat16(monkeypatch):
+    """As on a processor that has the instructions; what they are worth is measured here all the same."""
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    monkeypatch.setattr(precision, "has_nvidia_gpu", lambda: False)
 
 
 @pytest.mark.parametrize("gain, chosen", [(2.0, "bfloat16"), (1.19, "float32"), (0.5, "float32")])
@@ -73,3 +74,25 @@ def test_what_is_asked_for_is_taken_and_nothing_measured(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(BackendError, match="unknown precision 'half'"):
         precision.choose_precision("half", tmp_path)
+
+
+def test_a_processor_without_the_instructions_is_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(precision, "has_nvidia_gpu", lambda: False)
+    runtime.choose_backend()
+    assert precision.choose_precision("auto", tmp_path) == (
+        "float32",
+        "the processor has no bfloat16 instructions",
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_that_the_backend_does_not_use_decides_nothing(tmp_path, monkeypatch):
+    """tensorflow-cpu and torch's build for processors, on a machine that has a GPU."""
+    monkeypatch.setattr(precision, "cpu_flags", lambda: frozenset())
+    monkeypatch.setattr(precision, "has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(precision, "_gpu_has_bfloat16", lambda: True)
+    runtime.choose_backend()
+    if precision._backend_uses_gpu():
+        pytest.skip("the running backend does use a GPU")
+    assert precision.choose_precision("auto", tmp_path)[0] == "float32"

@@ -9,10 +9,18 @@ rightfit.load("runs/photos-1").model
 """
 
 from rightfit.api import load, resume, train
-from rightfit.errors import BackendError, DataError, ImageError, RightfitError, RunError, UsageError
+from rightfit.errors import (
+    BackendError,
+    DataError,
+    ImageError,
+    RightfitError,
+    RunError,
+    UsageError,
+    WriteError,
+)
 from rightfit.run import Run
 
 __all__ = [
-    "BackendError", "DataError", "ImageError", "RightfitError", "Run", "RunError", "UsageError", "load", "resume",
-    "train",
+    "BackendError", "DataError", "ImageError", "RightfitError", "Run", "RunError", "UsageError", "WriteError", "load",
+    "resume", "train",
 ]  # fmt: skip

@@ -22,8 +22,9 @@ from rightfit.runtime import cache_folder, choose_backend, installed_backends
 
 if TYPE_CHECKING:
     from rightfit.data.dataset import Dataset
+    from rightfit.nets.pretrained import Start
 
-START = "start.json"  # what was asked: enough to begin again until there is a checkpoint
+BEGUN = "start.json"  # what was asked: enough to begin again until there is a checkpoint
 
 
 def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = False, **settings: Any) -> Run:
@@ -48,6 +49,10 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
         if asked.data.startswith("<"):
             raise UsageError(f"{config} is of a run on data in memory, which are gone; give the data again")
         asked = asked.model_copy(update={"data": _absolute(asked.data)})
+    if asked.cache:
+        asked = asked.model_copy(update={"cache": _absolute(asked.cache)})
+    if asked.weights not in ("auto", "imagenet", "none"):
+        asked = asked.model_copy(update={"weights": _absolute(asked.weights)})
     source = asked.data if named else data
     console = Console(quiet)
     backend = choose_backend(asked.backend)
@@ -57,9 +62,11 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
 
         check_free(asked.output)
     if asked.model != "auto":
-        from rightfit.nets.variants import variant_named
+        from rightfit.nets import catalogue, pretrained
 
-        variant_named(asked.model)
+        catalogue.check(asked.model)
+        pretrained.check(asked.weights, asked.model)
+    _check_start(asked)
     if asked.tensorboard:
         _require("tensorboard")
 
@@ -81,7 +88,7 @@ def _train(
     place: Path | None = None,
 ) -> Run:
     """`held` takes the lock on the run's folder; `place` is one that is locked already."""
-    from rightfit.nets.resnet import build
+    from rightfit.nets import catalogue, pretrained
     from rightfit.saving import folder
     from rightfit.training import recipe
     from rightfit.training.checkpoints import FOLDER, Checkpoints
@@ -91,22 +98,38 @@ def _train(
     counts = dataset.class_counts(rows)
     facts = recipe.Facts(len(rows), counts, table.label_mode, max(asked.height_width))
     settings, decisions = recipe.resolve(asked, facts)
-    model = build(settings.model, table.outputs, settings.height_width, settings.seed)
-    if settings.weights:
-        _start_from(settings.weights, model, table.outputs, console)
+    start = pretrained.choose(settings.weights, settings.model, min(settings.height_width))
+    if start.kind == "none" and settings.finetune != "auto":
+        why = "" if settings.weights == "none" else f"; {start.because}"
+        raise UsageError(f"--finetune {settings.finetune} needs weights to start from; give --weights{why}")
+    model = catalogue.build(
+        settings.model,
+        table.outputs,
+        settings.height_width,
+        settings.seed,
+        settings.dropout,
+        settings.stochastic_depth,
+    )
+    if start.kind != "none":
+        _start_from(start, settings, model, table.outputs, console)
         facts = dataclasses.replace(facts, pretrained=True)
         settings, decisions = recipe.resolve(asked, facts)
-    elif settings.finetune != "auto":
-        raise UsageError(f"--finetune {settings.finetune} needs weights to start from; give --weights")
-    settings = settings.model_copy(update={"backend": backend, "precision": precision})
+    if settings.weights == "auto":
+        decisions.append(recipe.Decision("weights", start.kind, start.because))
+        if start.kind == "none":
+            console.say(f"starting from scratch: {start.because}")
+    weights_from = settings.weights if start.kind == "file" else start.kind
+    settings = settings.model_copy(
+        update={"backend": backend, "precision": precision, "weights": weights_from}
+    )
     _, weighing = recipe.sample_weights(settings, table.codes()[rows], counts, table.label_mode)
 
     if place is None:
         place = folder.new_folder(settings.output, settings.data)
         held.enter_context(folder.locked(place))
         (place / FOLDER).mkdir()
-        start = {"asked": asked.model_dump(), "backend": backend, "precision": precision, "because": because}
-        folder.write_json(place / FOLDER / START, start)
+        begun = {"asked": asked.model_dump(), "backend": backend, "precision": precision, "because": because}
+        folder.write_json(place / FOLDER / BEGUN, begun)
     settings = settings.model_copy(update={"output": str(place), "label_mode": table.label_mode})
     console.log_to(place / "log.txt")
     write_text(place / "config.yaml", to_yaml(settings))
@@ -182,9 +205,9 @@ def _begin_again(place: Path, data: Any, console: Console) -> Run:
     from rightfit.saving import folder
     from rightfit.training.checkpoints import FOLDER
 
-    start = folder.read_json(place / FOLDER / START)
-    asked = train_settings(start["asked"])
-    backend = resuming.backend_of(start["backend"])
+    begun = folder.read_json(place / FOLDER / BEGUN)
+    asked = train_settings(begun["asked"])
+    backend = resuming.backend_of(begun["backend"])
     if asked.data.startswith("<") and data is None:
         raise UsageError(
             f"{place} was trained on data in memory; rightfit.resume(run, data=...) takes them again"
@@ -194,7 +217,7 @@ def _begin_again(place: Path, data: Any, console: Console) -> Run:
         (place / name).unlink(missing_ok=True)
     console.say(f"{place} was broken off before its first checkpoint, and begins again")
     dataset, asked = prepare(asked.data if data is None else data, asked, console, known)
-    return _train(dataset, asked, console, backend, start["precision"], start["because"], ExitStack(), place)
+    return _train(dataset, asked, console, backend, begun["precision"], begun["because"], ExitStack(), place)
 
 
 def load(run: str | os.PathLike[str], precision: str = "float32") -> Run:
@@ -206,7 +229,7 @@ def load(run: str | os.PathLike[str], precision: str = "float32") -> Run:
 
 
 def import_weights(path: str | os.PathLike[str], model: str, output: str | os.PathLike[str]) -> str:
-    """Write another library's ResNet weights as ours: safetensors, `layer/variable` -> tensor.
+    """Write another library's weights as ours: safetensors, `layer/variable` -> tensor.
 
     Reads PyTorch (torchvision, timm), safetensors, Keras (keras.applications, KerasHub), TensorFlow
     checkpoints (TF-Slim, official models, Sonnet) and TensorLayer's .npz. Returns the library's name.
@@ -216,33 +239,40 @@ def import_weights(path: str | os.PathLike[str], model: str, output: str | os.Pa
     from safetensors.numpy import save_file
 
     from rightfit.files import write_with
-    from rightfit.nets.importers.bring import bring
+    from rightfit.nets import catalogue
 
-    source, weights = bring(os.fspath(path), model)
+    source, weights = catalogue.bring(os.fspath(path), model, None)
     metadata = {"format": "rightfit 1", "model": model, "source": source}
     write_with(Path(output), lambda temporary: save_file(weights, temporary, metadata=metadata))
     return source
 
 
-def _start_from(path: str, model: Any, outputs: int, console: Console) -> None:
-    from rightfit.nets.importers.bring import bring
+def _start_from(start: Start, settings: TrainSettings, model: Any, outputs: int, console: Console) -> None:
+    from rightfit.nets import catalogue, pretrained
 
-    source, weights = bring(path, model.name, outputs)
+    if start.path:
+        source, weights = catalogue.bring(start.path, settings.model, outputs, settings.height_width)
+    else:
+        source = f"the preset {settings.model}"
+        weights = pretrained.preset_weights(settings.model, settings.height_width)
     for layer in model.layers:
         for variable in layer.weights:
             if (name := f"{layer.name}/{variable.name}") in weights:
                 variable.assign(weights[name])
-    head = "its own last layer" if "logits/kernel" in weights else "a new last layer"
-    console.say(f"starting from the weights of {source} in {path}, with {head}")
+    why = f" ({start.because})" if settings.weights == "auto" else ""
+    found = f" in {start.path}" if start.path else ""
+    console.say(
+        f"starting from the weights of {source}{found}{why}; the last layer is fitted to these images"
+    )
 
 
 def models(outputs: int = 1000, image_size: int = 224) -> list[dict[str, Any]]:
-    """Every model that can be built: name, trainable parameters, multiply-adds an image, and the paper."""
+    """Every model that can be built: name, trainable parameters, multiply-adds an image, where it is from,
+    and which weights can be had by name. Other libraries' nets are not counted (None)."""
     choose_backend()
-    from rightfit.nets.resnet import describe
-    from rightfit.nets.variants import VARIANTS
+    from rightfit.nets import catalogue
 
-    return [describe(name, outputs, (image_size, image_size)) for name in VARIANTS]
+    return catalogue.listing(outputs, (image_size, image_size))
 
 
 def machine(measure: bool = True) -> dict[str, Any]:
@@ -250,6 +280,16 @@ def machine(measure: bool = True) -> dict[str, Any]:
     from rightfit.machine import describe
 
     return describe(measure)
+
+
+def _check_start(asked: TrainSettings) -> None:
+    """UsageError for weights that cannot be started from, before an image is decoded."""
+    if asked.weights == "none" and asked.finetune != "auto":
+        raise UsageError(f"--finetune {asked.finetune} needs weights to start from; give --weights")
+    if asked.weights not in ("auto", "imagenet", "none"):
+        from rightfit.nets.importers.files import check_there
+
+        check_there(Path(asked.weights))
 
 
 def _absolute(source: str) -> str:

@@ -181,7 +181,7 @@ def predict(
 
 @app.command("import-weights")
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="Weights of another library's ResNet")],
+    file: Annotated[Path, typer.Argument(help="Weights of another library's net")],
     model: Annotated[str, typer.Option(help="A name from `rightfit models`")],
     output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write")],
     quiet: Quiet = False,
@@ -201,7 +201,7 @@ def models(
     outputs: Annotated[int, typer.Option(min=1, help="Units of the last layer")] = 1000,
     image_size: Annotated[int, typer.Option(min=8, help="Pixels a side, for the multiply-adds")] = 224,
 ) -> None:
-    """What can be built: trainable parameters, billions of multiply-adds an image, and the paper."""
+    """What can be built: trainable parameters, billions of multiply-adds an image, the paper, weights to start from."""
     from rightfit import api
 
     rows = api.models(outputs, image_size)
@@ -209,8 +209,11 @@ def models(
         _print_json(rows)
         return
     for row in rows:
-        giga = row["multiply_adds"] / 1e9
-        print(f"{row['name']:<22} {row['parameters']:>12,} {giga:>8.2f}  {row['paper']}")
+        counted = row["parameters"] is not None
+        cost = f"{row['parameters']:>12,} {row['multiply_adds'] / 1e9:>8.2f}" if counted else f"{'':>21}"
+        also = f"; weights: {', '.join(row['weights'])}" if row["weights"] else ""
+        print(f"{row['name']:<24} {cost}  {row['paper']}{also}")
+    print("hub:PRESET               image backbones of KerasHub (pip install 'rightfit[hub]')")
 
 
 @app.command()

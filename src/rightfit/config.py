@@ -46,13 +46,18 @@ class TrainSettings(Settings):
     allow_bad: bool = Field(False, description="Go on though more than 5 % of the files cannot be decoded")
     cache: str | None = Field(None, description="Folder of decoded images [default: the user's cache folder]")
 
-    model: str = Field("auto", description="A name from `rightfit models`; auto follows image size and count")
-    weights: str | None = Field(
-        None, description="File of trained weights to start from, of any library `import-weights` reads"
+    model: str = Field(
+        "auto",
+        description="A name from `rightfit models`, or hub:PRESET of KerasHub; auto follows size and count",
+    )
+    weights: str = Field(
+        "auto",
+        description="What to start from: imagenet; none; a file of any library `import-weights` reads; auto is "
+        "imagenet where it exists, suits the images and can be had",
     )
     finetune: Literal["auto", "head", "full", "gradual"] = Field(
         "auto",
-        description="What learns when weights were brought: head, full, gradual (from the top), or what "
+        description="What learns when there are weights to start from: head, full, gradual (from the top), or what "
         "validation shows to pay",
     )
     views: int = Field(
@@ -60,6 +65,13 @@ class TrainSettings(Settings):
     )
     augment: Literal["auto", "none", "light", "medium", "strong"] = Field(
         "auto", description="Random changes of training images: none, light, medium or strong"
+    )
+    mirror: bool = Field(
+        True, description="Also mirror training images; not for digits, text, or left against right"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of features left out before the last layer")
+    stochastic_depth: float = Field(
+        0.0, ge=0, lt=1, description="Chance that a step skips the last block, falling to 0 at the first"
     )
     epochs: int | None = Field(None, ge=1, description="Passes over the training images")
     batch_size: int | None = Field(None, ge=1, description="Images a step")
@@ -102,6 +114,12 @@ class TrainSettings(Settings):
         if isinstance(value, (tuple, list)):
             return (":" if field.field_name == "split" else "x").join(str(v) for v in value)
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _null(cls, value: Any) -> Any:
+        """config.yaml of older runs says null where none was brought."""
+        return "none" if value is None else value
 
     @property
     def height_width(self) -> tuple[int, int]:

@@ -9,6 +9,10 @@ class RightfitError(Exception):
     exit_code = 1
 
 
+class WriteError(RightfitError):
+    """A file could not be written; what was there before is untouched."""
+
+
 class UsageError(RightfitError):
     """The request itself is wrong: an unknown model, key or flag, a run folder that exists. Exit code 2."""
 

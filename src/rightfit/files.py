@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rightfit.errors import RightfitError
+from rightfit.errors import WriteError
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
@@ -20,7 +20,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the same folder; at the end it becomes `path`, or vanishes on an error.
 
     A reader sees the old file or the whole new one, never a part. The new one has the permissions of the
-    old, or those that the umask gives. Raises RightfitError when the disk is full or the folder cannot
+    old, or those that the umask gives. Raises WriteError when the disk is full or the folder cannot
     be written; any other error of the body passes as it is.
     """
     target = Path(path)
@@ -45,13 +45,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def _as_unwritten(target: Path, body_of: str | None = None) -> Iterator[None]:
-    """OSErrors as RightfitError; of a body that writes the temporary file `body_of`, those of the writing."""
+    """OSErrors as WriteError; of a body that writes the temporary file `body_of`, those of the writing."""
     try:
         yield
     except OSError as error:
         if body_of is not None and not _of_writing(error, {body_of, str(target)}):
             raise
-        raise RightfitError(f"{target}: cannot be written: {error.strerror or error}") from error
+        raise WriteError(f"{target}: cannot be written: {error.strerror or error}") from error
 
 
 def _of_writing(error: OSError, names: set[str]) -> bool:
@@ -90,6 +90,16 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def reserve(descriptor: int, needed: int) -> None:
+    """OSError now when the disk has no room for `needed` bytes, not in an hour."""
+    if needed and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, needed)
+        except OSError as error:
+            if error.errno in FULL:  # some file systems cannot reserve; writing will tell
+                raise
 
 
 def sync_folder(folder: Path) -> None:

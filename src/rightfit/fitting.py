@@ -103,7 +103,7 @@ def _trained(
     record: Callable[[Decision], None],
 ) -> tuple[Progress, list[Decision]]:
     """What the loop made of it, and the decisions to put on record after it."""
-    from rightfit.data.augment import POLICIES
+    from rightfit.data.augment import policy_named
     from rightfit.data.loader import TrainLoader
     from rightfit.saving import folder
     from rightfit.training import finetune, loop, recipe
@@ -125,7 +125,8 @@ def _trained(
         weights,
         settings.batch_size,
         settings.seed,
-        POLICIES[settings.augment],
+        policy_named(settings.augment, settings.mirror),
+        dataset.groups(rows),
     )
     validation = Validation(
         dataset.store, dataset.store_rows[held_out], dataset.targets(held_out), dataset.groups(held_out)

@@ -34,7 +34,7 @@ def choose_precision(precision: str, cache: Path) -> tuple[str, str]:
         return precision, "as asked"
     if precision != "auto":
         raise BackendError(f"unknown precision {precision!r}; there are auto, {', '.join(PRECISIONS)}")
-    if has_nvidia_gpu():
+    if has_nvidia_gpu() and _backend_uses_gpu():
         if _gpu_has_bfloat16():
             return "bfloat16", "the GPU computes in it"
         return "float32", "the GPU does not compute in bfloat16"
@@ -88,6 +88,22 @@ def measure(rounds: int = 7) -> float:
             if count:  # the first compiles and warms up
                 best[kind] = min(best[kind], time.perf_counter() - started)
     return best["float32"] / best["bfloat16"]
+
+
+def _backend_uses_gpu() -> bool:
+    """A machine's GPU does not help a backend that was installed for the processor."""
+    backend = os.environ["KERAS_BACKEND"]
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() == "gpu"
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _gpu_has_bfloat16() -> bool:

@@ -56,6 +56,7 @@ def choose_backend(backend: str = "auto") -> str:
         running: str = sys.modules["keras"].backend.backend()
         if running != wanted:
             if backend == "auto":
+                os.environ["KERAS_BACKEND"] = running
                 return running
             raise BackendError(
                 f"Keras already runs on {running} in this process; start a new one for {wanted}"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rightfit.data.augment import POLICIES, Policy, augment, colour, crop, erase, flip
+from rightfit.data.augment import POLICIES, Policy, augment, colour, crop, erase, flip, policy_named
 
 CHANGES = {
     "shift": lambda batch, generator: crop(batch, generator, 0.2),
@@ -220,3 +220,13 @@ def test_the_strong_policy_changes_most():
     )
     assert min(light, medium) > 0
     assert strong > max(light, medium)
+
+
+def test_no_policy_mirrors_when_it_must_not():
+    batch = np.zeros((64, 8, 8, 3), np.uint8)
+    batch[:, :, :3] = 200  # the left is bright
+    for name in POLICIES:
+        policy = policy_named(name, mirror=False)
+        assert replace(policy, flip=POLICIES[name].flip) == POLICIES[name]
+        out = augment(batch, np.random.default_rng(0), replace(policy, erase=0.0))
+        assert (out[:, :, :2].mean(axis=(1, 2, 3)) > out[:, :, -2:].mean(axis=(1, 2, 3))).all()

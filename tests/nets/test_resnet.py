@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -285,3 +288,54 @@ def test_pixels_are_normalised_by_the_net_itself():
     pixels[1] += DEVIATION
     normalised = keras.ops.convert_to_numpy(model.get_layer("normalise")(pixels.astype("float32")))
     np.testing.assert_allclose(normalised, np.stack([np.zeros((8, 8, 3)), np.ones((8, 8, 3))]), atol=2e-6)
+
+
+# Dropout and stochastic depth -----------------------------------------------------------------------
+
+
+def test_at_inference_nothing_is_left_out():
+    image = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype("float32")
+    whole = resnet.build("resnet20", 3, (16, 16))
+    thinned = resnet.build("resnet20", 3, (16, 16), dropout=0.5, stochastic_depth=0.5)
+    for layer in whole.layers:
+        thinned.get_layer(layer.name).set_weights(layer.get_weights())
+    assert np.array_equal(np.asarray(whole(image)), np.asarray(thinned(image)))
+
+
+def test_each_layer_leaves_out_by_a_stream_of_its_own_that_the_seed_decides():
+    def streams(seed):
+        net = resnet.build("wrn16_8", 3, (8, 8), seed, dropout=0.3, stochastic_depth=0.4)
+        return [layer.seed for layer in net.layers if isinstance(layer, keras.layers.Dropout)]
+
+    assert len(streams(0)) == len(set(streams(0))) == 6 + 6 + 1
+    assert streams(0) == streams(0) and not set(streams(0)) & set(streams(1))
+
+
+def test_the_chance_to_be_skipped_rises_linearly_to_the_last_block():
+    net = resnet.build("resnet20", 3, (8, 8), stochastic_depth=0.45)
+    rates = [layer.rate for layer in net.layers if layer.name.endswith("stochastic_depth")]
+    assert rates == pytest.approx([0.45 * block / 9 for block in range(1, 10)])
+
+
+LEAVES_OUT = """
+from rightfit.runtime import choose_backend
+choose_backend()
+import numpy as np
+from keras import ops
+from rightfit.nets import resnet
+builder = resnet.Builder(resnet.VARIANTS["resnet20"], seed=1)
+x = np.ones((400, 2, 2, 3), "float32")
+rows = ops.convert_to_numpy(builder.leave_out(0.3, "skip", (None, 1, 1, 1))(x, training=True)).reshape(400, -1)
+assert (rows == rows[:, :1]).all(), "an image is skipped whole"
+kept = rows[rows > 0]
+assert np.allclose(kept, 1 / 0.7)
+print(float((rows == 0).mean()))
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_every_backend_skips_whole_images_and_keeps_the_mean(backend):
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    command = [sys.executable, "-c", LEAVES_OUT]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert 0.3 - 4 * 0.023 < float(said) < 0.3 + 4 * 0.023  # four standard errors of 400 draws

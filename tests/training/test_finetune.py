@@ -162,8 +162,9 @@ def test_without_validation_images_all_of_it_still_works(tuned, how):
     assert decisions[0].setting == "head penalty"
 
 
-def test_parts_of_a_resnet_are_its_stages_from_the_input_to_the_head():
-    groups = finetune.parts(build("resnet50", 3, (32, 32)))
+@pytest.mark.parametrize("name", ["resnet50", "resnet50v2", "resnet50d"])
+def test_parts_of_a_resnet_are_its_stages_from_the_input_to_the_head(name):
+    groups = finetune.parts(build(name, 3, (32, 32)))
     assert [group[0].partition("_")[0] for group in groups] == [
         "stem",
         "stage1",

@@ -103,6 +103,15 @@ def test_an_image_of_weight_two_counts_as_two_images():
     assert np.abs(logits[0] - logits[1]).max() < 1e-2 * np.abs(logits[0]).max()
 
 
+def test_without_validation_images_a_random_fifth_of_whole_groups_judges_the_penalty():
+    held = head._a_fifth(np.repeat(np.arange(50), 2))
+    assert held.reshape(50, 2).sum() == 20 and (held[::2] == held[1::2]).all()
+    # classes in turns, as arrays often come: every class is on both sides
+    codes = np.arange(500) % 5
+    held = head._a_fifth(np.arange(500))
+    assert held.sum() == 100 and set(codes[held]) == set(codes[~held]) == set(range(5))
+
+
 def test_a_feature_that_never_changes_is_left_alone():
     train, _ = samples()
     train.features[0][:, 4] = 3.0
@@ -164,6 +173,17 @@ def test_features_are_computed_anew_when_anything_differs(net, tmp_path):
     other.set_weights([weight * 1.01 for weight in net.get_weights()])
     Extractor(other, "float32", pictures, "these", tmp_path).features(rows, None, 0, 0, QUIET)
     assert pictures.asked == 490
+    scaled = keras.models.clone_model(net, clone_function=darker)  # the same weights, other pixels
+    scaled.set_weights(net.get_weights())
+    Extractor(scaled, "float32", pictures, "these", tmp_path).features(rows, None, 0, 0, QUIET)
+    assert pictures.asked == 560
+
+
+def darker(layer):
+    config = layer.get_config()
+    if layer.name == "normalise":
+        config["scale"] = [0.5 * scale for scale in config["scale"]]
+    return type(layer).from_config(config)
 
 
 def numbers(shape=(10, 4)):
@@ -202,5 +222,15 @@ def test_the_least_recently_used_features_make_room(tmp_path, monkeypatch):
 
     monkeypatch.setattr(features, "LIMIT", 1000)
     for name in "abc":
+        monkeypatch.setattr(features, "USED", set())  # each in a process of its own
         kept_or_computed(tmp_path, digest(name), (50, 4), lambda: iter([numbers((50, 4))]))
     assert [path.stem for path in (tmp_path / "features").iterdir()] == [digest("c")]
+
+
+def test_what_a_run_uses_itself_never_makes_room(tmp_path, monkeypatch):
+    from rightfit.data import features
+
+    monkeypatch.setattr(features, "LIMIT", 1000)
+    for name in "abc":
+        kept_or_computed(tmp_path, digest(name), (50, 4), lambda: iter([numbers((50, 4))]))
+    assert {path.stem for path in (tmp_path / "features").iterdir()} == {digest(name) for name in "abc"}

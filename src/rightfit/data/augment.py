@@ -6,7 +6,7 @@ input is never written to. Images are (B, H, W, 3) uint8.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -33,6 +33,12 @@ POLICIES = {
     "medium": Policy(shift=0.05, zoom=0.6, flip=True, colour=0.15),
     "strong": Policy(shift=0.1, zoom=0.35, rotate=15, flip=True, colour=0.35, erase=0.2),
 }
+
+
+def policy_named(name: str, mirror: bool = True) -> Policy:
+    """The policy called `name`, without its mirroring unless `mirror`."""
+    policy = POLICIES[name]
+    return replace(policy, flip=policy.flip and mirror)
 
 
 def augment(batch: Batch, generator: np.random.Generator, policy: Policy) -> Batch:

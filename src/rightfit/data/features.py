@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,9 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rightfit.errors import WriteError
+from rightfit.files import replacing, reserve
+
 Features = NDArray[np.float32]
 
 LIMIT = 8 * 2**30  # bytes of all files together
+USED: set[Path] = set()  # by this process, which may come back to them
 
 
 def digest(*parts: bytes | str) -> str:
@@ -38,8 +41,10 @@ def kept_or_computed(
     """The (N, D) array kept under `key`, else that of the batches (B, D) of `compute`, kept from now on.
 
     The result is a read-only memory map; an array in memory where the cache cannot be written.
+    ValueError when the batches are not N rows together; what `compute` raises passes.
     """
     path = cache / "features" / f"{key}.npy"
+    USED.add(path)
     found = _load(path, shape)
     if found is not None:
         with suppress(OSError):
@@ -47,44 +52,31 @@ def kept_or_computed(
         return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{key}-", dir=path.parent)
-        os.close(descriptor)
-    except OSError:
-        return _filled(np.empty(shape, np.float32), compute)
-    temporary = Path(name)
-    try:
-        try:
-            _check_room(temporary, shape)
-            mapped = np.lib.format.open_memmap(name, "w+", np.float32, shape)
-        except (OSError, ValueError):  # a full disk; a map of no bytes
-            return _filled(np.empty(shape, np.float32), compute)
-        _filled(mapped, compute)
-        mapped.flush()
-        del mapped
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            reserve(file.fileno(), file.tell() + 4 * shape[0] * shape[1])
+            done = 0
+            for batch in compute():
+                file.write(np.ascontiguousarray(batch, "<f4").data)
+                done += len(batch)
+            _check_rows(done, shape)
+    except (OSError, WriteError):
+        return _in_memory(shape, compute)
     _tidy(path)
     found = _load(path, shape)
-    return found if found is not None else _filled(np.empty(shape, np.float32), compute)
+    return found if found is not None else _in_memory(shape, compute)
 
 
-def _check_room(path: Path, shape: tuple[int, int]) -> None:
-    """OSError now, where writing through a map to a full disk would be a bus error later."""
-    needed = 4 * shape[0] * shape[1] + 4096
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, needed)
+def _in_memory(shape: tuple[int, int], compute: Callable[[], Iterator[Features]]) -> Features:
+    batches = list(compute())
+    _check_rows(sum(map(len, batches)), shape)
+    return np.concatenate(batches) if batches else np.empty(shape, np.float32)
 
 
-def _filled(array: Features, compute: Callable[[], Iterator[Features]]) -> Features:
-    done = 0
-    for batch in compute():
-        array[done : done + len(batch)] = batch
-        done += len(batch)
-    if done != len(array):
-        raise ValueError(f"{done} rows were computed, {len(array)} are needed")
-    return array
+def _check_rows(done: int, shape: tuple[int, int]) -> None:
+    if done != shape[0]:
+        raise ValueError(f"{done} rows were computed, {shape[0]} are needed")
 
 
 def _load(path: Path, shape: tuple[int, int]) -> Features | None:
@@ -97,7 +89,7 @@ def _load(path: Path, shape: tuple[int, int]) -> Features | None:
 
 
 def _tidy(newest: Path) -> None:
-    """Removes the least recently used files over LIMIT, and what killed runs left; never `newest`."""
+    """Removes the least recently used files over LIMIT, and what killed runs left; never what is in use here."""
     dated = []
     for path in newest.parent.iterdir():
         with suppress(OSError):  # another process may be tidying too
@@ -107,6 +99,6 @@ def _tidy(newest: Path) -> None:
     total = 0
     for _, size, path in sorted(dated, reverse=True):
         total += size
-        if path != newest and (total > LIMIT or path.name.startswith(".")):
+        if path not in USED and (total > LIMIT or path.name.startswith(".")):
             with suppress(OSError):
                 path.unlink()

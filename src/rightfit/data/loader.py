@@ -46,6 +46,9 @@ class TrainLoader:
     batch_size: int
     seed: int
     policy: Policy
+    groups: NDArray[np.int64] | None = (
+        None  # (len(rows),) of images that belong together, such as a patient's
+    )
 
     @property
     def steps(self) -> int:

@@ -34,7 +34,7 @@ from rightfit.data.image import decode, read_bytes
 from rightfit.data.resize import ImageSpec, Pixels, fit
 from rightfit.data.stamps import DIGEST, Digests, Rows, as_row, digest, matches, stamps_of
 from rightfit.errors import DataError, ImageError, RunError
-from rightfit.files import FULL, sync_folder
+from rightfit.files import FULL, reserve, sync_folder
 from rightfit.runtime import cpu_count
 
 DECODER = 1  # raise it when decode's output changes
@@ -184,7 +184,7 @@ class _Build:
     def write(self, folder: Path) -> None:
         with (folder / "images.u8").open("wb") as file:
             row_bytes = self.spec.height * self.spec.width * 3
-            _reserve(file.fileno(), len(self.paths) * row_bytes)
+            reserve(file.fileno(), len(self.paths) * row_bytes)
             with closing(self._decoded(max(1, min(64, BATCH_BYTES // row_bytes)))) as batches:
                 for pixels in batches:
                     file.write(pixels.data)
@@ -259,16 +259,6 @@ class _Build:
             self.reasons[row] = error.reason
             if isinstance(error.__cause__, MemoryError):
                 self.stamps[row] = 0
-
-
-def _reserve(descriptor: int, needed: int) -> None:
-    """A disk too small says so now, not in an hour."""
-    if needed and hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(descriptor, 0, needed)
-        except OSError as error:
-            if error.errno in FULL:  # some file systems cannot reserve; writing will tell
-                raise
 
 
 def _workers(paths: Sequence[str]) -> int:

@@ -27,14 +27,18 @@ def stock(model: keras.Model) -> keras.Model:
     own: dict[type, type] = {
         _FusedBatchNormalization: keras.layers.BatchNormalization,
         TensorFlowConv2D: keras.layers.Conv2D,
+        ScaledChannels: keras.layers.DepthwiseConv2D,
     }
     return _clone(model, own, "float32")
 
 
-FLOAT32_LAYERS = ("normalise", "pool", "logits")
+FLOAT32_LAYERS = ("normalise", "pool", "logits")  # and what stands between the last two
 
 
 def _clone(model: keras.Model, swap: dict[type, type], precision: str) -> keras.Model:
+    names = [layer.name for layer in model.layers]
+    exact = {*FLOAT32_LAYERS, *(names[names.index("pool") :] if "pool" in names else ())}
+
     def twin(layer: keras.layers.Layer) -> keras.layers.Layer:
         target: Any = type(layer)
         for original, replacement in swap.items():
@@ -42,7 +46,7 @@ def _clone(model: keras.Model, swap: dict[type, type], precision: str) -> keras.
                 target = replacement
         config = layer.get_config()
         if not isinstance(layer, keras.layers.InputLayer):
-            mixed = precision == "bfloat16" and layer.name not in FLOAT32_LAYERS
+            mixed = precision == "bfloat16" and layer.name not in exact
             config["dtype"] = "mixed_bfloat16" if mixed else "float32"
         return target.from_config(config)
 
@@ -230,10 +234,27 @@ def _every(images: Any, stride: int) -> Any:
     return tf.nn.max_pool2d(images, 1, stride, "VALID") if stride > 1 else images
 
 
+class ScaledChannels(keras.layers.DepthwiseConv2D):
+    """Depthwise convolution whose 1x1 kernel, a number a channel, is one product (ConvNeXt's layer scale)."""
+
+    def call(self, inputs: Any) -> Any:
+        plain = self.kernel_size == (1, 1) and self.strides == (1, 1) and self.depth_multiplier == 1
+        linear = not self.use_bias and self.activation is keras.activations.linear
+        if not plain or not linear or self.data_format != "channels_last":
+            return super().call(inputs)
+        kernel = ops.cast(self.kernel, self.compute_dtype)
+        return inputs * ops.reshape(kernel, (1, 1, 1, self.kernel.shape[2]))
+
+
 FUSED: dict[str, dict[type, type]] = {
     "tensorflow": {
         keras.layers.BatchNormalization: TensorFlowBatchNormalization,
         keras.layers.Conv2D: TensorFlowConv2D,
+        keras.layers.DepthwiseConv2D: ScaledChannels,
     },
-    "torch": {keras.layers.BatchNormalization: TorchBatchNormalization},
+    "jax": {keras.layers.DepthwiseConv2D: ScaledChannels},
+    "torch": {
+        keras.layers.BatchNormalization: TorchBatchNormalization,
+        keras.layers.DepthwiseConv2D: ScaledChannels,
+    },
 }

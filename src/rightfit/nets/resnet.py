@@ -17,7 +17,10 @@ from rightfit.errors import UsageError
 from rightfit.nets.counting import Counter
 from rightfit.nets.variants import VARIANTS, Variant, variant_named
 
-FIRST_WEIGHTS = 3  # this stream of random numbers; data/loader.py has 1 and 2
+FIRST_WEIGHTS, LEFT_OUT = (
+    3,
+    5,
+)  # these streams of random numbers; data/loader.py has 1 and 2, training/head.py 4
 
 
 def build(
@@ -36,7 +39,7 @@ def build(
     chance that the last block is skipped in a training step, rising linearly from 0 (Huang et al.
     2016). Raises UsageError for an unknown name or an image under 8 px.
     """
-    model = _assemble(name, outputs, image_size, dropout, stochastic_depth)
+    model = _assemble(name, outputs, image_size, dropout, stochastic_depth, seed)
     initialise(model, seed)
     return model
 
@@ -63,22 +66,48 @@ def weight_shapes(name: str, outputs: int) -> dict[str, tuple[int, ...]]:
 
 
 def initialise(model: keras.Model, seed: int) -> None:
-    """Draw kernels from coordinates: He normal by fan-out for convolutions, small normal for dense layers."""
+    """Draw kernels from coordinates: He normal by fan-out for convolutions, small normal for the head.
+
+    Of other libraries' nets, dense layers within the net are drawn Glorot normal, depthwise kernels He
+    normal by fan-in (fan-out is the same), but without He's factor 2 where a pointwise one follows at
+    once. A kernel that starts as a constant keeps it.
+    """
     for index, layer in enumerate(model.layers):
-        if isinstance(layer, layers.Conv2D):
-            shape = layer.kernel.shape
-            deviation = np.sqrt(2.0 / (shape[0] * shape[1] * shape[3] / layer.groups))
-        elif isinstance(layer, layers.Dense):
-            shape, deviation = layer.kernel.shape, 0.01
-        else:
-            continue
-        layer.kernel.assign(
-            np.random.default_rng([seed, FIRST_WEIGHTS, index]).normal(0, deviation, shape).astype("float32")
-        )
+        for number, (kernel, deviation) in enumerate(_kernels(layer)):
+            place = [seed, FIRST_WEIGHTS, index] + ([number] if number else [])
+            draws = np.random.default_rng(place).normal(0, deviation, kernel.shape)
+            kernel.assign(draws.astype("float32"))
+
+
+def _kernels(layer: Any) -> list[tuple[Any, float]]:
+    """A layer's kernels, each with the deviation it starts with."""
+    if isinstance(layer, layers.SeparableConv2D):
+        rows, columns, _, multiplier = layer.depthwise_kernel.shape
+        pointwise = np.sqrt(2.0 / layer.pointwise_kernel.shape[-1])
+        return [
+            (layer.depthwise_kernel, np.sqrt(1.0 / (rows * columns * multiplier))),
+            (layer.pointwise_kernel, pointwise),
+        ]
+    if isinstance(layer, layers.DepthwiseConv2D):
+        if isinstance(layer.depthwise_initializer, keras.initializers.Constant):
+            return []
+        rows, columns, _, multiplier = layer.kernel.shape
+        return [(layer.kernel, np.sqrt(2.0 / (rows * columns * multiplier)))]
+    if isinstance(layer, layers.Conv2D):
+        shape = layer.kernel.shape
+        return [(layer.kernel, np.sqrt(2.0 / (shape[0] * shape[1] * shape[3] / layer.groups)))]
+    if isinstance(layer, layers.Dense):
+        return [(layer.kernel, 0.01 if layer.name == "logits" else np.sqrt(2.0 / sum(layer.kernel.shape)))]
+    return []
 
 
 def _assemble(
-    name: str, outputs: int, image_size: tuple[int, int], dropout: float = 0.0, stochastic_depth: float = 0.0
+    name: str,
+    outputs: int,
+    image_size: tuple[int, int],
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    seed: int = 0,
 ) -> keras.Model:
     variant = variant_named(name)
     if min(image_size) < 8:
@@ -91,10 +120,11 @@ def _assemble(
     scale = [1 / d for d in variant.deviation]
     offset = [-m / d for m, d in zip(variant.mean, variant.deviation, strict=True)]
     x = layers.Rescaling(scale, offset, name="normalise")(inputs)
-    x = Builder(variant, dropout, stochastic_depth).features(x)
+    builder = Builder(variant, dropout, stochastic_depth, seed=seed)
+    x = builder.features(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     if dropout:
-        x = layers.Dropout(dropout, seed=0, name="dropout")(x)
+        x = builder.leave_out(dropout, "dropout")(x)
     return keras.Model(inputs, layers.Dense(outputs, name="logits")(x), name=name)
 
 
@@ -102,12 +132,19 @@ class Builder:
     """The layers of one variant; every method takes and returns (B, H, W, C) tensors."""
 
     def __init__(
-        self, variant: Variant, dropout: float = 0.0, stochastic_depth: float = 0.0, layers: Any = layers
+        self,
+        variant: Variant,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        layers: Any = layers,
+        seed: int = 0,
     ) -> None:
         self.variant = variant
         self.layers = layers  # Keras' own, or something that only counts
         self.dropout = dropout
         self.stochastic_depth = stochastic_depth
+        self.seed = seed
+        self.random_layers = 0
         self.block = {"basic": self.basic, "bottleneck": self.bottleneck}[variant.block]
 
     def features(self, x: Any) -> Any:
@@ -162,7 +199,7 @@ class Builder:
             a = self.norm_relu(x, f"{name}_1")
             y = self.norm_relu(self.conv(a, width, 3, stride, f"{name}_conv1"), f"{name}_2")
             if self.dropout and self.variant.wide:
-                y = self.layers.Dropout(self.dropout, seed=0, name=f"{name}_dropout")(y)
+                y = self.leave_out(self.dropout, f"{name}_dropout")(y)
             y = self.conv(y, width, 3, 1, f"{name}_conv2")
             return self.add(y, self.preact_shortcut(x, a, width, stride, name), name, skipped)
         y = self.norm_relu(self.conv(x, width, 3, stride, f"{name}_conv1"), f"{name}_1")
@@ -229,10 +266,14 @@ class Builder:
 
     def add(self, residual: Any, shortcut: Any, name: str, skipped: float) -> Any:
         if skipped:
-            residual = self.layers.Dropout(
-                skipped, noise_shape=(None, 1, 1, 1), seed=0, name=f"{name}_stochastic_depth"
-            )(residual)
+            residual = self.leave_out(skipped, f"{name}_stochastic_depth", (None, 1, 1, 1))(residual)
         return self.layers.Add(name=f"{name}_add")([residual, shortcut])
+
+    def leave_out(self, rate: float, name: str, shape: tuple[int | None, ...] | None = None) -> Any:
+        """Dropout with a stream of its own: layers of one seed would all leave out the same places."""
+        self.random_layers += 1
+        stream = np.random.default_rng([self.seed, LEFT_OUT, self.random_layers])
+        return self.layers.Dropout(rate, noise_shape=shape, seed=int(stream.integers(2**31)), name=name)
 
     def conv(
         self, x: Any, channels: int, kernel: int, stride: int, name: str, groups: int = 1, bias: bool = False

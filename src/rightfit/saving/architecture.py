@@ -14,13 +14,16 @@ LAYERS = frozenset(
     {
         "InputLayer", "Rescaling", "Conv2D", "ZeroPadding2D", "BatchNormalization", "ReLU", "Add",
         "MaxPooling2D", "AveragePooling2D", "GlobalAveragePooling2D", "Dense", "Multiply", "Dropout",
+        # what the nets of keras.applications need besides
+        "Activation", "Concatenate", "Cropping2D", "DepthwiseConv2D", "LayerNormalization", "Reshape",
+        "SeparableConv2D",
     }
 )  # fmt: skip
 # What a layer's configuration may hold besides: initialisers, precision, and references to tensors.
 PARTS = frozenset(
     {
-        "Functional", "VarianceScaling", "GlorotUniform", "Zeros", "Ones", "DTypePolicy", "__keras_tensor__",
-        "__tuple__", "__numpy__",
+        "Functional", "VarianceScaling", "GlorotUniform", "HeNormal", "Constant", "Zeros", "Ones", "DTypePolicy",
+        "__keras_tensor__", "__tuple__", "__numpy__",
     }
 )  # fmt: skip
 MODULES = (

@@ -1,7 +1,7 @@
 """From borrowed weights to a model of one's own: the head first, then, where it pays, the layers below.
 
-A head fitted on frozen features comes first in every way but `full` without one, as fine-tuning from
-a random head distorts the features it starts from (Kumar et al. 2022). `gradual` then unfreezes from
+A head fitted on frozen features comes first in every way, as fine-tuning from a random head distorts
+the features it starts from (Kumar et al. 2022). `gradual` then unfreezes from
 the top (Howard and Ruder 2018), each part of the net at a lower rate than the one above it.
 """
 
@@ -26,7 +26,7 @@ from rightfit.training import loop
 from rightfit.training.head import Extractor, Head, Samples, fit
 from rightfit.training.judging import Validation
 from rightfit.training.phases import Phase
-from rightfit.training.recipe import Decision
+from rightfit.training.recipe import SMALL, Decision
 from rightfit.training.safety import Safety
 from rightfit.training.state import Progress, Saved
 
@@ -77,7 +77,7 @@ def train(
         after_epoch,
         precision,
         settings_for,
-        phases=phases(model, how),
+        phases=phases(model, way(model, how)),
         before=replace(fitted, history=list(fitted.history), ended=""),
         safety=safety,
         saved=saved,
@@ -111,7 +111,7 @@ def _fit_head(
         features = extractor.features(validation.rows, None, 0, 0, console)
         held = Samples([features], validation.targets, np.ones(len(features), np.float32))
     computed = time.monotonic()
-    head, tried = fit(train, held, label_mode)
+    head, tried = fit(train, held, label_mode, loader.groups)
     _use(head, model)
     seen = quick(head.logits(blocks[0]), train.targets, label_mode)
     row: dict[str, Any] = {"epoch": 0, "steps": 0, "loss": seen.loss, "accuracy": seen.accuracy}
@@ -152,7 +152,7 @@ def _judge(
 ) -> Decision:
     """Which is kept: what training below the head reached, or the head alone."""
     if not len(validation.rows):
-        return Decision("finetune", "gradual", "no validation images to compare with the head's fit")
+        return Decision("finetune", way(model, "auto"), "no validation images to compare with the head's fit")
     if not reached.best_epoch:
         return Decision("finetune", "head", "no epoch below the head had a lower validation loss")
     judge = plain_graph(fused(model))
@@ -163,7 +163,7 @@ def _judge(
         losses.append(image_losses(logits, validation.targets, label_mode))
     fallen = losses[0] - losses[1]
     mean, half = float(fallen.mean()), half_width(fallen, validation.groups)
-    kept = "gradual" if mean > half else "head"
+    kept = way(model, "auto") if mean > half else "head"
     return Decision("finetune", kept, f"below the head validation loss fell by {mean:.4f} ±{half:.4f}")
 
 
@@ -175,11 +175,19 @@ def parts(model: keras.Model) -> list[list[str]]:
     for name in names:
         stages.setdefault(name.partition("_")[0], []).append(name)
     if {"stem", "stage1"} <= set(stages):
-        *below, last = (key for key in stages if key != "post")
-        groups = [stages[key] for key in below] + [stages[last] + stages.get("post", [])]
+        *below, last = (key for key in stages if key != "final")
+        groups = [stages[key] for key in below] + [stages[last] + stages.get("final", [])]
     else:
         groups = [list(group) for group in np.array_split(np.array(names, dtype=object), PARTS) if len(group)]
     return [*groups, [HEAD]]
+
+
+def way(model: keras.Model, how: str) -> str:
+    """How to train below the head: `auto` is full for small images, whose weights are a start rather than
+    features to keep, and gradual for larger ones."""
+    if how != "auto":
+        return how
+    return "full" if max(model.input_shape[1:3]) <= SMALL else "gradual"
 
 
 def phases(model: keras.Model, how: str) -> tuple[Phase, ...]:

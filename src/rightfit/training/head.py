@@ -23,9 +23,12 @@ from rightfit.errors import RightfitError
 from rightfit.evaluation.infer import logits_of, plain_graph
 from rightfit.evaluation.metrics import image_losses
 from rightfit.nets.layers import fused
+from rightfit.runtime import installed_backends
 
-VIEW = 4  # this stream of random numbers; data/loader.py and nets/resnet.py have the others
+FEATURES = 1  # raise it when a change to augmentation or kernels changes them
+VIEW, FOLD = 4, 6  # these streams of random numbers; data/loader.py and nets/resnet.py have the others
 BATCH = 64
+ROWS = 8192  # of features at a time in passes that make temporaries
 PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # times half the squared norm
 ITERATIONS = 200
 
@@ -62,9 +65,10 @@ class Extractor:
         self.width = int(last.shape[-1])
         self.images, self.cache = images, cache
         weights = [np.ascontiguousarray(w).tobytes() for w in body.get_weights()]
-        names = ",".join(f"{layer.name}:{type(layer).__name__}" for layer in body.layers)
-        kind = f"{names} {body.input_shape} {precision} {keras.backend.backend()}"
-        self.key = digest(kind, fingerprint, *weights)
+        backend = keras.backend.backend()
+        kind = f"{FEATURES} {precision} {backend} {installed_backends()[backend]}"
+        layers = [f"{type(layer).__name__} {layer.get_config()}" for layer in body.layers]
+        self.key = digest(kind, fingerprint, *layers, *weights)
 
     def features(
         self, rows: NDArray[np.int64], policy: Policy | None, seed: int, view: int, console: Console
@@ -106,15 +110,18 @@ class Extractor:
         return augment(images, np.random.default_rng([seed, VIEW, view, start]), policy)
 
 
-def fit(train: Samples, validation: Samples | None, label_mode: str) -> tuple[Head, dict[float, float]]:
+def fit(
+    train: Samples, validation: Samples | None, label_mode: str, groups: NDArray[np.int64] | None = None
+) -> tuple[Head, dict[float, float]]:
     """The head with the lowest validation loss, and that loss for each penalty that was tried.
 
     Penalties go from strong to weak, each starting from the last solution, until two in a row have
-    made validation worse. Without validation images every fifth training image judges the penalty,
-    and the head is then fitted on all of them.
+    made validation worse. Without validation images a fifth of the training images, whole `groups` (N,)
+    together, judges the penalty, and the head is then fitted on all of them.
     """
     if validation is None:
-        held = np.arange(len(train.targets)) % 5 == 4
+        units = np.arange(len(train.targets)) if groups is None else groups
+        held = _a_fifth(units)
         if held.any() and not held.all():
             chosen, tried = fit(_part(train, ~held), _part(train, held, views=1), label_mode)
             return _Problem(train, label_mode).solve(chosen.penalty), tried
@@ -134,6 +141,13 @@ def fit(train: Samples, validation: Samples | None, label_mode: str) -> tuple[He
     return best, losses
 
 
+def _a_fifth(units: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(N,) True for the rows of a random fifth of the different values of `units` (N,)."""
+    names = np.unique(units)
+    drawn = np.random.default_rng([len(names), FOLD]).permutation(names)[: len(names) // 5]
+    return np.isin(units, drawn)
+
+
 def _part(samples: Samples, rows: NDArray[np.bool_], views: int | None = None) -> Samples:
     blocks = [block[rows] for block in samples.features[:views]]
     return Samples(blocks, samples.targets[rows], samples.weights[rows])
@@ -146,8 +160,11 @@ class _Problem:
         blocks = train.features
         count = sum(map(len, blocks))
         self.mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks) / count
+        mean = self.mean.astype(np.float32)
         squares = sum(
-            np.square(block - self.mean.astype(np.float32)).sum(axis=0, dtype=np.float64) for block in blocks
+            np.square(block[start : start + ROWS] - mean).sum(axis=0, dtype=np.float64)
+            for block in blocks
+            for start in range(0, len(block), ROWS)  # the blocks may be larger than memory
         )
         deviation = np.sqrt(squares / count)
         self.deviation = np.where(deviation > 1e-6 * max(deviation.max(), 1e-30), deviation, np.inf)

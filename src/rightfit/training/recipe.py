@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.config import TrainSettings
-from rightfit.nets.variants import variant_named
+from rightfit.nets import catalogue
+
+SMALL = 64  # pixels, up to which images are not photographs in detail
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
             decisions.append(Decision(name, value, because))
 
     choose("model", *default_model(facts))
-    variant_named(values["model"])
+    catalogue.check(values["model"])
     choose("augment", *default_augment(facts))
     choose("batch_size", *default_batch_size(facts))
     if values["batch_size"] > facts.images:
@@ -53,7 +55,7 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
         decisions.append(Decision("batch_size", facts.images, "no batch is larger than the training images"))
     choose("epochs", *default_epochs(facts))
     batch, epochs = values["batch_size"], values["epochs"]
-    if facts.pretrained:
+    if facts.pretrained and facts.side > SMALL:
         rate, decay = (0.01, 0.0005) if settings.optimizer == "sgd" else (0.0001, 0.05)
         choose("learning_rate", rate * batch / 128, "a tenth of a first training's: the weights were brought")
         choose("weight_decay", decay, "little, as the weights were brought")
@@ -88,7 +90,7 @@ def shortened(asked: TrainSettings, facts: Facts, settings: TrainSettings, epoch
 
 
 def default_model(facts: Facts) -> tuple[str, str]:
-    if facts.side <= 64:
+    if facts.side <= SMALL:
         return "resnet20", f"images of {facts.side} px suit the CIFAR form"
     if facts.images < 20_000:
         return "resnet18", f"{facts.images:,} training images are few for a deeper net"
@@ -96,7 +98,7 @@ def default_model(facts: Facts) -> tuple[str, str]:
 
 
 def default_augment(facts: Facts) -> tuple[str, str]:
-    if facts.side <= 64:
+    if facts.side <= SMALL:
         return "light", f"at {facts.side} px scaling blurs more than it teaches"
     return "medium", "photographs: crop, flip, mild colour"
 

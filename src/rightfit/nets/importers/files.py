@@ -26,8 +26,10 @@ CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "
 PREFIXES = ("module.", "model.", "_orig_mod.")  # left by DataParallel, by wrappers and by torch.compile
 
 
-def read(path: str | Path) -> tuple[str, dict[str, Array]]:
+def read(path: str | Path, by_index: bool = False) -> tuple[str, dict[str, Array]]:
     """The format ("pytorch", "safetensors", "keras", "tensorflow", "npz") and the tensors of `path`.
+
+    `by_index` is as in `files_keras.read`.
 
     WeightsError when there is no such file, it is damaged, of no known format, or asks to run code;
     BackendError when reading it takes a library that is not installed.
@@ -35,15 +37,11 @@ def read(path: str | Path) -> tuple[str, dict[str, Array]]:
     from rightfit.nets.importers import files_keras, files_tensorflow
 
     path = Path(path)
-    start = _first_bytes(path) if path.is_file() else b""
+    start = check_there(path)
     if files_tensorflow.is_checkpoint(path):
         return "tensorflow", files_tensorflow.read(path)
-    if not start:
-        raise WeightsError(
-            f"{path} is {'a folder' if path.is_dir() else 'not there'}; name a weights file: {READABLE}"
-        )
     if start.startswith(HDF5) or path.suffix in KERAS:
-        return "keras", files_keras.read(path)
+        return "keras", files_keras.read(path, by_index)
     if path.suffix == ".npz":
         return "npz", files_tensorflow.read_npz(path)
     if path.suffix == ".safetensors":
@@ -51,6 +49,18 @@ def read(path: str | Path) -> tuple[str, dict[str, Array]]:
     if path.suffix in PYTORCH:
         return "pytorch", without_prefix(read_pytorch(path))
     raise WeightsError(f"{path}: {path.suffix or 'no suffix'} is no format known here; there are {READABLE}")
+
+
+def check_there(path: Path) -> bytes:
+    """The first bytes of a weights file, none of a checkpoint's prefix; WeightsError when it is neither."""
+    from rightfit.nets.importers import files_tensorflow
+
+    start = _first_bytes(path) if path.is_file() else b""
+    if not start and not files_tensorflow.is_checkpoint(path):
+        raise WeightsError(
+            f"{path} is {'a folder' if path.is_dir() else 'not there'}; name a weights file: {READABLE}"
+        )
+    return start
 
 
 def _first_bytes(path: Path) -> bytes:

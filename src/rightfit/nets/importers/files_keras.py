@@ -32,8 +32,10 @@ VARIABLES = {
 }
 
 
-def read(path: Path) -> dict[str, Array]:
+def read(path: Path, by_index: bool = False) -> dict[str, Array]:
     """The tensors of `path` by `layer/variable`, as in conv1_bn/gamma; halves of any kind become float32.
+
+    With `by_index` files of Keras 3 give `layer/0`, `layer/1`, ... in the order of the layer's variables.
 
     Optimizer slots are left out. Where Keras 3 kept no layer's name, layers are called after their
     class, in the order of the model that was saved: conv2d, conv2d_1, ...; see `numbered`.
@@ -46,8 +48,8 @@ def read(path: Path) -> dict[str, Array]:
         if zipped:
             with zipfile.ZipFile(path) as archive:
                 weights, config = _open_archive(archive, path)
-                return _read_hdf5(weights, path, _names(config.get("config")))
-        return _read_hdf5(path, path, {})
+                return _read_hdf5(weights, path, _names(config.get("config")), by_index)
+        return _read_hdf5(path, path, {}, by_index)
     # h5py and zipfile have a dozen kinds for a damaged file; MemoryError is left alone.
     except (
         OSError,
@@ -119,16 +121,32 @@ def _snake_case(name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _read_hdf5(file: Path | BytesIO, path: Path, names: Mapping[str, str]) -> dict[str, Array]:
+def is_legacy(path: Path) -> bool:
+    """Whether a file that `read` has read is an `.h5` of the old kind, whose layers have an order."""
+    import h5py
+
+    if not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path, "r") as root:
+        return _has_order(root.get("model_weights", root))
+
+
+def _has_order(group: Any) -> bool:
+    return "layer_names" in group.attrs or "layer_names0" in group.attrs
+
+
+def _read_hdf5(
+    file: Path | BytesIO, path: Path, names: Mapping[str, str], by_index: bool
+) -> dict[str, Array]:
     import h5py
 
     with h5py.File(file, "r") as root:
         datasets = _datasets(root, path)
         group = root.get("model_weights", root)
-        if "layer_names" in group.attrs or "layer_names0" in group.attrs:
+        if _has_order(group):
             found = _legacy(group, datasets)
         else:
-            found = _keras3(root, datasets, names)
+            found = _keras3(root, datasets, names, by_index)
         tensors: dict[str, Array] = {}
         for name, dataset in found:
             if name in tensors:
@@ -198,7 +216,9 @@ def _listed(group: Any, name: str) -> list[str]:
     return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 
-def _keras3(root: Any, datasets: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+def _keras3(
+    root: Any, datasets: Mapping[str, Any], names: Mapping[str, str], by_index: bool
+) -> Iterator[tuple[str, Any]]:
     """Keras 3 (and `.keras` of TensorFlow 2.12 on): layers/conv2d_1/vars/0, with the layer's name beside or not."""
     for place, dataset in sorted(datasets.items()):
         place = place.replace("_layer_checkpoint_dependencies", "layers").replace("\\", "/")
@@ -207,7 +227,7 @@ def _keras3(root: Any, datasets: Mapping[str, Any], names: Mapping[str, str]) ->
         if not stored.startswith("layers/") or group.startswith("seed_generator"):
             continue  # variables of the optimizer, the metrics or a dropout's dice
         layer = dataset.parent.attrs.get("name") or names.get(stored) or group
-        order = VARIABLES.get(re.sub(r"_[0-9]+$", "", group), ())
+        order = () if by_index else VARIABLES.get(re.sub(r"_[0-9]+$", "", group), ())
         yield (
             f"{layer}/{order[int(index)] if index.isdigit() and int(index) < len(order) else index}",
             dataset,
