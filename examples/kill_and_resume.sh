@@ -14,6 +14,8 @@ rightfit train "$data" "$@" --precision float32 --output "$work/undisturbed"
 
 timeout -s KILL "$live" rightfit train "$data" "$@" --precision float32 --checkpoint-every 2s --output "$work/killed" || true
 until timeout -s KILL "$live" rightfit resume "$work/killed"; do
+    status=$?
+    [ "$status" -eq 137 ] || exit "$status" # anything but the kill is an error of its own
     echo "killed after $live s; going on" >&2
 done
 
