@@ -76,13 +76,20 @@ def test_a_class_of_one_image_trains_and_says_which_splits_miss_it(here, tmp_pat
     assert len(missing) == 2, done.stderr  # one image is in one split, the two others miss it
 
 
+def open_to_all(folder):
+    folder.mkdir()
+    folder.chmod(0o777)
+    return folder
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
 def test_a_folder_without_read_permission(here, without_rights, write_images):
     folder, as_nobody = without_rights
     write_images(folder / "photos")
     (folder / "photos" / "red").chmod(0)
+    open_to_all(folder / "runs")
     with as_nobody():
-        done = here("train", folder / "photos", *ONE_EPOCH, "--output", folder / "run")
+        done = here("train", folder / "photos", *ONE_EPOCH, "--output", folder / "runs" / "mine")
     assert f"{folder / 'photos' / 'red'}: no permission to read this folder" in message(done, UNUSABLE)
 
 
@@ -193,10 +200,13 @@ def test_training_on_nothing_says_what_to_give(refused):
 
 
 def test_a_run_folder_that_exists_is_left_alone(here, photos, trained):
-    before = {file.name: file.read_bytes() for file in trained.folder.iterdir()}
+    def content():
+        return {path: path.read_bytes() for path in trained.folder.rglob("*") if path.is_file()}
+
+    before = content()
     said = message(here("train", photos, *ONE_EPOCH, "--output", trained.folder), WRONG_USE)
     assert f"{trained.folder} exists and is not empty; choose another --output" in said
-    assert {file.name: file.read_bytes() for file in trained.folder.iterdir()} == before
+    assert content() == before
 
 
 def test_an_unknown_model_names_the_near_ones(refused, photos):
@@ -436,14 +446,16 @@ def test_a_read_only_output_folder(here, write_images, without_rights):
     folder, as_nobody = without_rights
     write_images(folder / "photos")
     (folder / "runs").mkdir(mode=0o555)
-    cache = folder / "cache"
-    cache.mkdir()
-    cache.chmod(0o777)
+    cache = open_to_all(folder / "cache")
     with as_nobody():
         done = here(
             "train", folder / "photos", *ONE_EPOCH, "--cache", cache, "--output", folder / "runs" / "mine"
         )
-    assert f"{folder / 'runs' / 'mine'}: cannot be made: Permission denied" in message(done, FAILED)
+    said = message(done, FAILED)
+    assert (
+        f"{folder / 'runs' / 'mine'} cannot be written: no permission to write in {folder / 'runs'}" in said
+    )
+    assert not list(cache.iterdir()), "said before any work"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
@@ -451,10 +463,9 @@ def test_a_cache_that_cannot_be_written_says_how_to_choose_another(here, write_i
     folder, as_nobody = without_rights
     write_images(folder / "photos")
     (folder / "cache").mkdir(mode=0o555)
+    output = open_to_all(folder / "runs") / "mine"
     with as_nobody():
-        done = here(
-            "train", folder / "photos", *ONE_EPOCH, "--cache", folder / "cache", "--output", folder / "run"
-        )
+        done = here("train", folder / "photos", *ONE_EPOCH, "--cache", folder / "cache", "--output", output)
     said = message(done, FAILED)
     assert (
         str(folder / "cache") in said and "set --cache or RIGHTFIT_CACHE to a folder you can write to" in said

@@ -53,14 +53,14 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
         asked = asked.model_copy(update={"cache": _absolute(asked.cache)})
     if asked.weights not in ("auto", "imagenet", "none"):
         asked = asked.model_copy(update={"weights": _absolute(asked.weights)})
-    source = asked.data if named else data
-    console = Console(quiet)
-    backend = choose_backend(asked.backend)
-    precision, because = choose_precision(asked.precision, cache_folder(asked.cache))
     if asked.output:
         from rightfit.saving.folder import check_free
 
         check_free(asked.output)
+    source = asked.data if named else data
+    console = Console(quiet)
+    backend = choose_backend(asked.backend)
+    precision, because = choose_precision(asked.precision, cache_folder(asked.cache))
     if asked.model != "auto":
         from rightfit.nets import catalogue, pretrained
 
