@@ -121,7 +121,7 @@ def test_unreadable_files_are_left_out_and_each_is_listed_with_its_reason(
         (photos / "blue" / name).write_bytes(data)
     done = here("train", photos, *ONE_EPOCH, "--output", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    assert "4 unreadable files are left out: quarantine.csv lists them" in done.stderr
+    assert "4 unreadable files are left out: the run's quarantine.csv lists them" in done.stderr
     listed = {row["path"]: row["reason"] for row in rows_of(tmp_path / "run" / "quarantine.csv")}
     assert set(listed) == {str(photos / "blue" / name) for name in spoilt}
     for name, (_, reason) in spoilt.items():

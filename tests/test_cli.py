@@ -216,9 +216,8 @@ def test_each_opening_of_the_test_set_is_counted_and_said(copy_of_run, process, 
     for before in (1, 2):
         again = succeeded(here("evaluate", copy_of_run, "--json"))
         assert json.loads(again.stdout) == metrics["test"]
-        assert f"the test set had been opened {before} times before" in again.stderr.replace(
-            "1 time ", "1 times "
-        )
+        times = "once" if before == 1 else f"{before} times"
+        assert f"the test set had been opened {times} before" in again.stderr
     ledger = [json.loads(line) for line in (copy_of_run / "test-ledger.jsonl").read_text().splitlines()]
     assert [line["opening"] for line in ledger] == [1, 2, 3]
     assert {line["precision"] for line in ledger} == {"float32"}
@@ -232,6 +231,14 @@ def test_evaluation_counts_the_test_images_of_the_run_and_no_others(copy_of_run,
     predictions = rows_of(succeeded(here("predict", copy_of_run, *truth)).stdout)
     hits = [row["label"] == truth[row["path"]] for row in predictions]
     assert (len(hits), np.mean(hits)) == (metrics["images"], metrics["accuracy"]["value"])
+
+
+def test_evaluating_a_run_that_was_stopped_says_that_it_is_not_trained_to_its_end(copy_of_run, here):
+    metrics = json.loads((copy_of_run / "metrics.json").read_text(encoding="utf-8"))
+    stopped = {**metrics, "unfinished": "stopped at step 3 of epoch 2"}
+    (copy_of_run / "metrics.json").write_text(json.dumps(stopped), encoding="utf-8")
+    said = succeeded(here("evaluate", copy_of_run)).stderr
+    assert f"{copy_of_run} is not trained to its end: stopped at step 3 of epoch 2" in said
 
 
 # Predict --------------------------------------------------------------------------------------------
@@ -255,6 +262,9 @@ def test_predicting_files_folders_and_files_that_are_no_images(
     assert [row["label"] for row in rows] == [("blue", "green", "red")[i] for i in shares.argmax(axis=1)]
     assert f"left out: {letter}: not an image" in done.stderr
     assert f"left out: {truncated}: truncated JPEG" in done.stderr
+
+    nothing = here("predict", trained.folder, letter, truncated)
+    assert nothing.returncode == 3 and "no file could be read as an image" in nothing.stderr
 
     output = tmp_path / "predictions.csv"
     written = succeeded(here("predict", trained.folder, *given, "--output", output))
@@ -544,3 +554,9 @@ def test_a_run_says_what_it_started_from_and_why(trained):
 def test_imagenet_weights_for_a_net_without_any_are_refused_before_the_images_are_read(here, tmp_path):
     done = here("train", tmp_path / "nowhere", "--model", "resnet18", "--weights", "imagenet")
     assert done.returncode == 2 and "no ImageNet weights are published for resnet18" in done.stderr
+
+
+def test_the_version_is_the_packages(here):
+    from importlib import metadata
+
+    assert succeeded(here("--version")).stdout == metadata.version("rightfit") + "\n"

@@ -317,9 +317,10 @@ def _introduce(
 ) -> None:
     table = dataset.table
     sizes = {s: len(table.rows(s)) for s in ("train", "val", "test")}
+    sealed = f"{sizes['test']:,} sealed" if sizes["test"] else "none"
     console.say(
         f"{len(table):,} images of {len(table.classes)} classes: {sizes['train']:,} to train on, "
-        f"{sizes['val']:,} to validate, {sizes['test']:,} sealed for the test"
+        f"{sizes['val']:,} to validate, {sealed} for the test"
     )
     height, width = settings.height_width
     console.say(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from rightfit.config import TrainSettings
-from rightfit.errors import RightfitError
+from rightfit.errors import DataError, RightfitError
 from rightfit.run import Run
 
 app = typer.Typer(
@@ -31,6 +31,23 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that 
 Precision = Annotated[
     str, typer.Option(help="float32 is the same on every backend; bfloat16 and auto are faster")
 ]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        print(metadata.version("rightfit"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -175,6 +192,8 @@ def predict(
     from rightfit import api
 
     count = api.load(run, precision).predict(paths, output or sys.stdout, batch_size, quiet=quiet)
+    if not count:
+        raise DataError("no file could be read as an image, so nothing is labelled")
     if output and not quiet:
         print(f"{count:,} images → {output}", file=sys.stderr)
 
@@ -208,9 +227,12 @@ def models(
     if json:
         _print_json(rows)
         return
+    print(
+        f"{'name':<24} {'parameters':>12} {'10^9 MACs':>9}  paper   (for {outputs} outputs, {image_size} px)"
+    )
     for row in rows:
         counted = row["parameters"] is not None
-        cost = f"{row['parameters']:>12,} {row['multiply_adds'] / 1e9:>8.2f}" if counted else f"{'':>21}"
+        cost = f"{row['parameters']:>12,} {row['multiply_adds'] / 1e9:>9.2f}" if counted else f"{'':>22}"
         also = f"; weights: {', '.join(row['weights'])}" if row["weights"] else ""
         print(f"{row['name']:<24} {cost}  {row['paper']}{also}")
     print("hub:PRESET               image backbones of KerasHub (pip install 'rightfit[hub]')")

@@ -116,6 +116,8 @@ class Run:
         ledger = self.path / "test-ledger.jsonl"
         openings = len(ledger.read_text(encoding="utf-8").splitlines()) if ledger.exists() else 0
         self._rows("test")  # nothing is opened where there is nothing
+        if unfinished := self.metrics.get("unfinished"):
+            console.say(f"{self.path} is not trained to its end: {unfinished}")
         folder.record(  # before the images are read: an opening that is broken off is one too
             ledger,
             opening=openings + 1,
@@ -128,7 +130,8 @@ class Run:
         metrics = self.measure("test", console)
         folder.write_json(self.path / "metrics.json", {**self.metrics, "test": metrics})
         if openings:
-            console.say(f"the test set had been opened {openings} times before (test-ledger.jsonl)")
+            times = "once" if openings == 1 else f"{openings} times"
+            console.say(f"the test set had been opened {times} before (test-ledger.jsonl)")
         return metrics
 
     def measure(self, split: str, console: Console) -> dict[str, Any]:

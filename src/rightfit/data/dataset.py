@@ -114,7 +114,8 @@ def prepare(
     for note in divided.notes:
         console.say(note)
     if quarantined:
-        console.say(f"{len(quarantined):,} unreadable files are left out: quarantine.csv lists them")
+        files = "file is" if len(quarantined) == 1 else "files are"
+        console.say(f"{len(quarantined):,} unreadable {files} left out: the run's quarantine.csv lists them")
     return Dataset(divided, images, np.asarray(good, np.int64), spec, quarantined), settings
 
 

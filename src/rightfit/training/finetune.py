@@ -117,7 +117,9 @@ def _fit_head(
     row: dict[str, Any] = {"epoch": 0, "steps": 0, "loss": seen.loss, "accuracy": seen.accuracy}
     row |= {"learning_rate": 0.0, "train_seconds": round(time.monotonic() - started, 3)}
     row |= {"input_seconds": round(computed - started, 3), "trainable": "head"}
-    line = f"head fitted to {len(loader.rows):,} images and {views} changed views of each"
+    line = f"head fitted to {len(loader.rows):,} images"
+    if views:
+        line += f" and {views} changed view{'s' if views > 1 else ''} of each"
     line += f" in {duration(time.monotonic() - started)} · loss {seen.loss:.4f} · acc {seen.accuracy:.3f}"
     fit_weights = model.get_weights()
     progress = Progress([row], weights=fit_weights, ended="the head is fitted", fitted=fit_weights)

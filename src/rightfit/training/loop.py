@@ -91,6 +91,7 @@ def train(
             progress = training.progress
             if progress.epoch == 1:
                 training.shorten(row, settings_for)
+                training.foretell(row)
             if progress.epoch >= progress.epochs:
                 progress.ended = progress.ended or f"all {progress.epochs} epochs done"
             training.save(row)
@@ -98,6 +99,9 @@ def train(
     if safety:
         safety.checkpoints.wait()
     return training.progress
+
+
+WORTH_SAYING = 600  # seconds to wait
 
 
 class _Diverged(Exception):
@@ -258,6 +262,15 @@ class _Training:
         limit, self.settings = self.settings.time_limit, settings_for(fit)
         self.console.say(f"{fit} epochs fit into the time limit of {limit}; the schedule ends there")
 
+    def foretell(self, row: dict[str, Any]) -> None:
+        """After the first epoch: how long all of them will take, where that is long."""
+        left = (self.progress.epochs - 1) * _seconds_of_an_epoch(row)
+        if not self.progress.ended and WORTH_SAYING < left < math.inf:
+            self.console.say(
+                f"about {duration(left)} more for all {self.progress.epochs} epochs; a --time-limit shortens the "
+                "schedule, and Ctrl-C stops at any step for `rightfit resume`"
+            )
+
     # Checkpoints --------------------------------------------------------------------------------------
 
     def save(self, row: dict[str, Any] | None = None) -> None:
@@ -326,11 +339,16 @@ def _assert_resolved(settings: TrainSettings) -> None:
 
 
 def _epochs_that_fit(row: dict[str, Any], left: float) -> int:
-    """Epochs for the whole schedule when `left` seconds remain after the first, whose first step compiled."""
+    """Epochs for the whole schedule when `left` seconds remain after the first."""
+    each = _seconds_of_an_epoch(row)
+    return 1 + int(min(left / each, 1e9)) if each > 0 else 10**9
+
+
+def _seconds_of_an_epoch(row: dict[str, Any]) -> float:
+    """What the next one takes, by the first, whose first step compiled."""
     steps = row["steps"]
     pace = (row["train_seconds"] - row["first_step_seconds"]) / (steps - 1) if steps > 1 else math.inf
-    each = min(row["train_seconds"], pace * steps) + row["validation_seconds"]
-    return 1 + int(min(left / each, 1e9)) if each > 0 else 10**9
+    return float(min(row["train_seconds"], pace * steps) + row["validation_seconds"])
 
 
 def epoch_line(row: dict[str, Any], epochs: int, steps: int) -> str:

@@ -57,6 +57,9 @@ def check_there(path: Path) -> bytes:
 
     start = _first_bytes(path) if path.is_file() else b""
     if not start and not files_tensorflow.is_checkpoint(path):
+        inside = path / "weights.safetensors"
+        if inside.is_file():
+            raise WeightsError(f"{path} is a run's folder; its weights are {inside}")
         raise WeightsError(
             f"{path} is {'a folder' if path.is_dir() else 'not there'}; name a weights file: {READABLE}"
         )
