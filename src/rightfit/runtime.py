@@ -83,7 +83,7 @@ def _import_keras(backend: str) -> None:
                 if importlib.util.find_spec("tensorflow"):
                     # Keras imports it on any backend when it first reads a layer's configuration.
                     importlib.import_module("tensorflow")
-            except Exception:
+            except Exception:  # whatever it is, its notices belong to it
                 notices.seek(0)
                 os.write(kept, notices.read())
                 raise

@@ -74,7 +74,7 @@ def size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
             turned = _orientation(image) >= 5
     except RightfitError:
         raise
-    except Exception as error:
+    except Exception as error:  # hostile bytes, as in decode
         raise ImageError(path, _reason(None, error)) from error
     return (image.width, image.height) if turned else (image.height, image.width)
 
@@ -147,7 +147,7 @@ def _header(stream: IO[bytes], path: str) -> ImageFile:
     stream.seek(0)
     try:
         image = READERS[kind](stream)
-    except Exception as error:
+    except Exception as error:  # hostile bytes, as in decode
         raise ImageError(path, _reason(kind, error)) from error
     _check_size(image.height, image.width, path)
     return image

@@ -58,5 +58,5 @@ def reaching(url: str) -> Iterator[None]:
         raise DataError(f"{url}: no such file or folder") from None
     except PermissionError as error:
         raise DataError(f"{url}: no permission to read it: {error}") from error
-    except Exception as error:
+    except Exception as error:  # as above
         raise DataError(f"{url}: cannot be reached: {error}") from error
