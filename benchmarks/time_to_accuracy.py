@@ -67,9 +67,9 @@ def fashion() -> Path:
     return folder
 
 
-def few(whole: Path, **counts: int) -> Path:
+def few(whole: Path, name: str = "fashion-few", **counts: int) -> Path:
     """The first `train` and `test` images of each class, as hard links."""
-    folder = DATA / "fashion-few"
+    folder = DATA / name
     for part, count in counts.items():
         for label in sorted((whole / part).iterdir()):
             (folder / part / label.name).mkdir(parents=True, exist_ok=True)

@@ -262,6 +262,7 @@ def test_predicting_files_folders_and_files_that_are_no_images(
     assert [row["label"] for row in rows] == [("blue", "green", "red")[i] for i in shares.argmax(axis=1)]
     assert f"left out: {letter}: not an image" in done.stderr
     assert f"left out: {truncated}: truncated JPEG" in done.stderr
+    assert done.stderr.endswith(f"2 files were left out, named above; {1 + len(green)} images are labelled\n")
 
     nothing = here("predict", trained.folder, letter, truncated)
     assert nothing.returncode == 3 and "no file could be read as an image" in nothing.stderr

@@ -80,8 +80,12 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         kind = _flag_type(field.annotation)
         unset = field.default in (None, "auto") or "[default:" in (field.description or "")
         text = field.description if unset else f"{field.description} [default: {_shown(field.default)}]"
+        choices = "|".join(get_args(field.annotation)) if get_origin(field.annotation) is Literal else None
         option = typer.Option(
-            f"{flag}/--no-{flag[2:]}" if kind is bool else flag, help=text, show_default=False
+            f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+            help=text,
+            show_default=False,
+            metavar=choices,
         )
         parameters.append(
             inspect.Parameter(

@@ -38,7 +38,7 @@ class TrainSettings(Settings):
     group_by: str | None = Field(
         None, description="Regex; its first capture of the file name is the group (patient) kept in one split"
     )
-    split: str = Field("6:1:2", description="Shares of train:validation:test")
+    split: str = Field("6:1:2", description="Shares of train:validation:test; 6:1 keeps none for a test")
     image_size: str = Field(
         "auto", description="Pixels: 150, or HEIGHTxWIDTH as in 150x200; auto follows the images"
     )

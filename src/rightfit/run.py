@@ -219,6 +219,9 @@ class Run:
                 yield [[p, c, *map(float, s)] for p, c, s in zip(batch.paths, labels, shares, strict=True)]
                 done += len(batch.paths)
                 bar.update(done)
+        if unreadable:
+            several = "files were" if len(unreadable) > 1 else "file was"
+            console.say(f"{len(unreadable):,} {several} left out, named above; {done:,} images are labelled")
 
 
 def _write_rows(file: TextIO, columns: list[str], chunks: Iterable[list[list[Any]]]) -> int:
