@@ -61,7 +61,7 @@ class TrainSettings(Settings):
         "validation shows to pay",
     )
     views: int = Field(
-        1, ge=0, description="Changed views of each image that the head is fitted to, besides it"
+        0, ge=0, description="Changed views of each image that the head is fitted to, besides it"
     )
     augment: Literal["auto", "none", "light", "medium", "strong"] = Field(
         "auto", description="Random changes of training images: none, light, medium or strong"
