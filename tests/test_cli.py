@@ -107,7 +107,14 @@ def test_a_repeat_keeps_the_runs_split_though_images_were_added_and_the_cache_is
     added = photos / "red" / "added.png"
     added.write_bytes(picture())
     try:
-        arguments = ("--config", trained.folder / "config.yaml", "--epochs", 1, "--cache", tmp_path / "cache")
+        arguments = (
+            "--config",
+            trained.folder / "config.yaml",
+            "--epochs",
+            1,
+            "--cache-folder",
+            tmp_path / "cache",
+        )
         succeeded(here("train", *arguments, "--output", tmp_path / "more"))
     finally:
         added.unlink()
@@ -159,7 +166,14 @@ def test_two_label_columns_of_one_table_give_the_same_split(here, photos, tmp_pa
     (tmp_path / "table.csv").write_text("\n".join(rows), encoding="utf-8")
     found = []
     for label in ("label", "size"):
-        arguments = ("--label", label, "--output", tmp_path / label, "--cache", tmp_path / f"cache-{label}")
+        arguments = (
+            "--label",
+            label,
+            "--output",
+            tmp_path / label,
+            "--cache-folder",
+            tmp_path / f"cache-{label}",
+        )
         succeeded(here("train", tmp_path / "table.csv", *ONE_EPOCH, *arguments))
         found.append(splits_of(tmp_path / label, rows_of))
         assert {row["label"] for row in rows_of(tmp_path / label / "data.csv")} == (

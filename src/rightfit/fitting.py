@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rightfit.config import TrainSettings, parse_seconds
 from rightfit.console import Console, duration
-from rightfit.errors import RightfitError, RunError
+from rightfit.errors import DataError, RightfitError, RunError
 from rightfit.files import write_text
 from rightfit.run import Run
 from rightfit.runtime import cache_folder, choose_backend, cpu_count, cpu_name, installed_backends
@@ -47,9 +47,18 @@ class Job:
 def fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | None = None) -> Run:
     """Train from the start, or on from `saved`, and write all that a finished run has; returns it.
 
-    A run that was stopped has the artefacts of the best epoch so far, if there is one.
+    A run that was stopped has the artefacts of the best epoch so far, if there is one. Raises DataError for
+    an image of `cache` "none" that can no longer be read; where training stood is kept.
     """
     from rightfit.saving import folder
+    try:
+        return _fit(job, console, checkpoints, saved)
+    except DataError as error:
+        advice = f"put it back, and `rightfit resume {job.place}` goes on from where training stood"
+        raise DataError(f"{error}; {advice}") from error
+
+
+def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | None) -> Run:
 
     place, settings, dataset = job.place, job.settings, job.dataset
     table = dataset.table
@@ -119,8 +128,8 @@ def _trained(
     )
     assert settings.batch_size is not None
     loader = TrainLoader(
-        dataset.store,
-        dataset.store_rows[rows],
+        dataset.images,
+        dataset.image_rows[rows],
         dataset.targets(rows),
         weights,
         settings.batch_size,
@@ -129,7 +138,7 @@ def _trained(
         dataset.groups(rows),
     )
     validation = Validation(
-        dataset.store, dataset.store_rows[held_out], dataset.targets(held_out), dataset.groups(held_out)
+        dataset.images, dataset.image_rows[held_out], dataset.targets(held_out), dataset.groups(held_out)
     )
     board = _TensorBoard(place / "tensorboard") if settings.tensorboard else None
 
@@ -149,8 +158,8 @@ def _trained(
     if job.facts.pretrained:
         extractor = None
         if saved is None:
-            cache = cache_folder(settings.cache)
-            extractor = Extractor(job.model, precision, dataset.store, dataset.store.fingerprint, cache)
+            cache = cache_folder(settings.cache_folder)
+            extractor = Extractor(job.model, precision, dataset.images, dataset.images.fingerprint, cache)
         progress, chosen = finetune.train(
             job.model, extractor, loader, validation, *learning, safety=safety, saved=saved
         )

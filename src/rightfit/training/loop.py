@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rightfit.config import TrainSettings, parse_seconds
 from rightfit.console import Console, duration
 from rightfit.data.loader import TrainLoader
-from rightfit.errors import RightfitError
+from rightfit.errors import DataError, RightfitError
 from rightfit.evaluation.infer import plain_graph
 from rightfit.nets.layers import fused
 from rightfit.training.interrupt import Interrupt, Stop, interruptible
@@ -57,7 +57,8 @@ def train(
     the epoch called 0: better weights have to beat it.
     `safety` keeps checkpoints: at the start, at each epoch's end and when its interval has passed. `saved` is
     one to go on from, and the result is that of a run which was never broken off. Ctrl-C and SIGTERM end
-    training at the next step with a checkpoint; `stopped` of the result then says where.
+    training at the next step with a checkpoint; `stopped` of the result then says where. DataError, after a
+    checkpoint, when an image can no longer be read.
     A loss that is no longer finite sends training back to the last whole epoch at half the learning rate,
     three times; then, or without `safety`, it ends training; RightfitError if no epoch had a finite one.
     """
@@ -84,6 +85,11 @@ def train(
                 training.stop()
                 break
             except _Diverged as diverged:
+            except DataError:  # an image that is read at each use is gone, or another one by now
+                training.stop()
+                if safety:
+                    safety.checkpoints.wait()
+                raise
                 training.set_back(str(diverged))
                 continue
             if row is None:
