@@ -17,6 +17,7 @@ from rightfit.config import TrainSettings, parse_seconds
 from rightfit.console import Console, duration
 from rightfit.errors import DataError, RightfitError, RunError
 from rightfit.files import write_text
+from rightfit.precision import measured_gain, uses_gpu
 from rightfit.run import Run
 from rightfit.runtime import cache_folder, choose_backend, cpu_count, cpu_name, installed_backends
 
@@ -50,7 +51,6 @@ def fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | Non
     A run that was stopped has the artefacts of the best epoch so far, if there is one. Raises DataError for
     an image of `cache` "none" that can no longer be read; where training stood is kept.
     """
-    from rightfit.saving import folder
     try:
         return _fit(job, console, checkpoints, saved)
     except DataError as error:
@@ -59,6 +59,7 @@ def fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | Non
 
 
 def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | None) -> Run:
+    from rightfit.saving import folder
 
     place, settings, dataset = job.place, job.settings, job.dataset
     table = dataset.table
@@ -96,9 +97,13 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     console.say(kept.replace(";", f" after {duration(seconds)};", 1))
     run = Run(place, dataset=dataset)
     metrics = run.measure("val", Console(quiet=True)) if len(held_out) else None
-    folder.write_json(place / "metrics.json", {"validation": metrics} if metrics else {})
+    speed = _speed(job, progress)
+    content = {"validation": metrics, "speed": speed}
+    folder.write_json(place / "metrics.json", {name: found for name, found in content.items() if found})
     checkpoints.keep_the_last_only()
     folder.write_json(checkpoints.folder / FINISHED, {"ended": progress.ended, "of": checkpoints.identity()})
+    if speed:
+        console.say(speed["in_words"])
     if metrics:
         console.say(sentence("validation", metrics))
     return run
@@ -168,6 +173,18 @@ def _trained(
     if board:
         board.close()
     return progress, chosen
+
+
+def _speed(job: Job, progress: Progress) -> dict[str, Any]:
+    """What the run's time went into, as metrics.json has it; empty for the head's fit alone."""
+    from rightfit.training import speed
+
+    settings = job.settings
+    cache = cache_folder(settings.cache_folder)
+    setting = speed.Setting(
+        uses_gpu(), settings.precision, measured_gain(cache), settings.cache, max(settings.height_width)
+    )
+    return speed.measured(progress.history, settings.batch_size or 1, setting)
 
 
 def _stopped(job: Job, progress: Progress, console: Console) -> Run:

@@ -27,6 +27,7 @@ from rightfit.training.optimizers import make_optimizer
 from rightfit.training.phases import ALL, Phase, Span, span_at, thawed
 from rightfit.training.safety import Safety, images_of_the_first_lost_step
 from rightfit.training.schedule import WarmupCosine, averaging_decay
+from rightfit.training.speed import idle
 from rightfit.training.state import Progress, Saved
 from rightfit.training.step import Step, make_step
 
@@ -84,12 +85,12 @@ def train(
             except Stop:
                 training.stop()
                 break
-            except _Diverged as diverged:
             except DataError:  # an image that is read at each use is gone, or another one by now
                 training.stop()
                 if safety:
                     safety.checkpoints.wait()
                 raise
+            except _Diverged as diverged:
                 training.set_back(str(diverged))
                 continue
             if row is None:
@@ -211,6 +212,15 @@ class _Training:
         part, deadline = progress.part, self.began + self.limit
         title = f"Epoch {progress.epoch + 1}/{progress.epochs}"
         since = time.monotonic()
+
+        def totals() -> NDArray[Any]:
+            began = time.monotonic()
+            sums = step.totals()
+            now = time.monotonic()
+            pace = (part["train_seconds"] + now - since) / max(1, progress.step)
+            part["input_seconds"] = idle(part["input_seconds"], now - began, pace)
+            return sums
+
         with (
             closing(
                 loader.epoch(progress.epoch, progress.step)
@@ -229,14 +239,14 @@ class _Training:
                 progress.step += 1
                 part.setdefault("first_step_seconds", time.monotonic() - asked)
                 if bar.due():
-                    sums = step.totals()
+                    sums = totals()
                     bar.update(progress.step, f"loss {sums[0] / sums[2]:.4f} · acc {sums[1] / sums[2]:.3f}")
                 if self.safety and progress.step < loader.steps and self.safety.checkpoints.due():
-                    self._check({"loss": float(step.totals()[0]), "epoch": progress.epoch + 1}, "loss")
+                    self._check({"loss": float(totals()[0]), "epoch": progress.epoch + 1}, "loss")
                     part["train_seconds"] += time.monotonic() - since
                     self.save()
                     since = time.monotonic()
-        sums = step.totals()
+        sums = totals()
         part["train_seconds"] += time.monotonic() - since
         last = (progress.epoch - span.first) * loader.steps + max(0, progress.step - 1)
         return {
