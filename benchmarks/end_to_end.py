@@ -96,7 +96,7 @@ def with_rightfit(args: argparse.Namespace) -> dict[str, Any]:
             epochs=2,
             split="99:1",
             output=f"{work}/run",
-            cache=f"{work}/cache",
+            cache_folder=f"{work}/cache",
             quiet=True,
         )
         epochs = run.history

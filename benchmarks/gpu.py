@@ -99,7 +99,7 @@ def with_rightfit(args: argparse.Namespace) -> dict[str, Any]:
     from rightfit.config import TrainSettings
     from rightfit.data.augment import POLICIES
     from rightfit.data.loader import Batch, TrainLoader
-    from rightfit.data.store import Store
+    from rightfit.data.opened import Store
     from rightfit.nets import layers, resnet
     from rightfit.training.optimizers import make_optimizer
     from rightfit.training.step import make_step
@@ -123,7 +123,7 @@ def with_rightfit(args: argparse.Namespace) -> dict[str, Any]:
     size = args.batches[-1]
     images, labels = data(1_024)
     ones = np.ones(len(images), np.float32)
-    store = Store(images, np.ones(len(images), bool), {}, "noise")
+    store = Store(images, np.ones(len(images), bool), {}, "noise", np.zeros((len(images), 16), np.uint8))
     targets = np.eye(OUTPUTS, dtype=np.float32)[labels]
     loader = TrainLoader(store, np.arange(len(images)), targets, ones, size, 0, POLICIES["medium"])
     take, endless = taken("bfloat16"), (batch for epoch in range(10**6) for batch in loader.epoch(epoch))

@@ -111,7 +111,7 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
 
     from rightfit.data.augment import POLICIES
     from rightfit.data.loader import TrainLoader
-    from rightfit.data.store import Store
+    from rightfit.data.opened import Store
 
     side = SIDE
     with tempfile.TemporaryDirectory(dir=DATA) as work:
@@ -121,7 +121,7 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
             for _ in range(args.count // 500):
                 file.write(block)
         images = np.memmap(path, np.uint8, "r", shape=(args.count, side, side, 3)).view(np.ndarray)
-        store = Store(images, np.ones(args.count, bool), {}, "noise")
+        store = Store(images, np.ones(args.count, bool), {}, "noise", np.zeros((args.count, 16), np.uint8))
         ones = np.ones(args.count, np.float32)
         rows = np.arange(args.count)
         loader = TrainLoader(store, rows, ones[:, None], ones, BATCH, 0, POLICIES["medium"])

@@ -29,7 +29,7 @@ import numpy as np
 from common import describe_machine, versions
 
 RESULTS = Path(__file__).parent / "results"
-SAME = ("weights.safetensors", "golden.npz", "metrics.json", "data.csv", "architecture.json")
+SAME = ("weights.safetensors", "golden.npz", "data.csv", "architecture.json")
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
@@ -199,11 +199,17 @@ def traces(run: Path, begun: float, runs: int) -> dict[str, Any]:
 
 def differences(whole: Path, run: Path) -> list[str]:
     found = [n for n in SAME if (whole / n).read_bytes() != (run / n).read_bytes()]
+    if validation(whole) != validation(run):
+        found.append("metrics.json")
     if history(whole) != history(run):
         found.append("history.csv")
     if decisions(whole) != decisions(run):
         found.append("decisions.jsonl")
     return found
+
+
+def validation(run: Path) -> Any:
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))["validation"]
 
 
 def history(run: Path) -> list[dict[str, str]]:

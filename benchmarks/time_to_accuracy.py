@@ -129,7 +129,7 @@ def with_rightfit(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as cache:
         clock = Clock(args)
         kind, _ = precision.choose_precision("auto", runtime.cache_folder())
-        asked = TrainSettings(data=args.folder, epochs=args.epochs, cache=cache)
+        asked = TrainSettings(data=args.folder, epochs=args.epochs, cache_folder=cache)
         dataset, asked = prepare(args.folder, asked, console)
         table = dataset.table
         rows, held_out, sealed = (table.rows(split) for split in ("train", "val", "test"))
@@ -139,8 +139,8 @@ def with_rightfit(args: argparse.Namespace) -> dict[str, Any]:
         model = resnet.build(settings.model, table.outputs, settings.height_width, settings.seed)
         weights, _ = recipe.sample_weights(settings, table.codes()[rows], counts, table.label_mode)
         loader = TrainLoader(
-            dataset.store,
-            dataset.store_rows[rows],
+            dataset.images,
+            dataset.image_rows[rows],
             dataset.targets(rows),
             weights,
             settings.batch_size,
@@ -148,13 +148,13 @@ def with_rightfit(args: argparse.Namespace) -> dict[str, Any]:
             POLICIES[settings.augment],
         )
         validation = loop.Validation(
-            dataset.store, dataset.store_rows[held_out], dataset.targets(held_out), None
+            dataset.images, dataset.image_rows[held_out], dataset.targets(held_out), None
         )
         judge = plain_graph(layers.fused(model))
 
         def test(kept: list[Any]) -> float:
             judge.set_weights(kept)
-            logits = all_logits(judge, dataset.store, dataset.store_rows[sealed], 64)
+            logits = all_logits(judge, dataset.images, dataset.image_rows[sealed], 64)
             return float(np.mean(logits.argmax(axis=1) == table.codes()[sealed]))
 
         def after_epoch(progress: loop.Progress) -> None:

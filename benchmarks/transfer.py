@@ -130,7 +130,7 @@ def pretrained(args: argparse.Namespace) -> Path:
         batch_size=64,
         augment="light",
         output=args.work / "pretrained",
-        cache=str(args.work / "cache-source"),
+        cache_folder=str(args.work / "cache-source"),
     )
     return run.path / "weights.safetensors"
 
@@ -168,7 +168,7 @@ def rightfit_head(args: argparse.Namespace, views: int = 0) -> dict[str, Any]:
             image_size=args.image_size,
             batch_size=args.batch_size,
             output=Path(fresh) / "run",
-            cache=str(Path(fresh) / "cache"),
+            cache_folder=str(Path(fresh) / "cache"),
             quiet=True,
         )
         counts = run.history.iloc[0]

@@ -449,7 +449,13 @@ def test_a_read_only_output_folder(here, write_images, without_rights):
     cache = open_to_all(folder / "cache")
     with as_nobody():
         done = here(
-            "train", folder / "photos", *ONE_EPOCH, "--cache", cache, "--output", folder / "runs" / "mine"
+            "train",
+            folder / "photos",
+            *ONE_EPOCH,
+            "--cache-folder",
+            cache,
+            "--output",
+            folder / "runs" / "mine",
         )
     said = message(done, FAILED)
     assert (
@@ -465,8 +471,11 @@ def test_a_cache_that_cannot_be_written_says_how_to_choose_another(here, write_i
     (folder / "cache").mkdir(mode=0o555)
     output = open_to_all(folder / "runs") / "mine"
     with as_nobody():
-        done = here("train", folder / "photos", *ONE_EPOCH, "--cache", folder / "cache", "--output", output)
+        done = here(
+            "train", folder / "photos", *ONE_EPOCH, "--cache-folder", folder / "cache", "--output", output
+        )
     said = message(done, FAILED)
     assert (
-        str(folder / "cache") in said and "set --cache or RIGHTFIT_CACHE to a folder you can write to" in said
+        str(folder / "cache") in said
+        and "set --cache-folder or RIGHTFIT_CACHE to a folder you can write to" in said
     )

@@ -77,7 +77,7 @@ def test_stdout_is_the_runs_path_and_stderr_the_course_of_training(trained):
 
 
 def test_what_is_said_is_what_is_recorded(trained, rows_of):
-    metrics = json.loads((trained.folder / "metrics.json").read_text(encoding="utf-8"))["validation"]
+    metrics = metrics_of(trained.folder)["validation"]
     assert metrics["images"] == 7
     accuracy = metrics["accuracy"]
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
@@ -92,13 +92,27 @@ def test_what_is_said_is_what_is_recorded(trained, rows_of):
         assert f"val_loss {float(row['val_loss']):.4f}" in trained.done.stderr
 
 
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_what_bounded_the_run_is_said_and_recorded(trained, rows_of):
+    speed = metrics_of(trained.folder)["speed"]
+    assert speed["in_words"] in trained.done.stderr.splitlines()
+    assert sum(speed["shares"].values()) == pytest.approx(1, abs=0.003)
+    rows = rows_of(trained.folder / "history.csv")
+    columns = ("train_seconds", "validation_seconds", "saving_seconds")
+    assert speed["seconds"] == pytest.approx(sum(float(row[c]) for row in rows for c in columns), abs=0.1)
+
+
 def test_json_is_all_of_stdout_and_a_runs_config_repeats_it_byte_for_byte(trained, process, tmp_path):
     again = tmp_path / "again"
     done = process("train", "--config", trained.folder / "config.yaml", "--output", again, "--json")
     said = json.loads(succeeded(done).stdout)
     assert said == {"run": str(again), **json.loads((again / "metrics.json").read_text(encoding="utf-8"))}
-    for name in ("weights.safetensors", "data.csv", "architecture.json", "metrics.json"):
+    for name in ("weights.safetensors", "data.csv", "architecture.json"):
         assert (again / name).read_bytes() == (trained.folder / name).read_bytes(), name
+    assert said["validation"] == metrics_of(trained.folder)["validation"]
 
 
 def test_a_repeat_keeps_the_runs_split_though_images_were_added_and_the_cache_is_new(
@@ -107,7 +121,14 @@ def test_a_repeat_keeps_the_runs_split_though_images_were_added_and_the_cache_is
     added = photos / "red" / "added.png"
     added.write_bytes(picture())
     try:
-        arguments = ("--config", trained.folder / "config.yaml", "--epochs", 1, "--cache", tmp_path / "cache")
+        arguments = (
+            "--config",
+            trained.folder / "config.yaml",
+            "--epochs",
+            1,
+            "--cache-folder",
+            tmp_path / "cache",
+        )
         succeeded(here("train", *arguments, "--output", tmp_path / "more"))
     finally:
         added.unlink()
@@ -143,10 +164,12 @@ def test_training_never_sees_the_test_images(here, tmp_path, write_images):
         arguments = ("--image-size", 8, "--epochs", 2, "--output", tmp_path / f"run-{name}")
         done = succeeded(here("train", tmp_path / name, *arguments))
         assert "36 to train on, 12 to validate, 12 sealed for the test" in done.stderr
-    for file in ("weights.safetensors", "metrics.json", "golden.npz"):
+    for file in ("weights.safetensors", "golden.npz"):
         assert (tmp_path / "run-one" / file).read_bytes() == (tmp_path / "run-other" / file).read_bytes(), (
             file
         )
+    validated = [metrics_of(tmp_path / f"run-{name}")["validation"] for name in ("one", "other")]
+    assert validated[0] == validated[1]
     tested = [json.loads(here("evaluate", tmp_path / f"run-{n}", "--json").stdout) for n in ("one", "other")]
     assert tested[0]["loss"] != tested[1]["loss"]  # so the difference was there to be seen
 
@@ -159,7 +182,14 @@ def test_two_label_columns_of_one_table_give_the_same_split(here, photos, tmp_pa
     (tmp_path / "table.csv").write_text("\n".join(rows), encoding="utf-8")
     found = []
     for label in ("label", "size"):
-        arguments = ("--label", label, "--output", tmp_path / label, "--cache", tmp_path / f"cache-{label}")
+        arguments = (
+            "--label",
+            label,
+            "--output",
+            tmp_path / label,
+            "--cache-folder",
+            tmp_path / f"cache-{label}",
+        )
         succeeded(here("train", tmp_path / "table.csv", *ONE_EPOCH, *arguments))
         found.append(splits_of(tmp_path / label, rows_of))
         assert {row["label"] for row in rows_of(tmp_path / label / "data.csv")} == (
@@ -204,7 +234,7 @@ def test_a_multilabel_table_trains_and_predicts(here, photos, tmp_path, rows_of)
 def test_each_opening_of_the_test_set_is_counted_and_said(copy_of_run, process, here):
     first = succeeded(process("evaluate", copy_of_run))
     metrics = json.loads((copy_of_run / "metrics.json").read_text(encoding="utf-8"))
-    assert set(metrics) == {"validation", "test"}  # what training measured stays
+    assert set(metrics) == {"validation", "speed", "test"}  # what training measured stays
     accuracy = metrics["test"]["accuracy"]
     assert metrics["test"]["images"] == 13
     lines = first.stdout.splitlines()

@@ -255,3 +255,16 @@ def test_seconds(text, seconds):
 def test_what_is_no_length_of_time(text):
     with pytest.raises(UsageError, match="is not a length"):
         parse_seconds(text)
+
+
+def test_the_cache_is_a_mode_and_its_folder_has_a_setting_of_its_own():
+    assert train_settings({"data": "x"}).cache == "disk"
+    with pytest.raises(
+        UsageError, match=r"cache: should be disk, memory or none; .* --cache-folder, not '/some/path'"
+    ):
+        train_settings({"data": "x", "cache": "/some/path"})
+
+
+def test_an_older_runs_config_without_a_cache_folder_is_read(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: x\ncache: null  # Folder\n", encoding="utf-8")
+    assert train_settings({}, tmp_path / "config.yaml").cache == "disk"

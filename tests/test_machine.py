@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rightfit import precision, runtime
+from rightfit import machine, precision, runtime
 from rightfit.errors import BackendError
 
 
@@ -96,3 +96,30 @@ def test_a_gpu_that_the_backend_does_not_use_decides_nothing(tmp_path, monkeypat
     if precision._backend_uses_gpu():
         pytest.skip("the running backend does use a GPU")
     assert precision.choose_precision("auto", tmp_path)[0] == "float32"
+
+
+def measured(speed, step=None, matrix=None):
+    return {"images_per_second": speed, "step_gflops": step, "matrix_gflops": matrix}
+
+
+def test_a_machine_is_told_which_backend_is_fastest_and_what_bounds_it():
+    backends = {
+        "tensorflow": measured(30.0, 60.0, 200.0),
+        "jax": {"error": "took over 300 s"},
+        "torch": measured(60.0, 120.0, 200.0),
+    }
+    assert machine.in_words(backends, "torch", "float32") == [
+        "torch trains fastest here: 2.0 times tensorflow",
+        "a step of torch reaches 60 % of the rate of one matrix product in float32 (120 of 200 GFLOP/s): bound by "
+        "arithmetic: a smaller model or smaller images are what makes it faster",
+    ]
+    assert "reaches 30 % of" in machine.in_words(backends, "tensorflow", "bfloat16")[1]
+    assert machine.in_words(backends, "tensorflow", "bfloat16")[1].endswith("more than by arithmetic")
+    assert machine.in_words({"jax": measured(5.0)}, "jax", "float32") == ["jax trains fastest here"]
+    assert machine.in_words({"jax": {"error": "x"}}, "jax", "float32") == []
+
+
+def test_a_gain_that_was_not_measured_is_not_known(asked, with_bfloat16):
+    assert precision.measured_gain(asked.path.parent) is None
+    asked(json.dumps({precision._key(): 0.5}))
+    assert precision.measured_gain(asked.path.parent) == 0.5

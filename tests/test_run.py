@@ -30,7 +30,7 @@ def trained_on(tmp_path, write_images):
             "table": photos / "table.csv",
             "data frame": frame.assign(path=[str(photos / name) for name in frame["path"]]),
         }[kind]
-        run = rightfit.train(source, output=tmp_path / "run", cache=tmp_path / "cache", **ARGUMENTS)
+        run = rightfit.train(source, output=tmp_path / "run", cache_folder=tmp_path / "cache", **ARGUMENTS)
         return photos, measured(run)
 
     return run_on
@@ -47,7 +47,7 @@ def measured(run):
     metrics = run.evaluate(quiet=True)
     dataset = run._data()
     rows = dataset.table.rows("test")
-    images = dataset.store.gather(dataset.store_rows[rows])
+    images = dataset.images.gather(dataset.image_rows[rows])
     return metrics, dataset.table.paths(rows), dataset.targets(rows).tolist(), images.tobytes()
 
 
@@ -92,7 +92,7 @@ def test_training_again_when_images_are_removed_decodes_nothing(trained_on, tmp_
     decoded = stores(tmp_path / "cache")
     (photos / "blue" / "00.png").unlink()
     (photos / "green" / "05.jpg").unlink()
-    run = rightfit.train(photos, output=tmp_path / "again", cache=tmp_path / "cache", **ARGUMENTS)
+    run = rightfit.train(photos, output=tmp_path / "again", cache_folder=tmp_path / "cache", **ARGUMENTS)
     assert len(run._data().table) == 58
     assert stores(tmp_path / "cache") == decoded
 

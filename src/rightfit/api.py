@@ -49,8 +49,8 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
         if asked.data.startswith("<"):
             raise UsageError(f"{config} is of a run on data in memory, which are gone; give the data again")
         asked = asked.model_copy(update={"data": _absolute(asked.data)})
-    if asked.cache:
-        asked = asked.model_copy(update={"cache": _absolute(asked.cache)})
+    if asked.cache_folder:
+        asked = asked.model_copy(update={"cache_folder": _absolute(asked.cache_folder)})
     if asked.weights not in ("auto", "imagenet", "none"):
         asked = asked.model_copy(update={"weights": _absolute(asked.weights)})
     if asked.output:
@@ -60,7 +60,7 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     source = asked.data if named else data
     console = Console(quiet)
     backend = choose_backend(asked.backend)
-    precision, because = choose_precision(asked.precision, cache_folder(asked.cache))
+    precision, because = choose_precision(asked.precision, cache_folder(asked.cache_folder))
     if asked.model != "auto":
         from rightfit.nets import catalogue, pretrained
 
@@ -276,7 +276,8 @@ def models(outputs: int = 1000, image_size: int = 224) -> list[dict[str, Any]]:
 
 
 def machine(measure: bool = True) -> dict[str, Any]:
-    """What this machine has; with `measure`, how fast each installed backend trains (half a minute)."""
+    """What this machine has; with `measure`, how fast each installed backend trains and what bounds it, in half a
+    minute."""
     from rightfit.machine import describe
 
     return describe(measure)

@@ -263,6 +263,8 @@ def machine(
         print(f"{name:<11} {row['version'] or 'not installed: ' + row['install']:<12} {speed}")
     if facts["measured"]:
         print(f"({facts['measured']})")
+    for line in facts["in_words"]:
+        print(line)
     print(f"rightfit would train on {facts['chosen']} in {facts['precision']}: {facts['precision_because']}")
 
 

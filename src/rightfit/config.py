@@ -44,7 +44,15 @@ class TrainSettings(Settings):
     )
     resize: Literal["crop", "pad", "stretch"] = Field("crop", description="How an image meets its size")
     allow_bad: bool = Field(False, description="Go on though more than 5 % of the files cannot be decoded")
-    cache: str | None = Field(None, description="Folder of decoded images [default: the user's cache folder]")
+    cache: Literal["disk", "memory", "none"] = Field(
+        "disk",
+        description="Where decoded images are kept: disk, for later runs too; memory, for this process; none, "
+        "each epoch decodes them anew",
+    )
+    cache_folder: str | None = Field(
+        None,
+        description="Folder of decoded images, features and remembered splits [default: the user's cache folder]",
+    )
 
     model: str = Field(
         "auto",
@@ -114,6 +122,16 @@ class TrainSettings(Settings):
         if isinstance(value, (tuple, list)):
             return (":" if field.field_name == "split" else "x").join(str(v) for v in value)
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _mode(cls, value: Any) -> Any:
+        """It was the folder once; config.yaml of older runs says null where none was named."""
+        if value is None:
+            return "disk"
+        if value not in ("disk", "memory", "none"):
+            raise ValueError("should be disk, memory or none; the folder of decoded images is --cache-folder")
+        return value
 
     @field_validator("weights", mode="before")
     @classmethod

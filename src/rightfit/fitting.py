@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from rightfit.config import TrainSettings, parse_seconds
 from rightfit.console import Console, duration
-from rightfit.errors import RightfitError, RunError
+from rightfit.errors import DataError, RightfitError, RunError
 from rightfit.files import write_text
+from rightfit.precision import measured_gain, uses_gpu
 from rightfit.run import Run
 from rightfit.runtime import cache_folder, choose_backend, cpu_count, cpu_name, installed_backends
 
@@ -47,8 +48,17 @@ class Job:
 def fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | None = None) -> Run:
     """Train from the start, or on from `saved`, and write all that a finished run has; returns it.
 
-    A run that was stopped has the artefacts of the best epoch so far, if there is one.
+    A run that was stopped has the artefacts of the best epoch so far, if there is one. Raises DataError for
+    an image of `cache` "none" that can no longer be read; where training stood is kept.
     """
+    try:
+        return _fit(job, console, checkpoints, saved)
+    except DataError as error:
+        advice = f"put it back, and `rightfit resume {job.place}` goes on from where training stood"
+        raise DataError(f"{error}; {advice}") from error
+
+
+def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | None) -> Run:
     from rightfit.saving import folder
 
     place, settings, dataset = job.place, job.settings, job.dataset
@@ -87,9 +97,13 @@ def fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | Non
     console.say(kept.replace(";", f" after {duration(seconds)};", 1))
     run = Run(place, dataset=dataset)
     metrics = run.measure("val", Console(quiet=True)) if len(held_out) else None
-    folder.write_json(place / "metrics.json", {"validation": metrics} if metrics else {})
+    speed = _speed(job, progress)
+    content = {"validation": metrics, "speed": speed}
+    folder.write_json(place / "metrics.json", {name: found for name, found in content.items() if found})
     checkpoints.keep_the_last_only()
     folder.write_json(checkpoints.folder / FINISHED, {"ended": progress.ended, "of": checkpoints.identity()})
+    if speed:
+        console.say(speed["in_words"])
     if metrics:
         console.say(sentence("validation", metrics))
     return run
@@ -119,8 +133,8 @@ def _trained(
     )
     assert settings.batch_size is not None
     loader = TrainLoader(
-        dataset.store,
-        dataset.store_rows[rows],
+        dataset.images,
+        dataset.image_rows[rows],
         dataset.targets(rows),
         weights,
         settings.batch_size,
@@ -129,7 +143,7 @@ def _trained(
         dataset.groups(rows),
     )
     validation = Validation(
-        dataset.store, dataset.store_rows[held_out], dataset.targets(held_out), dataset.groups(held_out)
+        dataset.images, dataset.image_rows[held_out], dataset.targets(held_out), dataset.groups(held_out)
     )
     board = _TensorBoard(place / "tensorboard") if settings.tensorboard else None
 
@@ -149,8 +163,8 @@ def _trained(
     if job.facts.pretrained:
         extractor = None
         if saved is None:
-            cache = cache_folder(settings.cache)
-            extractor = Extractor(job.model, precision, dataset.store, dataset.store.fingerprint, cache)
+            cache = cache_folder(settings.cache_folder)
+            extractor = Extractor(job.model, precision, dataset.images, dataset.images.fingerprint, cache)
         progress, chosen = finetune.train(
             job.model, extractor, loader, validation, *learning, safety=safety, saved=saved
         )
@@ -159,6 +173,18 @@ def _trained(
     if board:
         board.close()
     return progress, chosen
+
+
+def _speed(job: Job, progress: Progress) -> dict[str, Any]:
+    """What the run's time went into, as metrics.json has it; empty for the head's fit alone."""
+    from rightfit.training import speed
+
+    settings = job.settings
+    cache = cache_folder(settings.cache_folder)
+    setting = speed.Setting(
+        uses_gpu(), settings.precision, measured_gain(cache), settings.cache, max(settings.height_width)
+    )
+    return speed.measured(progress.history, settings.batch_size or 1, setting)
 
 
 def _stopped(job: Job, progress: Progress, console: Console) -> Run:

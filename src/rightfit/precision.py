@@ -34,7 +34,7 @@ def choose_precision(precision: str, cache: Path) -> tuple[str, str]:
         return precision, "as asked"
     if precision != "auto":
         raise BackendError(f"unknown precision {precision!r}; there are auto, {', '.join(PRECISIONS)}")
-    if has_nvidia_gpu() and _backend_uses_gpu():
+    if uses_gpu():
         if _gpu_has_bfloat16():
             return "bfloat16", "the GPU computes in it"
         return "float32", "the GPU does not compute in bfloat16"
@@ -45,22 +45,35 @@ def choose_precision(precision: str, cache: Path) -> tuple[str, str]:
     return chosen, f"in bfloat16 this processor convolves {gain:.2f} times as fast as in float32"
 
 
-def _remembered_or_measured(path: Path) -> float:
-    """Speed in bfloat16 over speed in float32 on the running backend."""
-    key = _key()
-    try:
-        known: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    known = known if isinstance(known, dict) else {}
-    gain = known.get(key)
+def uses_gpu() -> bool:
+    """Does the running backend train on an NVIDIA GPU?"""
+    return has_nvidia_gpu() and _backend_uses_gpu()
+
+
+def measured_gain(cache: Path) -> float | None:
+    """Speed in bfloat16 over speed in float32 on the running backend, if it was measured here."""
+    gain = _remembered(cache / REMEMBERED).get(_key())
     if isinstance(gain, (int, float)) and math.isfinite(gain) and gain > 0:
         return float(gain)
-    gain = round(measure(), 2)
-    with suppress(OSError, RightfitError):  # a cache that is only readable serves as well
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({**known, key: gain}, indent=1) + "\n")
+    return None
+
+
+def _remembered_or_measured(path: Path) -> float:
+    gain = measured_gain(path.parent)
+    if gain is None:
+        gain = round(measure(), 2)
+        with suppress(OSError, RightfitError):  # a cache that is only readable serves as well
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps({**_remembered(path), _key(): gain}, indent=1) + "\n")
     return gain
+
+
+def _remembered(path: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _key() -> str:

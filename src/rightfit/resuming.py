@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rightfit.training.state import Saved
 
 # Settings that decide nothing about the weights.
-FREE = ("output", "cache", "checkpoint_every", "tensorboard", "backend")
+FREE = ("output", "cache", "cache_folder", "checkpoint_every", "tensorboard", "backend")
 
 
 def backend_of(recorded: str) -> str:
@@ -126,7 +126,7 @@ def _dataset(place: Path, settings: TrainSettings, classes: tuple[str, ...], dat
     if data is not None:
         raise UsageError(f"{place} was trained on files, which data.csv lists; it takes no other data")
     source = None if settings.data.startswith("<") else settings.data
-    return reopen(found, source, spec, cache_folder(settings.cache))
+    return reopen(found, source, spec, settings.cache, cache_folder(settings.cache_folder))
 
 
 def _data_changes(place: Path, saved: Saved, dataset: Dataset) -> list[str]:

@@ -142,7 +142,7 @@ class Run:
         dataset = self._data()
         rows = self._rows(split)
         with console.bar("Evaluating", len(rows)) as bar:
-            logits = all_logits(self.model, dataset.store, dataset.store_rows[rows], 64, bar.update)
+            logits = all_logits(self.model, dataset.images, dataset.image_rows[rows], 64, bar.update)
         return summary(logits, dataset.targets(rows), self.label_mode, self.classes, dataset.groups(rows))
 
     def _rows(self, split: str) -> NDArray[np.int64]:
@@ -164,7 +164,9 @@ class Run:
                 raise UsageError(f"{self.path} was trained on data in memory, which are gone; predict works")
             source = None if settings.data.startswith("<") else settings.data
             spec = ImageSpec(*self.image_size, self._load()[1].resize)
-            self._dataset = reopen(found, source, spec, cache_folder(settings.cache))
+            # What is read once is not worth the memory.
+            mode = "none" if settings.cache == "memory" else settings.cache
+            self._dataset = reopen(found, source, spec, mode, cache_folder(settings.cache_folder))
         return self._dataset
 
     def predict(

@@ -24,7 +24,7 @@ def photographs(tmp_path):
 
 def splits_of(table, tmp_path, **settings):
     asked = train_settings(
-        {"data": str(table), "image_size": 8, "cache": str(tmp_path / "cache"), **settings}
+        {"data": str(table), "image_size": 8, "cache_folder": str(tmp_path / "cache"), **settings}
     )
     dataset, _ = prepare(str(table), asked, Console(quiet=True))
     return dataset.table.frame.set_index("name")["split"].astype(str)

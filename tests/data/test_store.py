@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rightfit.data import decoding
 from rightfit.data import store as stores
+from rightfit.data.opened import Store, quarantine
 from rightfit.data.resize import ImageSpec
-from rightfit.data.store import Store, from_arrays, open_or_build, quarantine
+from rightfit.data.store import open_or_build
+from rightfit.data.uncached import from_arrays
 from rightfit.errors import DataError, RunError
 
 SPEC = ImageSpec(8, 6)
@@ -48,13 +51,13 @@ def opened(folder, spec=SPEC, **options):
 def decodings(monkeypatch):
     """The file names handed to `decode`, in the order of their names."""
     seen = []
-    real = stores.decode
+    real = decoding.decode
 
     def counting(data, spec, path):
         seen.append(Path(path).name)
         return real(data, spec, path)
 
-    monkeypatch.setattr(stores, "decode", counting)
+    monkeypatch.setattr(decoding, "decode", counting)
     return seen
 
 
@@ -177,15 +180,17 @@ def test_a_repaired_file_is_read(folder):
 
 
 def test_a_file_that_could_not_be_reached_is_tried_again(folder, decodings, monkeypatch):
-    real = stores.read_bytes
+    real = decoding.read_bytes
 
     def failing(path):
         if path.endswith("4.png"):
-            raise stores.ImageError(path, "input/output error") from OSError(errno.EIO, "input/output error")
+            raise decoding.ImageError(path, "input/output error") from OSError(
+                errno.EIO, "input/output error"
+            )
         return real(path)
 
     with monkeypatch.context() as broken:
-        broken.setattr(stores, "read_bytes", failing)
+        broken.setattr(decoding, "read_bytes", failing)
         assert opened(folder).reasons[4] == "input/output error"
         assert opened(folder).reasons[4] == "input/output error"
     decodings.clear()
@@ -293,7 +298,7 @@ def test_names_may_hold_newlines_chinese_and_broken_bytes(tmp_path, decodings):
 def test_many_rows_come_in_order_from_few_threads_and_a_bounded_queue(tmp_path, monkeypatch):
     paths = [write(tmp_path / "in", f"{index}.png", index) for index in range(200)]
     lock, ahead, most, done = threading.Lock(), [0], [0], []
-    real = stores.decode
+    real = decoding.decode
 
     def counting(*args):
         with lock:
@@ -301,8 +306,8 @@ def test_many_rows_come_in_order_from_few_threads_and_a_bounded_queue(tmp_path, 
             most[0] = max(most[0], ahead[0] - (done[-1] if done else 0))
         return real(*args)
 
-    monkeypatch.setattr(stores, "decode", counting)
-    monkeypatch.setattr(stores, "BATCH_BYTES", 3 * 8 * 6 * 3)
+    monkeypatch.setattr(decoding, "decode", counting)
+    monkeypatch.setattr(decoding, "BATCH_BYTES", 3 * 8 * 6 * 3)
 
     def progress(count, total):
         assert total == 200
@@ -402,7 +407,9 @@ def test_too_little_free_space_is_noticed_before_decoding(folder, decodings, mon
     monkeypatch.setattr(
         stores.shutil, "disk_usage", lambda path: stores.shutil._ntuple_diskusage(1000, 281, 719)
     )
-    with pytest.raises(RunError, match=r"need 720 bytes: 719 bytes are free; set --cache or RIGHTFIT_CACHE"):
+    with pytest.raises(
+        RunError, match=r"need 720 bytes: 719 bytes are free; set --cache-folder or RIGHTFIT_CACHE"
+    ):
         opened(folder)
     assert decodings == []
 
@@ -435,8 +442,8 @@ def test_an_interrupt_ends_promptly_and_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(done, total):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stores, "decode", slow)
-    monkeypatch.setattr(stores, "BATCH_BYTES", 10 * 8 * 6 * 3)
+    monkeypatch.setattr(decoding, "decode", slow)
+    monkeypatch.setattr(decoding, "BATCH_BYTES", 10 * 8 * 6 * 3)
     with pytest.raises(KeyboardInterrupt):
         open_or_build(paths, SPEC, tmp_path / "cache", "s", workers=2, progress=interrupt)
     assert len(decoded) < 30

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from rightfit.config import TrainSettings
 from rightfit.console import Console
-from rightfit.data import split, store, table
+from rightfit.data import split, store, table, uncached
 from rightfit.data.image import size
 from rightfit.data.listing import missing
+from rightfit.data.opened import Opened, quarantine
 from rightfit.data.resize import ImageSpec
 from rightfit.errors import DataError, ImageError, RightfitError
 from rightfit.files import write_text
@@ -30,11 +31,11 @@ SAMPLE = 200  # images whose size decides image_size "auto"
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Readable images only: row i of the table is row `store_rows[i]` of the store."""
+    """Readable images only: row i of the table is row `image_rows[i]` of the images."""
 
     table: table.Table
-    store: store.Store
-    store_rows: NDArray[np.int64]
+    images: Opened
+    image_rows: NDArray[np.int64]
     spec: ImageSpec
     quarantined: list[tuple[str, str]]  # path, reason
 
@@ -49,7 +50,7 @@ class Dataset:
 
     def contents(self) -> NDArray[np.uint8]:
         """(N, 16) a digest of each image's file, in the order of the table."""
-        return np.ascontiguousarray(self.store.contents[self.store_rows])
+        return np.ascontiguousarray(self.images.contents[self.image_rows])
 
     def groups(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """(len(rows),) numbers of the groups, an image without one being its own; None if none has one."""
@@ -85,17 +86,13 @@ def prepare(
     height, width = settings.height_width
     spec = ImageSpec(height, width, settings.resize)
     names = found.frame["name"].tolist()
-    cache = cache_folder(settings.cache)
+    cache = cache_folder(settings.cache_folder)
+    images: Opened
     if found.images is not None:
-        images = store.from_arrays(found.images, spec)
+        images = uncached.from_arrays(found.images, spec)
     else:
-        paths = found.paths(np.arange(len(found)))
-        place = _place(source, paths)
-        with console.bar("Decoding", len(paths)) as bar:
-            images = store.open_or_build(
-                paths, spec, cache, place, progress=lambda done, total: bar.update(done)
-            )
-    good = store.quarantine(images, names, found.frame["label"].tolist(), settings.allow_bad)
+        images = _opened(found, source, spec, settings.cache, cache, console)
+    good = quarantine(images, names, found.frame["label"].tolist(), settings.allow_bad)
     quarantined = [(found.path(row), reason) for row, reason in sorted(images.reasons.items())]
     readable = found.select(good) if len(good) < len(found) else found
     record = _record(cache, source, settings, found) if found.images is None else None
@@ -119,16 +116,22 @@ def prepare(
     return Dataset(divided, images, np.asarray(good, np.int64), spec, quarantined), settings
 
 
-def reopen(found: table.Table, source: str | None, spec: ImageSpec, cache: Path) -> Dataset:
-    """The images of an earlier run, from the cache where the files have not changed.
+def reopen(found: table.Table, source: str | None, spec: ImageSpec, cache: str, folder: Path) -> Dataset:
+    """The images of an earlier run; from the cache in `folder`, if that is the mode, where no file has changed.
 
     `source` is what the run was trained on, None for a data frame. Raises DataError that names the images
-    that are gone or unreadable.
+    that are gone or unreadable; of `cache` "none" only when an unreadable one is read.
     """
     paths = found.paths(np.arange(len(found)))
     gone = missing(paths)
     if not gone:
-        images = store.open_or_build(paths, spec, cache, _place(source, paths))
+        images: Opened
+        if cache == "none":
+            images = uncached.Files(paths, spec)
+        elif cache == "memory":
+            images = uncached.in_memory(paths, spec)
+        else:
+            images = store.open_or_build(paths, spec, folder, _place(source, paths))
         if images.ok.all():
             return Dataset(found, images, np.arange(len(found)), spec, [])
         gone = [paths[row] for row in images.reasons]
@@ -149,7 +152,30 @@ def again(found: table.Table, data: tuple[Any, Any], spec: ImageSpec, label_mode
     if len(differing):
         names = ", ".join(found.frame["name"].iloc[differing[:5]])
         raise DataError(f"{len(differing):,} labels are not those of the run: {names}")
-    return Dataset(found, store.from_arrays(given.images, spec), rows, spec, [])
+    return Dataset(found, uncached.from_arrays(given.images, spec), rows, spec, [])
+
+
+def _opened(
+    found: table.Table, source: Any, spec: ImageSpec, mode: str, folder: Path, console: Console
+) -> Opened:
+    """All images of a table, each decoded once at least, and what its mode costs said."""
+    paths = found.paths(np.arange(len(found)))
+    if mode == "memory":
+        console.say(
+            f"--cache memory: {uncached.megabytes(uncached.bytes_of(paths, spec))} of decoded images in memory"
+        )
+    if mode == "none":
+        console.say("--cache none: images are checked once now, then decoded anew in each epoch")
+    with console.bar("Checking" if mode == "none" else "Decoding", len(paths)) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.update(done)
+
+        if mode == "none":
+            return uncached.Files.checked(paths, spec, progress)
+        if mode == "memory":
+            return uncached.in_memory(paths, spec, progress)
+        return store.open_or_build(paths, spec, folder, _place(source, paths), progress=progress)
 
 
 def _place(source: Any, paths: list[str]) -> str:

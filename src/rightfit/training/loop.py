@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rightfit.config import TrainSettings, parse_seconds
 from rightfit.console import Console, duration
 from rightfit.data.loader import TrainLoader
-from rightfit.errors import RightfitError
+from rightfit.errors import DataError, RightfitError
 from rightfit.evaluation.infer import plain_graph
 from rightfit.nets.layers import fused
 from rightfit.training.interrupt import Interrupt, Stop, interruptible
@@ -27,6 +27,7 @@ from rightfit.training.optimizers import make_optimizer
 from rightfit.training.phases import ALL, Phase, Span, span_at, thawed
 from rightfit.training.safety import Safety, images_of_the_first_lost_step
 from rightfit.training.schedule import WarmupCosine, averaging_decay
+from rightfit.training.speed import idle
 from rightfit.training.state import Progress, Saved
 from rightfit.training.step import Step, make_step
 
@@ -57,7 +58,8 @@ def train(
     the epoch called 0: better weights have to beat it.
     `safety` keeps checkpoints: at the start, at each epoch's end and when its interval has passed. `saved` is
     one to go on from, and the result is that of a run which was never broken off. Ctrl-C and SIGTERM end
-    training at the next step with a checkpoint; `stopped` of the result then says where.
+    training at the next step with a checkpoint; `stopped` of the result then says where. DataError, after a
+    checkpoint, when an image can no longer be read.
     A loss that is no longer finite sends training back to the last whole epoch at half the learning rate,
     three times; then, or without `safety`, it ends training; RightfitError if no epoch had a finite one.
     """
@@ -83,6 +85,11 @@ def train(
             except Stop:
                 training.stop()
                 break
+            except DataError:  # an image that is read at each use is gone, or another one by now
+                training.stop()
+                if safety:
+                    safety.checkpoints.wait()
+                raise
             except _Diverged as diverged:
                 training.set_back(str(diverged))
                 continue
@@ -205,6 +212,15 @@ class _Training:
         part, deadline = progress.part, self.began + self.limit
         title = f"Epoch {progress.epoch + 1}/{progress.epochs}"
         since = time.monotonic()
+
+        def totals() -> NDArray[Any]:
+            began = time.monotonic()
+            sums = step.totals()
+            now = time.monotonic()
+            pace = (part["train_seconds"] + now - since) / max(1, progress.step)
+            part["input_seconds"] = idle(part["input_seconds"], now - began, pace)
+            return sums
+
         with (
             closing(
                 loader.epoch(progress.epoch, progress.step)
@@ -223,14 +239,14 @@ class _Training:
                 progress.step += 1
                 part.setdefault("first_step_seconds", time.monotonic() - asked)
                 if bar.due():
-                    sums = step.totals()
+                    sums = totals()
                     bar.update(progress.step, f"loss {sums[0] / sums[2]:.4f} · acc {sums[1] / sums[2]:.3f}")
                 if self.safety and progress.step < loader.steps and self.safety.checkpoints.due():
-                    self._check({"loss": float(step.totals()[0]), "epoch": progress.epoch + 1}, "loss")
+                    self._check({"loss": float(totals()[0]), "epoch": progress.epoch + 1}, "loss")
                     part["train_seconds"] += time.monotonic() - since
                     self.save()
                     since = time.monotonic()
-        sums = step.totals()
+        sums = totals()
         part["train_seconds"] += time.monotonic() - since
         last = (progress.epoch - span.first) * loader.steps + max(0, progress.step - 1)
         return {
