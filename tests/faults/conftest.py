@@ -63,6 +63,7 @@ def training(tmp_path, capsys):
         held=range(96, 144),
         toy=TOY,
         on_decision=lambda decision: None,
+        change=lambda saved: None,
         **changes,
     ):
         values = {"data": "toy", "model": "resnet20", "augment": "light", "epochs": 4, "batch_size": 16}
@@ -84,7 +85,10 @@ def training(tmp_path, capsys):
             decisions.append(decision)
             on_decision(decision)
 
-        rows, held = np.arange(96), np.array(held, np.int64)
+        held = np.array(held, np.int64)
+        saved = kept.newest() if go_on else None
+        if saved:
+            change(saved)
         ones = np.ones(96, np.float32) if weights is None else weights
         progress = loop.train(
             model or small_net(),
@@ -97,7 +101,7 @@ def training(tmp_path, capsys):
             "float32",
             lambda epochs: settings,
             safety=Safety(kept, decided, lambda positions: [f"{p}.png" for p in positions]),
-            saved=kept.newest() if go_on else None,
+            saved=saved,
         )
         return SimpleNamespace(
             progress=progress, said=capsys.readouterr().err, decisions=decisions, checkpoints=kept

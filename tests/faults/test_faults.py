@@ -6,14 +6,17 @@ import resource
 import shutil
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 
 from rightfit.errors import RightfitError, RunError
 from rightfit.training import checkpoints as files
 from rightfit.training import loop
-from rightfit.training.safety import SETBACKS
+from rightfit.training.safety import SETBACKS, highest
+from rightfit.training.state import Progress
 
 STEPS = 6
 FLIPS = 400
@@ -194,9 +197,8 @@ def test_images_that_lose_the_loss_each_time_are_named_and_training_ends_with_wh
     weights[7] = np.nan  # no number, once it meets the gradient
     loader = training.loader(weights)
     met = next(step for step in range(STEPS) if 7 in loader.positions(0, step))
-    with pytest.raises(RightfitError, match=r"loss became nan in epoch 1; try --learning-rate 0\.01") as end:
+    with pytest.raises(RightfitError, match=r"became .* in epoch 1.*; try --learning-rate 0\.01"):
         training(weights=weights)
-    del end
     assert len(training.decisions) == SETBACKS
     for decision in training.decisions:
         named = [f"{position}.png" for position in loader.positions(0, met)[:5]]
@@ -211,6 +213,79 @@ def test_training_gives_up_after_three_setbacks_and_keeps_the_best_epoch(trainin
     assert found.progress.ended.startswith("loss became nan in epoch 2; try --learning-rate")
     assert found.progress.best_epoch == 1 and len(found.progress.weights) > 0
     assert len(found.progress.history) == 1
+
+
+@pytest.fixture
+def spoilt(training):
+    """A toy of one's own, which may be spoilt and mended while a run on it goes on; and its steps' images."""
+    toy = training.toy()
+    return SimpleNamespace(
+        toy=toy, batch=lambda epoch, step: training.loader(None, toy).positions(epoch, step)
+    )
+
+
+def test_a_loss_that_explodes_sends_training_back_and_the_images_of_its_first_step_are_named(
+    training, spoilt
+):
+    """One image that weighs ten thousand times too much throws the weights far away in the third of six steps."""
+    weights = np.ones(96, np.float32)
+    culprit = spoilt.batch(2, 2)[0]
+
+    def spoil(progress):
+        weights[culprit] = 1e4 if progress.epoch == 2 else 1
+
+    def mend(decision):
+        weights[culprit] = 1
+
+    found = training(spoil, weights=weights, on_decision=mend)
+    (decision,) = found.decisions
+    assert (decision.setting, decision.value) == ("learning_rate factor", 0.5)
+    assert "in epoch 3; training returned to the end of epoch 2 at half" in decision.because
+    rose = float(decision.because.partition("loss rose to ")[2].split()[0])
+    assert rose > 10 * min(row["loss"] for row in found.progress.history[:2])
+    next_step = ", ".join(f"{position}.png" for position in spoilt.batch(2, 3)[:5])
+    assert f"it was first seen in the step with the images {next_step}" in decision.because
+    assert [row["epoch"] for row in found.progress.history] == [1, 2, 3, 4]
+    assert max(row["loss"] for row in found.progress.history) == found.progress.history[0]["loss"]
+
+
+def test_a_loss_that_rises_less_than_that_is_noise(training):
+    progress = training(epochs=2).progress
+    first, second = (row["loss"] for row in progress.history)
+    assert highest(progress) == max(10 * second, first)
+    progress.history[1]["loss"] = first / 1000
+    assert highest(progress) == first
+    assert highest(Progress()) == np.inf
+
+
+def norm_pooled_net():
+    """The length of each channel: its gradient at zero, which only a black image has, is no number."""
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Rescaling(1 / 64, name="normalise")(inputs)
+    x = layers.Conv2D(4, 3, use_bias=False, name="conv")(x)
+    x = keras.ops.sqrt(keras.ops.mean(keras.ops.square(x), axis=(1, 2)))
+    return keras.Model(inputs, layers.Dense(3, name="logits")(x), name="lengths")
+
+
+def test_a_gradient_that_is_lost_in_the_last_step_is_noticed_though_no_loss_shows_it(training, spoilt):
+    culprit = spoilt.batch(3, STEPS - 1)[0]
+    pixels = spoilt.toy.images[culprit].copy()
+
+    def spoil(progress):
+        spoilt.toy.images[culprit] = 0 if progress.epoch == 3 else pixels
+
+    def mend(decision):
+        spoilt.toy.images[culprit] = pixels
+
+    found = training(
+        spoil, toy=spoilt.toy, model=norm_pooled_net(), held=(), on_decision=mend, learning_rate=0.01
+    )
+    (decision,) = found.decisions
+    assert "a weight became no number in epoch 4, though the loss is" in decision.because
+    assert f"in the step with the images {culprit}.png, " in decision.because
+    assert [row["epoch"] for row in found.progress.history] == [1, 2, 3, 4]
+    assert all(np.isfinite(weight).all() for weight in found.progress.weights)
 
 
 # Folders that cannot be written ---------------------------------------------------------------------

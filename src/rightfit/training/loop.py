@@ -361,7 +361,8 @@ class _Training:
     def halve(self, what: str) -> None:
         """Half as many images a gradient from the last checkpoint on: the step that failed may have changed
         some variables and not others, and on JAX its state is gone."""
-        images = self.progress.micro or self.settings.batch_size or 1
+        batch_size = self.settings.batch_size or 1
+        images = min(self.progress.micro or batch_size, batch_size)
         self.step = None
         gc.collect()  # models are cycles; their memory is needed now
         found = self.safety.checkpoints.newest() if self.safety and images > 1 else None
@@ -372,7 +373,7 @@ class _Training:
             )
         found.progress.micro = -(-images // 2)
         self.go_on_from(found)
-        self.safety.halved(self.progress, self.settings.batch_size or 1, what, self.console)
+        self.safety.halved(self.progress, batch_size, what, self.console)
         self.save()  # a run that is killed now takes the same parts
 
     def _check(self, row: dict[str, Any], name: str) -> None:

@@ -52,7 +52,7 @@ class Safety:
         because = f"{what}; training returned to the end of epoch {progress.epoch} at half the learning rate"
         if lost:
             more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-            because += f"; it began in the step with the images {', '.join(lost[:NAMED])}{more}"
+            because += f"; it was first seen in the step with the images {', '.join(lost[:NAMED])}{more}"
         self.record(Decision("learning_rate factor", progress.rate_factor, because))
         console.say(because)
 

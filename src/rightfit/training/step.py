@@ -149,7 +149,8 @@ class Step:
         pieces = -(-count // self.micro) if self.micro else 1
         ends = [count * index // pieces for index in range(pieces + 1)]
         for start, end in pairwise(ends):
-            yield Batch(*(part[start:end] for part in batch)), (end - start) / count
+            part = slice(start, end)
+            yield Batch(batch.images[part], batch.targets[part], batch.weights[part]), (end - start) / count
 
     def _scaled(self, gradients: list[Any]) -> list[Any]:
         pairs = zip(gradients, self.rates, strict=True)
@@ -201,11 +202,11 @@ class TensorFlowStep(Step):
 
         rate = tf.constant(learning_rate, tf.float32)
         if self.micro:
-            total: list[Any] = []
+            summed: list[Any] = []
             for part, share in self._parts(batch):
                 gradients = [share * g for g in self._partly(*map(tf.convert_to_tensor, part))]
-                total = [a + b for a, b in zip(total, gradients, strict=True)] if total else gradients
-            self._applying(total, rate)
+                summed = [a + b for a, b in zip(summed, gradients, strict=True)] if summed else gradients
+            self._applying(summed, rate)
         else:
             self._compiled(*map(tf.convert_to_tensor, batch), rate)
         if self.averaging and decay is not None:
@@ -351,13 +352,13 @@ class JaxStep(Step):
     def __call__(self, batch: Batch, learning_rate: float, decay: float | None) -> None:
         if self.micro:
             trainable, others, slots, sums = self._state
-            total: list[Any] = []
+            summed: list[Any] = []
             for part, share in self._parts(batch):
                 gradients, others, part_sums = self._partly(trainable, others, *part)
                 gradients = [np.float32(share) * g for g in gradients]
-                total = [a + b for a, b in zip(total, gradients, strict=True)] if total else gradients
+                summed = [a + b for a, b in zip(summed, gradients, strict=True)] if summed else gradients
                 sums = sums + part_sums
-            self._state = self._applying((trainable, others, slots, sums), total, np.float32(learning_rate))
+            self._state = self._applying((trainable, others, slots, sums), summed, np.float32(learning_rate))
         else:
             self._state = self._compiled(self._state, *batch, np.float32(learning_rate))
         if self.averaging and decay is not None:
