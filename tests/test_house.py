@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 # each other, and precision above them; cli may read the package's version.
 FLOORS = (
     {"errors"},
-    {"config", "runtime", "files", "console"},
+    {"config", "runtime", "files", "console", "memory"},
     {"precision"},
     {"data"},
     {"nets"},

@@ -159,6 +159,7 @@ def resume(
     *,
     data: Any = None,
     epochs: int | None = None,
+    micro_batch: int | None = None,
     accept_data_changes: bool = False,
     quiet: bool = False,
 ) -> Run:
@@ -169,6 +170,8 @@ def resume(
     and that is said. `data` is for a run on arrays in memory: the same (images, labels) again. `epochs` takes
     a finished run further: from its last state warm-up and cosine begin again and end with that epoch (a
     warm restart; Loshchilov and Hutter 2017), which is another run than one that was planned so long.
+    `micro_batch` is for a run whose process was ended for want of memory: from here on gradients are summed
+    over parts of so many images.
 
     Raises DataError when images, labels or splits have changed, unless `accept_data_changes`; UsageError
     when config.yaml has, or another process works on the run; RunError when no checkpoint is whole.
@@ -184,7 +187,9 @@ def resume(
         checkpoints = Checkpoints(place, console)
         saved = checkpoints.newest()
         if saved is not None:
-            return resuming.go_on(place, checkpoints, saved, data, epochs, accept_data_changes, console)
+            return resuming.go_on(
+                place, checkpoints, saved, data, epochs, micro_batch, accept_data_changes, console
+            )
         if checkpoints.identity():
             raise RunError(
                 f"{place}: none of its checkpoints is whole; "
@@ -195,10 +200,10 @@ def resume(
                 raise UsageError(f"{place}: only the head was fitted, which more epochs do not change")
             console.say(f"{place} is finished")
             return Run(place)
-        return _begin_again(place, data, console)
+        return _begin_again(place, data, micro_batch, console)
 
 
-def _begin_again(place: Path, data: Any, console: Console) -> Run:
+def _begin_again(place: Path, data: Any, micro_batch: int | None, console: Console) -> Run:
     """A run that was killed before its first checkpoint starts from what it was asked."""
     from rightfit.data.dataset import prepare
     from rightfit.data.recorded import splits_of
@@ -206,7 +211,7 @@ def _begin_again(place: Path, data: Any, console: Console) -> Run:
     from rightfit.training.checkpoints import FOLDER
 
     begun = folder.read_json(place / FOLDER / BEGUN)
-    asked = train_settings(begun["asked"])
+    asked = train_settings({**begun["asked"], **({"micro_batch": micro_batch} if micro_batch else {})})
     backend = resuming.backend_of(begun["backend"])
     if asked.data.startswith("<") and data is None:
         raise UsageError(

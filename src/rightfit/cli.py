@@ -138,6 +138,14 @@ def resume(
         int | None,
         typer.Option(min=1, help="Take a finished run further, to this epoch", show_default=False),
     ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Sum gradients over parts of so many images, after a process that memory was too short for",
+            show_default=False,
+        ),
+    ] = None,
     accept_data_changes: Annotated[
         bool, typer.Option("--accept-data-changes", help="Go on though images or labels have changed")
     ] = False,
@@ -147,7 +155,10 @@ def resume(
     """Go on with a run that was stopped or killed, as if it had not been."""
     from rightfit import api
 
-    _print_run(api.resume(run, epochs=epochs, accept_data_changes=accept_data_changes, quiet=quiet), json)
+    done = api.resume(
+        run, epochs=epochs, micro_batch=micro_batch, accept_data_changes=accept_data_changes, quiet=quiet
+    )
+    _print_run(done, json)
 
 
 def _print_run(run: Run, json: bool) -> None:

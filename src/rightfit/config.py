@@ -83,6 +83,12 @@ class TrainSettings(Settings):
     )
     epochs: int | None = Field(None, ge=1, description="Passes over the training images")
     batch_size: int | None = Field(None, ge=1, description="Images a step")
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Images a gradient is taken of at a time, to be summed to the batch's, where memory is short; "
+        "found by itself where the shortage can be caught",
+    )
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd (Nesterov momentum 0.9) or adamw")
     learning_rate: float | None = Field(None, gt=0, description="Peak learning rate at this batch size")
     warmup_epochs: float | None = Field(None, ge=0, description="Epochs of linear warm-up before the cosine")

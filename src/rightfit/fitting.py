@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rightfit.config import TrainSettings, parse_seconds
 from rightfit.console import Console, duration
 from rightfit.errors import DataError, RightfitError, RunError
-from rightfit.files import write_text
+from rightfit.files import append_line, write_text
 from rightfit.precision import measured_gain, uses_gpu
 from rightfit.run import Run
 from rightfit.runtime import cache_folder, choose_backend, cpu_count, cpu_name, installed_backends
@@ -65,17 +65,28 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     table = dataset.table
     held_out = table.rows("val")
 
+    waiting: list[str] = []  # lines that the disk did not take yet
+
     def record(decision: Decision) -> None:
         line = {"setting": decision.setting, "value": decision.value, "evidence": decision.because}
-        folder.record(place / "decisions.jsonl", **line)
+        waiting.append(folder.stamped(**line))
+        while waiting:
+            append_line(place / "decisions.jsonl", waiting[0])
+            del waiting[0]
+
+    def record_or_wait(decision: Decision) -> None:
+        try:
+            record(decision)
+        except (RightfitError, OSError) as error:
+            console.say(f"{error}; the decision goes on record with the next one, and training goes on")
 
     about = describe(job)
     checkpoints.every = parse_seconds(settings.checkpoint_every)
-    checkpoints.describe = lambda: {**about, "decisions": _lines(place / "decisions.jsonl")}
+    checkpoints.describe = lambda: {**about, "decisions": [*_lines(place / "decisions.jsonl"), *waiting]}
     if saved is None or saved.changed:
         _write_image_digests(job)
     started = time.monotonic()
-    progress, chosen = _trained(job, console, checkpoints, saved, record)
+    progress, chosen = _trained(job, console, checkpoints, saved, record_or_wait)
     if progress.stopped:
         return _stopped(job, progress, console)
     for decision in chosen:

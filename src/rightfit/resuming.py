@@ -45,6 +45,7 @@ def go_on(
     saved: Saved,
     data: Any,
     epochs: int | None,
+    micro_batch: int | None,
     accept_data_changes: bool,
     console: Console,
 ) -> Run:
@@ -69,6 +70,10 @@ def go_on(
     if epochs is not None:
         _extend(place, saved, epochs, finished)
     progress = saved.progress
+    if micro_batch is not None:
+        because = f"asked of resume: from step {progress.step} of epoch {progress.epoch + 1} on"
+        _record(place, "micro_batch", micro_batch, because)
+        progress.micro, saved.changed = micro_batch, True
     where = f"step {progress.step} of epoch {progress.epoch + 1}" if not progress.ended else "the end"
     console.say(f"going on with {place} from {where} ({saved.name})")
     return fit(job, console, checkpoints, saved)

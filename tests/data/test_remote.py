@@ -4,6 +4,7 @@ import functools
 import http.server
 import sys
 import threading
+import time
 import tomllib
 from pathlib import Path
 
@@ -146,3 +147,92 @@ def test_the_web_is_not_listed(monkeypatch):
     assert list(stamps.stamps_of(["http://localhost:1/a.png"]).ravel()) == [0] * stamps.DIGEST
     monkeypatch.setattr(remote, "filesystem", lambda url: (None, url))
     assert listing.missing(["http://localhost:1/a.png"]) == []
+
+
+# A network that stalls ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stalling(tmp_path, picture, monkeypatch):
+    """A real web server that answers nothing, or half an answer, for the paths in `stalled`, and waits."""
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(remote, "STALLED", 0.3)
+    remote._stalled.clear()
+    stalled, ended = {}, threading.Event()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            how = stalled.get(self.path)
+            if how == "half":
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b"half of it")
+                self.wfile.flush()
+            if how:
+                ended.wait(60)
+                self.close_connection = True
+            elif self.command == "HEAD":
+                super().do_HEAD()
+            else:
+                super().do_GET()
+
+        do_HEAD = do_GET
+
+    for number in range(40):
+        (tmp_path / f"{number:02d}.png").write_bytes(picture())
+    rows = [f"{number:02d}.png,{number % 2}" for number in range(40)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path))
+    ) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", stalled
+        ended.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("how", ["nothing", "half"])
+def test_a_file_that_stalls_is_left_out_with_its_reason_and_asked_for_again(stalling, how, tmp_path):
+    url, stalled = stalling
+    stalled["/03.png"] = how
+    paths = table.read(f"{url}/table.csv").paths(range(40))
+    began = time.monotonic()
+    opened = store.open_or_build(paths, ImageSpec(8, 8), tmp_path / "cache", url, workers=1)
+    assert time.monotonic() - began < 30
+    assert set(opened.reasons) == {3} and "the network stalled" in opened.reasons[3]
+    stalled.clear()
+    assert store.open_or_build(paths, ImageSpec(8, 8), tmp_path / "cache", url, workers=1).ok.all()
+
+
+@pytest.mark.parametrize("how", ["nothing", "half"])
+def test_a_network_that_stalls_ends_in_one_typed_error_soon(stalling, how, tmp_path):
+    url, stalled = stalling
+    paths = table.read(f"{url}/table.csv").paths(range(40))
+    stalled.update({f"/{number:02d}.png": how for number in range(2, 40)})
+    began = time.monotonic()
+    with pytest.raises(DataError, match="the network stalls: reads of 3 files in a row"):
+        store.open_or_build(paths, ImageSpec(8, 8), tmp_path / "cache", url, workers=1)
+    assert time.monotonic() - began < 30
+    assert not list((tmp_path / "cache").rglob(".building-*"))
+
+
+def test_a_table_behind_a_network_that_stalls_is_said_to_be_that(stalling):
+    url, stalled = stalling
+    stalled["/table.csv"] = "nothing"
+    with pytest.raises(DataError, match=r"table\.csv: the network stalled"):
+        table.read(f"{url}/table.csv")
+
+
+def test_a_slow_file_whose_bytes_come_is_waited_for(stalling, monkeypatch):
+    """The limit is on silence, not on the whole."""
+    url, _ = stalling
+    system, _ = remote.filesystem(f"{url}/00.png")
+    timeout = system.client_kwargs["timeout"]
+    assert (timeout.total, timeout.sock_read, timeout.sock_connect) == (None, 0.3, 0.3)

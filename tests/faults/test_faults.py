@@ -12,91 +12,14 @@ import keras
 import numpy as np
 import pytest
 
-from rightfit.config import TrainSettings
-from rightfit.console import Console
-from rightfit.data.augment import POLICIES
-from rightfit.data.loader import TrainLoader
 from rightfit.errors import RightfitError, RunError
 from rightfit.training import checkpoints as files
 from rightfit.training import loop
-from rightfit.training.checkpoints import Checkpoints
-from rightfit.training.judging import Validation
-from rightfit.training.safety import SETBACKS, Safety
+from rightfit.training.safety import SETBACKS, highest
+from rightfit.training.state import Progress
 
-SIDE, CLASSES, STEPS = 8, 3, 6
+STEPS = 6
 FLIPS = 400
-
-
-class Toy:
-    def __init__(self):
-        generator = np.random.default_rng(0)
-        self.codes = np.arange(144) % CLASSES
-        colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]])[self.codes]
-        noise = generator.normal(0, 40, (144, SIDE, SIDE, 3))
-        self.images = np.clip(colours[:, None, None] + noise, 0, 255).astype(np.uint8)
-        self.targets = np.eye(CLASSES, dtype=np.float32)[self.codes]
-
-    def gather(self, rows):
-        return self.images[rows]
-
-
-TOY = Toy()
-
-
-def small_net():
-    layers = keras.layers
-    inputs = keras.Input((SIDE, SIDE, 3), name="image")
-    x = layers.Rescaling(1 / 64, -2.0, name="normalise")(inputs)
-    x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(layers.Conv2D(8, 3, name="conv")(x)))
-    x = layers.Dense(CLASSES, name="logits")(layers.GlobalAveragePooling2D(name="pool")(x))
-    model = keras.Model(inputs, x, name="small")
-    generator = np.random.default_rng(1)
-    conv = model.get_layer("conv").kernel
-    conv.assign(generator.normal(0, 0.2, conv.shape))
-    model.get_layer("logits").kernel.assign(generator.normal(0, 0.3, (8, CLASSES)))
-    return model
-
-
-@pytest.fixture
-def training(tmp_path, capsys):
-    """training(...) -> progress, what was said, decisions, and the checkpoints; in tmp_path/run."""
-
-    def run(after_epoch=lambda progress: None, weights=None, go_on=False, every=1e9, **changes):
-        values = {"data": "toy", "model": "resnet20", "augment": "light", "epochs": 4, "batch_size": 16}
-        values |= {
-            "learning_rate": 0.1,
-            "warmup_epochs": 0.5,
-            "weight_decay": 0.001,
-            "ema": 0.0,
-            "patience": 99,
-        }
-        settings = TrainSettings(**values | changes)
-        place = tmp_path / "run"
-        place.mkdir(exist_ok=True)
-        kept = Checkpoints(place, Console())
-        kept.every = every
-        run.decisions = decisions = []
-        rows, held = np.arange(96), np.arange(96, 144)
-        ones = np.ones(96, np.float32) if weights is None else weights
-        progress = loop.train(
-            small_net(),
-            TrainLoader(TOY, rows, TOY.targets[rows], ones, 16, 0, POLICIES["light"]),
-            Validation(TOY, held, TOY.targets[held], None),
-            settings,
-            "categorical",
-            Console(quiet=True),
-            after_epoch,
-            "float32",
-            lambda epochs: settings,
-            safety=Safety(kept, decisions.append, lambda positions: [f"{p}.png" for p in positions]),
-            saved=kept.newest() if go_on else None,
-        )
-        return SimpleNamespace(
-            progress=progress, said=capsys.readouterr().err, decisions=decisions, checkpoints=kept
-        )
-
-    run.folder = tmp_path / "run" / "checkpoints"
-    return run
 
 
 def same(first, second):
@@ -272,11 +195,10 @@ def test_a_lost_loss_sends_training_back_to_the_last_whole_epoch_at_half_the_rat
 def test_images_that_lose_the_loss_each_time_are_named_and_training_ends_with_what_it_has(training):
     weights = np.ones(96, np.float32)
     weights[7] = np.nan  # no number, once it meets the gradient
-    loader = TrainLoader(TOY, np.arange(96), TOY.targets[:96], weights, 16, 0, POLICIES["light"])
+    loader = training.loader(weights)
     met = next(step for step in range(STEPS) if 7 in loader.positions(0, step))
-    with pytest.raises(RightfitError, match=r"loss became nan in epoch 1; try --learning-rate 0\.01") as end:
+    with pytest.raises(RightfitError, match=r"became .* in epoch 1.*; try --learning-rate 0\.01"):
         training(weights=weights)
-    del end
     assert len(training.decisions) == SETBACKS
     for decision in training.decisions:
         named = [f"{position}.png" for position in loader.positions(0, met)[:5]]
@@ -291,6 +213,79 @@ def test_training_gives_up_after_three_setbacks_and_keeps_the_best_epoch(trainin
     assert found.progress.ended.startswith("loss became nan in epoch 2; try --learning-rate")
     assert found.progress.best_epoch == 1 and len(found.progress.weights) > 0
     assert len(found.progress.history) == 1
+
+
+@pytest.fixture
+def spoilt(training):
+    """A toy of one's own, which may be spoilt and mended while a run on it goes on; and its steps' images."""
+    toy = training.toy()
+    return SimpleNamespace(
+        toy=toy, batch=lambda epoch, step: training.loader(None, toy).positions(epoch, step)
+    )
+
+
+def test_a_loss_that_explodes_sends_training_back_and_the_images_of_its_first_step_are_named(
+    training, spoilt
+):
+    """One image that weighs ten thousand times too much throws the weights far away in the third of six steps."""
+    weights = np.ones(96, np.float32)
+    culprit = spoilt.batch(2, 2)[0]
+
+    def spoil(progress):
+        weights[culprit] = 1e4 if progress.epoch == 2 else 1
+
+    def mend(decision):
+        weights[culprit] = 1
+
+    found = training(spoil, weights=weights, on_decision=mend)
+    (decision,) = found.decisions
+    assert (decision.setting, decision.value) == ("learning_rate factor", 0.5)
+    assert "in epoch 3; training returned to the end of epoch 2 at half" in decision.because
+    rose = float(decision.because.partition("loss rose to ")[2].split()[0])
+    assert rose > 10 * min(row["loss"] for row in found.progress.history[:2])
+    next_step = ", ".join(f"{position}.png" for position in spoilt.batch(2, 3)[:5])
+    assert f"it was first seen in the step with the images {next_step}" in decision.because
+    assert [row["epoch"] for row in found.progress.history] == [1, 2, 3, 4]
+    assert max(row["loss"] for row in found.progress.history) == found.progress.history[0]["loss"]
+
+
+def test_a_loss_that_rises_less_than_that_is_noise(training):
+    progress = training(epochs=2).progress
+    first, second = (row["loss"] for row in progress.history)
+    assert highest(progress) == max(10 * second, first)
+    progress.history[1]["loss"] = first / 1000
+    assert highest(progress) == first
+    assert highest(Progress()) == np.inf
+
+
+def norm_pooled_net():
+    """The length of each channel: its gradient at zero, which only a black image has, is no number."""
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Rescaling(1 / 64, name="normalise")(inputs)
+    x = layers.Conv2D(4, 3, use_bias=False, name="conv")(x)
+    x = keras.ops.sqrt(keras.ops.mean(keras.ops.square(x), axis=(1, 2)))
+    return keras.Model(inputs, layers.Dense(3, name="logits")(x), name="lengths")
+
+
+def test_a_gradient_that_is_lost_in_the_last_step_is_noticed_though_no_loss_shows_it(training, spoilt):
+    culprit = spoilt.batch(3, STEPS - 1)[0]
+    pixels = spoilt.toy.images[culprit].copy()
+
+    def spoil(progress):
+        spoilt.toy.images[culprit] = 0 if progress.epoch == 3 else pixels
+
+    def mend(decision):
+        spoilt.toy.images[culprit] = pixels
+
+    found = training(
+        spoil, toy=spoilt.toy, model=norm_pooled_net(), held=(), on_decision=mend, learning_rate=0.01
+    )
+    (decision,) = found.decisions
+    assert "a weight became no number in epoch 4, though the loss is" in decision.because
+    assert f"in the step with the images {culprit}.png, " in decision.because
+    assert [row["epoch"] for row in found.progress.history] == [1, 2, 3, 4]
+    assert all(np.isfinite(weight).all() for weight in found.progress.weights)
 
 
 # Folders that cannot be written ---------------------------------------------------------------------

@@ -341,9 +341,9 @@ def test_an_interrupt_from_outside_between_steps_stops_training(handlers, watch)
 def test_an_interrupt_while_an_epoch_is_judged_does_not_wait_for_the_end(handlers, monkeypatch):
     judged_on = loop.judged_on
 
-    def interrupted(judge, validation, settings, label_mode, on_batch):
+    def interrupted(*given):
         os.kill(os.getpid(), signal.SIGTERM)
-        return judged_on(judge, validation, settings, label_mode, on_batch)
+        return judged_on(*given)
 
     monkeypatch.setattr(loop, "judged_on", interrupted)
     progress = train(epochs=3)

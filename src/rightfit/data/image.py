@@ -28,7 +28,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from rightfit.data.remote import is_url, opened
+from rightfit.data.remote import answering, is_url, opened
 from rightfit.data.resize import ImageSpec, Pixels, fit, inside
 from rightfit.errors import ImageError, RightfitError
 
@@ -69,7 +69,7 @@ def size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:
     """
     path = "<bytes>" if isinstance(source, bytes) else os.fspath(source)
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else _open(path) as stream:
+        with answering(path), io.BytesIO(source) if isinstance(source, bytes) else _open(path) as stream:
             image = _header(stream, path)
             turned = _orientation(image) >= 5
     except RightfitError:
@@ -87,7 +87,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """
     path = os.fspath(path)
     try:
-        with _open(path) as stream:
+        with answering(path), _open(path) as stream:
             data = stream.read()
     except RightfitError:
         raise

@@ -9,6 +9,8 @@ from typing import IO, Any
 
 from rightfit.errors import DataError, RightfitError, UsageError
 
+STALLED = 60.0  # seconds without a byte
+IN_A_ROW = 3  # such reads, after which it is not the file
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
 
 
@@ -26,7 +28,7 @@ def filesystem(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
     try:
-        system, name = url_to_fs(url)
+        system, name = url_to_fs(url, **_patience(url))
     except ImportError as error:
         schemes = re.findall(r"([a-z0-9]+)://", url)
         extra = next((EXTRAS[scheme] for scheme in schemes if scheme in EXTRAS), None)
@@ -38,6 +40,49 @@ def filesystem(url: str) -> tuple[Any, str]:
     except Exception as error:  # each client has its own types
         raise DataError(f"{url}: cannot be reached: {error}") from error
     return system, name
+
+
+def _patience(url: str) -> dict[str, Any]:
+    """What makes the web's client give up a connection that stalls: by itself it gives up after five minutes,
+    though bytes come. s3:// and gs:// have limits of their own."""
+    from fsspec.config import conf
+
+    scheme = next((s for s in ("https", "http") if f"{s}://" in url), None)
+    if scheme is None:
+        return {}
+    import aiohttp
+
+    patience = aiohttp.ClientTimeout(total=None, sock_connect=STALLED, sock_read=STALLED)
+    kept = conf.get(scheme, {}).get("client_kwargs", {})  # what the user set for it
+    return {scheme: {"client_kwargs": {"timeout": patience, **kept}}}
+
+
+_stalled: list[str] = []  # reads that stalled since one did not, of whichever thread
+
+
+@contextmanager
+def answering(path: str) -> Iterator[None]:
+    """A body that reads `path`, where a read that stalls is a TimeoutError; the third in a row is a DataError,
+    as a thousand files that each stall for a minute take a day."""
+    try:
+        yield
+    except Exception as error:
+        if not _timed_out(error):
+            raise
+        _stalled.append(path)
+        if len(_stalled) >= IN_A_ROW:
+            _stalled.clear()
+            raise DataError(
+                f"{path}: the network stalls: reads of {IN_A_ROW} files in a row ended without an answer; "
+                "run it again when it answers, or copy the images to a disk of this machine first"
+            ) from error
+        raise TimeoutError(f"the network stalled ({str(error) or 'no answer'})") from error
+    _stalled.clear()
+
+
+def _timed_out(error: BaseException | None) -> bool:
+    """Clients make "no such file" of it, with the cause behind."""
+    return error is not None and (isinstance(error, TimeoutError) or _timed_out(error.__cause__))
 
 
 def opened(url: str) -> IO[bytes]:
@@ -54,8 +99,9 @@ def reaching(url: str) -> Iterator[None]:
         yield
     except RightfitError:
         raise
-    except FileNotFoundError:
-        raise DataError(f"{url}: no such file or folder") from None
+    except FileNotFoundError as error:
+        said = "the network stalled" if _timed_out(error) else "no such file or folder"
+        raise DataError(f"{url}: {said}") from None
     except PermissionError as error:
         raise DataError(f"{url}: no permission to read it: {error}") from error
     except Exception as error:  # as above

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.data.loader import Images, every_image_once
+from rightfit.memory import is_short
 
 
 def all_logits(
@@ -30,7 +31,18 @@ def all_logits(
 
 
 def logits_of(model: keras.Model, batch: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
-    """(B, H, W, 3) uint8 -> (B, outputs); a short batch is filled up, so one shape is compiled only."""
+    """(B, H, W, 3) uint8 -> (B, outputs), in halves where memory is too short for the whole batch."""
+    try:
+        return _logits_at_once(model, batch, batch_size)
+    except Exception as error:  # each backend has a type of its own for memory
+        if batch_size == 1 or not is_short(error):
+            raise
+    half = -(-batch_size // 2)
+    return np.concatenate([logits_of(model, batch[s : s + half], half) for s in range(0, len(batch), half)])
+
+
+def _logits_at_once(model: keras.Model, batch: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+    """A short batch is filled up, so one shape is compiled only."""
     count = len(batch)
     if count < batch_size:
         batch = np.concatenate([batch, np.zeros((batch_size - count, *batch.shape[1:]), np.uint8)])

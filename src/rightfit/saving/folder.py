@@ -116,8 +116,12 @@ def write_quarantine(path: Path, quarantined: Iterable[tuple[str, str]]) -> None
 
 def record(path: Path, **entry: Any) -> None:
     """Add one JSON line, stamped with the time (UTC)."""
-    stamped = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **entry}
-    append_line(path, json.dumps(stamped, ensure_ascii=False))
+    append_line(path, stamped(**entry))
+
+
+def stamped(**entry: Any) -> str:
+    """The entry as one JSON line, with the time (UTC)."""
+    return json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **entry}, ensure_ascii=False)
 
 
 def write_json(path: Path, content: Any) -> None:

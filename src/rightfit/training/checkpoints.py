@@ -105,7 +105,7 @@ class Checkpoints:
     ) -> None:
         for value in tensors.values():
             if value.dtype.kind == "f" and not np.isfinite(value).all():
-                return self._not_saved("a number in the weights or the optimizer is no longer finite")
+                return self.not_saved("a number in the weights or the optimizer is no longer finite")
         try:
             for name, weights in best.items():
                 if name not in self._best or self._best[name][0] is not weights:
@@ -115,11 +115,12 @@ class Checkpoints:
             content["best"] = {name: self._best[name][1] for name in best}
             write(self.folder / entry.name, tensors, content)
         except (RightfitError, MemoryError) as error:
-            return self._not_saved(str(error) or "memory is short")
+            return self.not_saved(str(error) or "memory is short")
         self._entries = [*(e for e in self._entries if e.name != entry.name), entry]
         self._tidy()
 
-    def _not_saved(self, why: str) -> None:
+    def not_saved(self, why: str) -> None:
+        """Say so; training goes on."""
         self.saved_at = None
         last = f"; {self._entries[-1].name} stays" if self._entries else ""
         self.console.say(f"checkpoint not saved: {why}{last}, and training goes on")

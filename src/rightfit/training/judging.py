@@ -32,11 +32,16 @@ def judged_on(
     validation: Validation,
     settings: TrainSettings,
     label_mode: str,
+    micro: int,
     on_batch: Callable[[int], None] | None = None,
 ) -> tuple[Quick, NDArray[np.float64]]:
-    """Loss and accuracy over every validation image, each once; and the loss of each (N,)."""
+    """Loss and accuracy over every validation image, each once; and the loss of each (N,).
+
+    `micro` images at a time where memory is short, else 0.
+    """
     assert settings.batch_size
-    logits = all_logits(model, validation.images, validation.rows, max(settings.batch_size, 32), on_batch)
+    batch_size = micro or max(settings.batch_size, 32)
+    logits = all_logits(model, validation.images, validation.rows, batch_size, on_batch)
     result = quick(logits, validation.targets, label_mode, validation.groups)
     return result, image_losses(logits, validation.targets, label_mode)
 

@@ -5,6 +5,7 @@ It may be broken off anywhere and gone on with from a checkpoint: what comes out
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.config import TrainSettings, parse_seconds
@@ -20,12 +22,13 @@ from rightfit.console import Console, duration
 from rightfit.data.loader import TrainLoader
 from rightfit.errors import DataError, RightfitError
 from rightfit.evaluation.infer import plain_graph
+from rightfit.memory import is_short, words
 from rightfit.nets.layers import fused
 from rightfit.training.interrupt import Interrupt, Stop, interruptible
 from rightfit.training.judging import Validation, is_kept, judged_on
 from rightfit.training.optimizers import make_optimizer
 from rightfit.training.phases import ALL, Phase, Span, span_at, thawed
-from rightfit.training.safety import Safety, images_of_the_first_lost_step
+from rightfit.training.safety import Safety, highest, images_of_the_first_lost_step
 from rightfit.training.schedule import WarmupCosine, averaging_decay
 from rightfit.training.speed import idle
 from rightfit.training.state import Progress, Saved
@@ -62,11 +65,13 @@ def train(
     checkpoint, when an image can no longer be read.
     A loss that is no longer finite sends training back to the last whole epoch at half the learning rate,
     three times; then, or without `safety`, it ends training; RightfitError if no epoch had a finite one.
+    Where memory is too short for a step, its gradient is taken of half as many images at a time, from the last
+    checkpoint on; RightfitError without `safety`, or when one image is too many.
     """
     _assert_resolved(settings)
     progress = saved.progress if saved else before or Progress()
     if not saved:
-        progress.epochs = settings.epochs or 0
+        progress.epochs, progress.micro = settings.epochs or 0, settings.micro_batch or 0
     elif progress.shortened:
         settings = settings_for(progress.shortened)
     training = _Training(
@@ -80,6 +85,7 @@ def train(
             training.enter()
             training.save()
         while training.progress.epoch < training.progress.epochs and not training.progress.ended:
+            short = ""
             try:
                 row = training.one_epoch()
             except Stop:
@@ -91,7 +97,14 @@ def train(
                     safety.checkpoints.wait()
                 raise
             except _Diverged as diverged:
-                training.set_back(str(diverged))
+                training.set_back(str(diverged), diverged.limit)
+                continue
+            except Exception as error:  # each backend has a type of its own for memory
+                if not is_short(error):
+                    raise
+                short = words(error)
+            if short:  # out here the error is gone, and the arrays of the frames that it held
+                training.halve(short)
                 continue
             if row is None:
                 break
@@ -112,7 +125,11 @@ WORTH_SAYING = 600  # seconds to wait
 
 
 class _Diverged(Exception):
-    """A loss that is no number any more, or far above what it was; says which and where."""
+    """A loss or weight that is no number any more, or a loss above `limit`; says which and where."""
+
+    def __init__(self, what: str, limit: float = math.inf) -> None:
+        super().__init__(what)
+        self.limit = limit
 
 
 @dataclass
@@ -159,7 +176,9 @@ class _Training:
         runner = thawed(self.model, weights, phase, self.precision, seed)
         smoothing, averaging = self.settings.label_smoothing, bool(self.settings.ema)
         optimizer = make_optimizer(self.settings, runner)
-        return make_step(runner, optimizer, self.label_mode, smoothing, averaging, phase.rates)
+        step = make_step(runner, optimizer, self.label_mode, smoothing, averaging, phase.rates)
+        step.micro = self.progress.micro
+        return step
 
     # An epoch -----------------------------------------------------------------------------------------
 
@@ -176,18 +195,25 @@ class _Training:
         epoch = progress.epoch + 1
         self._check(row, "loss")
         weights = self.step.weights(averaged=True)
+        # A lost gradient leaves lost weights, for good; after the last step no loss would show them.
+        if not all(np.isfinite(weight).all() for weight in self.step.weights(averaged=False)):
+            raise _Diverged(
+                f"a weight became no number in epoch {epoch}, though the loss is {row['loss']:.4g}"
+            )
         judged = time.monotonic()
         losses = None
         if len(validation.rows):
             self.judge.set_weights(weights)
             on_batch = self.interrupt.check
-            result, losses = judged_on(self.judge, validation, settings, self.label_mode, on_batch)
+            result, losses = judged_on(
+                self.judge, validation, settings, self.label_mode, progress.micro, on_batch
+            )
             row |= {"val_loss": result.loss, "val_accuracy": result.accuracy}
             row["val_accuracy_half_width"] = result.accuracy_half_width
             self._check(row, "val_loss")
         row["validation_seconds"] = round(time.monotonic() - judged, 3)
         if self.safety and self.safety.exploded(progress, row["loss"]):
-            raise _Diverged(f"loss rose to {row['loss']:.4g} in epoch {epoch}")
+            raise _Diverged(f"loss rose to {row['loss']:.4g} in epoch {epoch}", highest(progress))
         progress.history.append(row)
         if losses is None or is_kept(progress, losses, epoch, validation.groups):
             progress.best_loss, progress.best_epoch = row.get("val_loss", -math.inf), epoch
@@ -297,7 +323,11 @@ class _Training:
         assert self.step
         progress.seconds = self._elapsed()
         steps = progress.epoch * self.loader.steps + progress.step
-        self.safety.checkpoints.save(progress, self.step.state(), steps)
+        try:
+            state = self.step.state()
+        except MemoryError as error:
+            return self.safety.checkpoints.not_saved(words(error))
+        self.safety.checkpoints.save(progress, state, steps)
         spent = time.monotonic() - began
         if row is not None:
             row["saving_seconds"] = round(row["saving_seconds"] + spent, 3)
@@ -315,9 +345,10 @@ class _Training:
 
     # Setbacks -----------------------------------------------------------------------------------------
 
-    def set_back(self, what: str) -> None:
+    def set_back(self, what: str, limit: float) -> None:
         """Back to the last whole epoch at half the learning rate; without one, or three times after, the end:
-        the best epoch so far is kept, and without one there is nothing to keep."""
+        the best epoch so far is kept, and without one there is nothing to keep. A step's loss above `limit`
+        is lost too."""
         failed, found = self.progress, self.safety.last_good(self.progress) if self.safety else None
         if self.safety is None or found is None:
             assert self.settings.learning_rate
@@ -326,6 +357,7 @@ class _Training:
                 raise RightfitError(advice)
             failed.ended = advice
             return
+        found.progress.micro = failed.micro
         self.go_on_from(found)
         lost: list[str] = []
         if found.progress.epoch == failed.epoch:
@@ -333,13 +365,32 @@ class _Training:
             assert self.step
             rate, ema = self.schedule(span), self.settings.ema
             positions = images_of_the_first_lost_step(
-                self.step, self.loader, rate, span.first, failed, ema, self.interrupt
+                self.step, self.loader, rate, span.first, failed, ema, self.interrupt, limit
             )
             lost = self.safety.files(positions) if len(positions) else []
             again = self.safety.last_good(failed)
             assert again is not None
+            again.progress.micro = failed.micro
             self.go_on_from(again)
         self.safety.set_back(self.progress, failed, what, lost, self.console)
+
+    def halve(self, what: str) -> None:
+        """Half as many images a gradient from the last checkpoint on: the step that failed may have changed
+        some variables and not others, and on JAX its state is gone."""
+        batch_size = self.settings.batch_size or 1
+        images = min(self.progress.micro or batch_size, batch_size)
+        self.step = None
+        gc.collect()  # models are cycles; their memory is needed now
+        found = self.safety.checkpoints.newest() if self.safety and images > 1 else None
+        if self.safety is None or found is None:
+            raise RightfitError(
+                f"memory is too short for a gradient of {images} image{'s' if images > 1 else ''}: {what}; "
+                "a smaller --image-size or --model needs less"
+            )
+        found.progress.micro = -(-images // 2)
+        self.go_on_from(found)
+        self.safety.halved(self.progress, batch_size, what, self.console)
+        self.save()  # a run that is killed now takes the same parts
 
     def _check(self, row: dict[str, Any], name: str) -> None:
         if not math.isfinite(row[name]):

@@ -40,9 +40,9 @@ class Safety:
 
     def exploded(self, progress: Progress, loss: float) -> bool:
         """Is an epoch's loss far above the best, and above where training began? Then it is not noise."""
-        before = [row["loss"] for row in progress.history if row["epoch"] > 0]
-        far = bool(before) and loss > EXPLODED * min(before) and loss > before[0]
-        return far and progress.setbacks < SETBACKS and self.last_good(progress) is not None
+        return (
+            loss > highest(progress) and progress.setbacks < SETBACKS and self.last_good(progress) is not None
+        )
 
     def set_back(
         self, progress: Progress, failed: Progress, what: str, lost: list[str], console: Console
@@ -52,9 +52,24 @@ class Safety:
         because = f"{what}; training returned to the end of epoch {progress.epoch} at half the learning rate"
         if lost:
             more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-            because += f"; it was first lost in the step with the images {', '.join(lost[:NAMED])}{more}"
+            because += f"; it was first seen in the step with the images {', '.join(lost[:NAMED])}{more}"
         self.record(Decision("learning_rate factor", progress.rate_factor, because))
         console.say(because)
+
+    def halved(self, progress: Progress, batch_size: int, what: str, console: Console) -> None:
+        """Put on record that memory ran short."""
+        because = (
+            f"memory ran short ({what}); from step {progress.step} of epoch {progress.epoch + 1} on the gradient of "
+            f"a batch of {batch_size} is summed over parts of at most {progress.micro}"
+        )
+        self.record(Decision("micro_batch", progress.micro, because))
+        console.say(because)
+
+
+def highest(progress: Progress) -> float:
+    """The training loss of an epoch that noise could explain; infinite before there was one."""
+    before = [row["loss"] for row in progress.history if row["epoch"] > 0]
+    return max(EXPLODED * min(before), before[0]) if before else math.inf
 
 
 def images_of_the_first_lost_step(
@@ -65,10 +80,12 @@ def images_of_the_first_lost_step(
     failed: Progress,
     ema: float | None,
     interrupt: Interrupt,
+    limit: float,
 ) -> NDArray[np.int64]:
-    """Take the epoch's steps again, looking after each: the positions of the first batch whose loss, or the
-    weights that it left, are not finite; empty when it does not happen again."""
+    """Take the epoch's steps again, looking after each: the positions of the first batch whose loss is not
+    finite or above `limit`, or that left weights that are not finite; empty when it does not happen again."""
     step.begin()
+    before = 0.0
     with closing(loader.epoch(failed.epoch)) as batches:
         for index in range(failed.step):
             if interrupt.asked:
@@ -76,6 +93,8 @@ def images_of_the_first_lost_step(
             position = (failed.epoch - first) * loader.steps + index
             step(next(batches), rate(position) * failed.rate_factor, averaging_decay(ema, position))
             sound = all(np.isfinite(weight).all() for weight in step.weights(averaged=False))
-            if not sound or not math.isfinite(step.totals()[0]):
+            total = float(step.totals()[0])
+            loss, before = (total - before) / loader.batch_size, total
+            if not sound or not math.isfinite(loss) or loss > limit:
                 return loader.positions(failed.epoch, index)
     return np.empty(0, np.int64)

@@ -43,6 +43,7 @@ class Progress:
     seconds: float = 0.0  # of training so far, in whatever processes
     rate_factor: float = 1.0  # of the learning rate; halved by each setback
     setbacks: int = 0
+    micro: int = 0  # images a gradient is taken of at a time, where memory is short; 0 is the whole batch
 
     fitted: list[NDArray[Any]] = field(default_factory=list)  # the model with the head's fit
     fitted_loss: float = math.inf

@@ -6,7 +6,8 @@ TensorFlow and torch update variables in place, JAX passes state through a pure 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -61,13 +62,18 @@ class Step:
         self.rates = [of[id(v)] for v in model.trainable_variables]  # flat models only: all have a layer
         self.averaged_variables = [v for v in model.variables if "float" in str(v.dtype)]
         self.count = 0  # steps since the sums began
+        self.micro = 0  # images a gradient is taken of at a time, where memory is short; 0 is the whole batch
         self.setup()
 
     def setup(self) -> None:
         raise NotImplementedError
 
     def __call__(self, batch: Batch, learning_rate: float, decay: float | None) -> None:
-        """Take one step, then move the averaged weights by 1 - `decay`; None leaves them."""
+        """Take one step, then move the averaged weights by 1 - `decay`; None leaves them.
+
+        With `micro` the gradient is the sum of those of parts of the batch, each by its share of the images:
+        the whole batch's to rounding, but that batch normalisation normalises each part by its own statistics.
+        """
         raise NotImplementedError
 
     def totals(self) -> NDArray[np.float64]:
@@ -137,6 +143,15 @@ class Step:
     def _set_sums(self, total: NDArray[np.float64], device: NDArray[np.float32]) -> None:
         raise NotImplementedError
 
+    def _parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        """Parts of at most `micro` images, of one size to within an image, each with its share of the batch."""
+        count = len(batch.images)
+        pieces = -(-count // self.micro) if self.micro else 1
+        ends = [count * index // pieces for index in range(pieces + 1)]
+        for start, end in pairwise(ends):
+            part = slice(start, end)
+            yield Batch(batch.images[part], batch.targets[part], batch.weights[part]), (end - start) / count
+
     def _scaled(self, gradients: list[Any]) -> list[Any]:
         pairs = zip(gradients, self.rates, strict=True)
         return [gradient if rate == 1.0 else gradient * rate for gradient, rate in pairs]
@@ -157,19 +172,26 @@ class TensorFlowStep(Step):
         self._average = [tf.Variable(v.value) for v in self.averaged_variables] if self.averaging else []
         # XLA on CPU is slow at gradients of convolutions; the plain graph takes oneDNN's kernels.
         self._compiled = tf.function(self._step, jit_compile=False, autograph=False)
+        self._partly = tf.function(self._gradients, jit_compile=False, autograph=False)
+        self._applying = tf.function(self._apply, jit_compile=False, autograph=False)
         self._averaging = tf.function(self._move_average, jit_compile=False, autograph=False)
 
     def _step(self, images: Any, targets: Any, weights: Any, learning_rate: Any) -> None:
+        self._apply(self._gradients(images, targets, weights), learning_rate)
+
+    def _gradients(self, images: Any, targets: Any, weights: Any) -> list[Any]:
         import tensorflow as tf
 
-        variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
             logits = self.model(images, training=True)
             loss, sums = self._objective(logits, targets, weights)
-        gradients = tape.gradient(loss, [v.value for v in variables])
-        self.optimizer.learning_rate.assign(learning_rate)
-        self.optimizer.apply(self._scaled(gradients), variables)
+        gradients = tape.gradient(loss, [v.value for v in self.model.trainable_variables])
         self._sums.assign_add(tf.cast(sums, tf.float64))
+        return list(gradients)
+
+    def _apply(self, gradients: list[Any], learning_rate: Any) -> None:
+        self.optimizer.learning_rate.assign(learning_rate)
+        self.optimizer.apply(self._scaled(gradients), self.model.trainable_variables)
 
     def _move_average(self, decay: Any) -> None:
         for average, variable in zip(self._average, self.averaged_variables, strict=True):
@@ -178,7 +200,15 @@ class TensorFlowStep(Step):
     def __call__(self, batch: Batch, learning_rate: float, decay: float | None) -> None:
         import tensorflow as tf
 
-        self._compiled(*map(tf.convert_to_tensor, batch), tf.constant(learning_rate, tf.float32))
+        rate = tf.constant(learning_rate, tf.float32)
+        if self.micro:
+            summed: list[Any] = []
+            for part, share in self._parts(batch):
+                gradients = [share * g for g in self._partly(*map(tf.convert_to_tensor, part))]
+                summed = [a + b for a, b in zip(summed, gradients, strict=True)] if summed else gradients
+            self._applying(summed, rate)
+        else:
+            self._compiled(*map(tf.convert_to_tensor, batch), rate)
         if self.averaging and decay is not None:
             self._averaging(tf.constant(decay, tf.float32))
         self.count += 1
@@ -217,11 +247,13 @@ class TorchStep(Step):
         import torch
 
         variables = self.model.trainable_variables
-        images, targets, weights = (ops.convert_to_tensor(part) for part in batch)
         for variable in variables:
             variable.value.grad = None
-        loss, sums = self._objective(self.model(images, training=True), targets, weights)
-        loss.backward()
+        for part, share in self._parts(batch):
+            images, targets, weights = map(ops.convert_to_tensor, part)
+            loss, sums = self._objective(self.model(images, training=True), targets, weights)
+            (loss if share == 1 else share * loss).backward()  # adds to what is in `grad`
+            self._sums += sums.detach().to(self._sums)
         with torch.no_grad():
             self.optimizer.learning_rate.assign(learning_rate)
             self.optimizer.apply(self._scaled([v.value.grad for v in variables]), variables)
@@ -229,7 +261,6 @@ class TorchStep(Step):
                 torch._foreach_lerp_(
                     self._average, [v.value.data for v in self.averaged_variables], 1 - decay
                 )
-            self._sums += sums.detach().to(self._sums)
         self.count += 1
 
     def totals(self) -> NDArray[np.float64]:
@@ -288,12 +319,17 @@ class JaxStep(Step):
         self._average = average
         self._sums = np.zeros(3)
         self._compiled = jax.jit(self._step, donate_argnums=0)
+        self._partly = jax.jit(self._gradients)
+        self._applying = jax.jit(self._apply, donate_argnums=0)
         self._averaging = jax.jit(self._moved_average, donate_argnums=0)
 
     def _step(self, state: Any, images: Any, targets: Any, weights: Any, learning_rate: Any) -> Any:
-        import jax
-
         trainable, others, slots, sums = state
+        gradients, others, batch_sums = self._gradients(trainable, others, images, targets, weights)
+        return self._apply((trainable, others, slots, sums + batch_sums), gradients, learning_rate)
+
+    def _gradients(self, trainable: Any, others: Any, images: Any, targets: Any, weights: Any) -> Any:
+        import jax
 
         def objective(trainable: Any) -> Any:
             logits, updated = self.model.stateless_call(trainable, others, images, training=True)
@@ -301,16 +337,30 @@ class JaxStep(Step):
             return loss, (updated, batch_sums)
 
         gradients, (others, batch_sums) = jax.grad(objective, has_aux=True)(trainable)
+        return gradients, others, batch_sums
+
+    def _apply(self, state: Any, gradients: Any, learning_rate: Any) -> Any:
+        trainable, others, slots, sums = state
         slots = [learning_rate if i == self._rate else slot for i, slot in enumerate(slots)]
         trainable, slots = self.optimizer.stateless_apply(slots, self._scaled(gradients), trainable)
-        return (trainable, others, slots, sums + batch_sums)
+        return (trainable, others, slots, sums)
 
     def _moved_average(self, average: Any, groups: Any, decay: Any) -> Any:
         current = [groups[kind][place] for kind, place in self._places]
         return [a - (1 - decay) * (a - v) for a, v in zip(average, current, strict=True)]
 
     def __call__(self, batch: Batch, learning_rate: float, decay: float | None) -> None:
-        self._state = self._compiled(self._state, *batch, np.float32(learning_rate))
+        if self.micro:
+            trainable, others, slots, sums = self._state
+            summed: list[Any] = []
+            for part, share in self._parts(batch):
+                gradients, others, part_sums = self._partly(trainable, others, *part)
+                gradients = [np.float32(share) * g for g in gradients]
+                summed = [a + b for a, b in zip(summed, gradients, strict=True)] if summed else gradients
+                sums = sums + part_sums
+            self._state = self._applying((trainable, others, slots, sums), summed, np.float32(learning_rate))
+        else:
+            self._state = self._compiled(self._state, *batch, np.float32(learning_rate))
         if self.averaging and decay is not None:
             self._average = self._averaging(self._average, self._state[:2], np.float32(decay))
         self.count += 1
