@@ -17,7 +17,7 @@ from rightfit.config import TrainSettings, parse_seconds
 from rightfit.console import Console, duration
 from rightfit.errors import RightfitError, RunError
 from rightfit.files import write_text
-from rightfit.run import Run
+from rightfit.run import CALIBRATION, Run
 from rightfit.runtime import cache_folder, choose_backend, cpu_count, cpu_name, installed_backends
 
 if TYPE_CHECKING:
@@ -86,11 +86,12 @@ def fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | Non
     seconds = max(progress.seconds, time.monotonic() - started)
     console.say(kept.replace(";", f" after {duration(seconds)};", 1))
     run = Run(place, dataset=dataset)
-    metrics = run.measure("val", Console(quiet=True)) if len(held_out) else None
+    metrics = run.measure("val", Console(quiet=True), calibrating=True) if len(held_out) else None
     folder.write_json(place / "metrics.json", {"validation": metrics} if metrics else {})
     checkpoints.keep_the_last_only()
     folder.write_json(checkpoints.folder / FINISHED, {"ended": progress.ended, "of": checkpoints.identity()})
     if metrics:
+        console.say(calibration_sentence(metrics))
         console.say(sentence("validation", metrics))
     return run
 
@@ -171,7 +172,8 @@ def _stopped(job: Job, progress: Progress, console: Console) -> Run:
         _write_model(job, progress)
         content["epoch"] = progress.best_epoch
         if len(job.dataset.table.rows("val")):
-            content["validation"] = Run(job.place, dataset=job.dataset).measure("val", Console(quiet=True))
+            run = Run(job.place, dataset=job.dataset)
+            content["validation"] = run.measure("val", Console(quiet=True), calibrating=True)
     folder.write_json(job.place / "metrics.json", content)
     kept = f"; until then it holds epoch {progress.best_epoch}" if usable else ""
     console.say(f"{progress.stopped}; `rightfit resume {job.place}` goes on{kept}")
@@ -183,6 +185,7 @@ def _write_model(job: Job, progress: Progress) -> None:
 
     settings, table = job.settings, job.dataset.table
     job.model.set_weights(progress.weights)
+    (job.place / CALIBRATION).unlink(missing_ok=True)  # of the weights that are about to be replaced
     description = bundle.Description(
         settings.model, table.classes, table.label_mode, settings.height_width, settings.resize
     )
@@ -269,6 +272,14 @@ def sentence(split: str, metrics: dict[str, Any]) -> str:
     return (
         f"{split} accuracy {accuracy['value']:.4f}, 95 % interval {accuracy['low']:.4f} to "
         f"{accuracy['high']:.4f}, over {metrics['images']:,} images"
+    )
+
+
+def calibration_sentence(metrics: dict[str, Any]) -> str:
+    before, after = metrics["ece_uncalibrated"]["value"], metrics["ece"]["value"]
+    return (
+        f"temperature {metrics['temperature']:.3g} from the validation images: "
+        f"expected calibration error {before:.4f} → {after:.4f} on them"
     )
 
 
