@@ -28,8 +28,8 @@ from common import RESULTS, finish, parser
 
 from rightfit.evaluation.answers import Answers, columns_of, statistic_of
 from rightfit.evaluation.calibration import Calibration
-from rightfit.evaluation.intervals import RESAMPLES, bootstrap, interval
-from rightfit.evaluation.summary import curves_of, summary
+from rightfit.evaluation.intervals import RESAMPLES, bootstrap, interval, of_mean
+from rightfit.evaluation.summary import curves_of, ranked_draws, summary
 
 SCALES = {
     "accuracy": "share",
@@ -169,12 +169,14 @@ def sampled(scenario: Scenario, seed: int) -> tuple[np.ndarray, ...]:
     answers = simulated(scenario, scenario.groups, np.random.default_rng([2, seed]))
     parts = parts_of(answers)
     values = at(parts, lambda matrix: np.asarray(matrix.sum(axis=1)))[:, 0]
-    drawn = numbers(bootstrap(parts, RESAMPLES, seed))
+    resampled = bootstrap(parts, RESAMPLES, seed)
+    drawn = numbers(resampled)
     left_out = at(parts, lambda matrix: np.asarray(matrix.sum(axis=1)) - matrix.toarray())
-    index = np.arange(len(answers.truth)) if answers.groups is None else answers.groups
-    sides = (*answers.truth.T, *~answers.truth.T)
-    rarer = min(len(np.unique(index[side])) for side in sides)
-    draws = [rarer if name.startswith(("auroc", "f1")) else scenario.groups for name in SCALES]
+    columns = columns_of(answers, Calibration(), {})
+    ranked = of_mean(resampled[1]["auroc"], ranked_draws(answers, columns))
+    last = columns.draws(parts[0][0])["true"][-1]
+    of_metric = {"auroc": ranked, "f1 of the last class": last}
+    draws = [of_metric.get(name, scenario.groups) for name in SCALES]
     return values, drawn, left_out, np.array(draws)
 
 

@@ -254,6 +254,18 @@ def test_a_slice_is_the_accuracy_of_its_images_and_flagged_when_its_interval_exc
     assert not any(part["differs"] for part in same["slices"]["half"].values())
 
 
+def test_a_clinic_is_judged_by_its_own_images():
+    generator = np.random.default_rng(0)
+    clinic = np.repeat([0, 1, 2], 100)
+    targets = generator.integers(0, 2, (300, 1)).astype(np.float32)
+    wrong = generator.random(300) < np.array([0.05, 0.1, 0.6])[clinic]
+    logits = np.where((targets[:, 0] > 0) ^ wrong, 2.0, -2.0)[:, None].astype(np.float32)
+    slices = {"group": (["a", "b", "c"], clinic)}
+    found = summary(logits, targets, "binary", ("no", "yes"), clinic, slices=slices)["slices"]["group"]
+    assert math.isclose(found["c"]["value"], 1 - wrong[clinic == 2].mean())
+    assert found["c"]["differs"] and found["c"]["high"] - found["c"]["low"] < 0.25
+
+
 def test_operating_points_are_counted_at_the_thresholds_they_were_given():
     given = answers("binary", 1, count=300)
     shares, truth = probabilities(given.raw, "binary")[:, 1], given.targets[:, 0] > 0.5

@@ -104,10 +104,16 @@ def columns_of(answers: Answers, calibration: Calibration, slices: Slices) -> Su
         columns.add(f"{point}: found", above & truth)
         columns.add(f"{point}: spared", ~above & ~truth)
     for by, (names, codes) in slices.items():
-        part = np.eye(len(names) + 1, dtype=bool)[codes][:, :-1]  # -1, in none, is the row of the last column
-        columns.add(f"{by}: images", part)
-        columns.add(f"{by}: hits", part * hits[:, None])
+        if by == "group":  # one group has no spread of groups
+            continue
+        add_slices(columns, by, codes, len(names), hits)
     return columns
+
+
+def add_slices(columns: Sums, by: str, codes: NDArray[np.int64], size: int, hits: Floats) -> None:
+    part = np.eye(size + 1, dtype=bool)[codes][:, :-1]  # -1, in none, is the row of the last column
+    columns.add(f"{by}: images", part)
+    columns.add(f"{by}: hits", part * hits[:, None])
 
 
 def statistic_of(columns: Sums, answers: Answers, calibration: Calibration, ordinal: bool) -> Statistic:

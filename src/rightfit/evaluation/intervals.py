@@ -74,8 +74,8 @@ def interval(
     """Ends of the 95 % intervals of `values` (S,) from their resamples `drawn` (S, R).
 
     The standard deviation of the resamples, times sqrt(n / (n - 1)) and Student's t of n - 1, where n is
-    `draws` (S,), the groups that the number rests on; laid off on a scale on which the number has no
-    ends: the logit of a share, the inverse hyperbolic tangent of what lies within -1 and 1, the logarithm
+    `draws` (S,), the groups that the number rests on (`welch`, `of_mean`); laid off on a scale on which
+    it has no ends: the logit of a share, the inverse hyperbolic tangent of what lies within -1 and 1, the logarithm
     of what is positive (the delta method). benchmarks/coverage.py says why: over 1,000 data sets each it
     holds the truth COVERAGE_FIGURES of the time, where percentiles hold it PERCENTILE_FIGURES and BCa
     (Efron 1987) BCA_FIGURES. A "distance" such as ECE is above 0 by noise alone, and a resample has the
@@ -88,6 +88,8 @@ def interval(
     from scipy.special import stdtrit
 
     draws = np.broadcast_to(np.asarray(draws, np.float64), values.shape)
+    whole = np.round(values)
+    values = np.where(np.abs(values - whole) < 1e-12, whole, values)  # sums of shares miss 1 by a rounding
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # a class that no resample holds: NaN is the answer
         reach = np.nanstd(drawn, axis=1) * np.sqrt(draws / (draws - 1)) * stdtrit(draws - 1, 0.975)
@@ -115,3 +117,22 @@ def interval(
             low, high = values - reach, values + reach
         low, high = (np.where(np.isnan(values), np.nan, end) for end in (low, high))
     return low, high
+
+
+def welch(one: Floats, other: Floats) -> Floats:
+    """Draws behind a comparison of `one` with `other` many: their sum where they are as many, the fewer
+    where they are much fewer (Welch 1947, of equal variances)."""
+    one, other = np.maximum(one, 1), np.maximum(other, 1)
+    parts = 1 / (one**2 * np.maximum(one - 1, 0.5)) + 1 / (other**2 * np.maximum(other - 1, 0.5))
+    return np.asarray(1 + (1 / one + 1 / other) ** 2 / parts)
+
+
+def of_mean(drawn: Floats, draws: Floats) -> float:
+    """Draws behind a mean over classes from the resamples (S, R) of each and the draws behind it (S,): most
+    count those that vary most (Satterthwaite 1946). Where none varies, the fewest."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a class that no resample holds
+        spread = np.nan_to_num(np.nanvar(drawn, axis=1))
+    if not spread.any():
+        return float(draws[draws > 0].min()) if (draws > 0).any() else 0.0
+    return float(1 + spread.sum() ** 2 / (spread**2 / np.maximum(draws - 1, 1)).sum())

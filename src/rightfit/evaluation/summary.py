@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.evaluation import counts, ranking
-from rightfit.evaluation.answers import Answers, columns_of, statistic_of
+from rightfit.evaluation.answers import Answers, add_slices, columns_of, statistic_of
 from rightfit.evaluation.calibration import Calibration
-from rightfit.evaluation.intervals import RESAMPLES, Scale, Statistic, bootstrap, interval
+from rightfit.evaluation.intervals import RESAMPLES, Scale, Statistic, bootstrap, interval, of_mean, welch
+from rightfit.evaluation.metrics import image_hits
 from rightfit.evaluation.slices import Slices, with_flags
 from rightfit.evaluation.sums import Sums
 
@@ -58,21 +59,21 @@ def summary(
     def one(name: str, draws: float = columns.groups, scale: Scale = "share", parts: float = 1) -> Estimate:
         return each(name, draws, scale, parts)[0]
 
-    rarest, kinds = _least(held["true"]), len(answers.kinds)
-    rarer = np.minimum(*_held_by_class(answers, columns))
-    ranked = _least(rarer)
+    behind = {"recall": held["true"], "precision": held["said"], "f1": np.maximum(held["true"], held["said"])}
+    behind_mean = {n: of_mean(drawn[n], behind[n]) for n in OF_CLASS}
+    sides, kinds = ranked_draws(answers, columns), len(answers.kinds)
     by_chance = _beyond_chance(answers)
     found: dict[str, Any] = {
         "images": len(raw),
         "groups": columns.groups,
         "accuracy": one("accuracy"),
         "loss": one("loss", scale="positive"),
-        "balanced_accuracy": one("balanced accuracy", rarest, parts=kinds),
+        "balanced_accuracy": one("balanced accuracy", behind_mean["recall"], parts=kinds),
         "brier": one("brier", scale="positive"),
-        "macro": {n: one(f"macro {n}", rarest, parts=kinds) for n in OF_CLASS},
+        "macro": {n: one(f"macro {n}", behind_mean[n], parts=kinds) for n in OF_CLASS},
         "weighted": {n: one(f"weighted {n}") for n in OF_CLASS},
-        "auroc": one("mean auroc", ranked, parts=len(rarer)),
-        "auprc": one("mean auprc", ranked, parts=len(rarer)),
+        "auroc": one("mean auroc", of_mean(drawn["auroc"], sides), parts=len(sides)),
+        "auprc": one("mean auprc", of_mean(drawn["auprc"], sides), parts=len(sides)),
         "kappa": one("kappa", scale="signed", parts=by_chance),
         "mcc": one("mcc", scale="signed", parts=by_chance),
         "ece": one("ece", scale="distance"),
@@ -82,27 +83,29 @@ def summary(
         found[f"top_{answers.top}_accuracy"] = one("top")
     if ordinal:
         found["quadratic_kappa"] = one("quadratic kappa", scale="signed", parts=by_chance)
-    said = {"recall": held["true"], "precision": held["said"], "f1": np.maximum(held["true"], held["said"])}
-    found |= {name: dict(zip(answers.kinds, each(name, said[name]), strict=True)) for name in OF_CLASS}
+    found |= {name: dict(zip(answers.kinds, each(name, behind[name]), strict=True)) for name in OF_CLASS}
     names = answers.ranked
-    rows = zip(*(each(curve, rarer) for curve in CURVES), strict=True)
+    rows = zip(*(each(curve, sides) for curve in CURVES), strict=True)
     found["curves"] = {n: dict(zip(CURVES, row, strict=True)) for n, row in zip(names, rows, strict=True)}
     if calibration.points:
         found["operating_points"] = {}
     for point, thresholds in calibration.points.items():
-        sides = (
+        at_point = (
             each(f"{point}: sensitivity", held["true"][-len(names) :]),
             each(f"{point}: specificity", held["true"][: len(names)]),
         )
         found["operating_points"][point] = {
             name: {"threshold": threshold, "sensitivity": hit, "specificity": spared}
-            for name, threshold, hit, spared in zip(names, thresholds, *sides, strict=True)
+            for name, threshold, hit, spared in zip(names, thresholds, *at_point, strict=True)
         }
-    if slices:
-        of_slices = {
-            by: dict(zip(parts, each(by, held[f"{by}: images"]), strict=True))
-            for by, (parts, _) in slices.items()
-        }
+    of_slices = {
+        by: dict(zip(parts, each(by, held[f"{by}: images"]), strict=True))
+        for by, (parts, _) in slices.items()
+        if by != "group"
+    }
+    if "group" in slices:
+        of_slices["group"] = _of_groups(answers, *slices["group"])
+    if of_slices:
         found["slices"] = with_flags(of_slices, float(values["accuracy"][0]))
     found["confusion"] = _confusion(answers)
     found["temperature"] = calibration.temperature
@@ -161,18 +164,32 @@ def _of_curves(classes: int) -> Statistic:
     return lambda sums: ranking.of_curves(sums, classes)
 
 
-def _held_by_class(answers: Answers, columns: Sums) -> tuple[Floats, Floats]:
-    """In how many groups each ranked class has an image, and in how many it lacks one, each (M,)."""
+def ranked_draws(answers: Answers, columns: Sums) -> Floats:
+    """Draws behind the curves of each ranked class: groups that have an image of it against those that lack one."""
     has, lacks = (
         np.array([len(np.unique(columns.index[side])) for side in sides.T], np.float64)
         for sides in (answers.truth, ~answers.truth)
     )
-    return has, lacks
+    return welch(has, lacks)
 
 
-def _least(held: Floats) -> float:
-    """The fewest groups of a class that has any."""
-    return float(held[held > 0].min()) if (held > 0).any() else 0.0
+def _of_groups(answers: Answers, names: list[str], codes: NDArray[np.int64]) -> dict[str, Estimate]:
+    """Accuracy within each group, whose images are the draws there: one group has no spread of groups."""
+    columns = Sums(len(codes))
+    add_slices(
+        columns, "group", codes, len(names), image_hits(answers.raw, answers.targets, answers.label_mode)
+    )
+    matrix = columns.matrix()
+
+    def statistic(sums: Floats) -> dict[str, Floats]:
+        of = columns.named(sums)
+        return {"accuracy": of["group: hits"] / of["group: images"]}
+
+    values = statistic(np.asarray(matrix.sum(axis=1)))["accuracy"][:, 0]
+    with np.errstate(invalid="ignore"):  # a resample without an image of a group
+        drawn = bootstrap([(matrix, statistic)])[0]["accuracy"]
+    ends = interval(values, drawn, columns.draws(matrix)["group: images"], "share")
+    return {name: _estimate(*three) for name, *three in zip(names, values, *ends, strict=True)}
 
 
 def _beyond_chance(answers: Answers) -> float:
