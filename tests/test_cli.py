@@ -23,6 +23,7 @@ RUN_FILES = {
     "weights.safetensors",
     "model.keras",
     "golden.npz",
+    "calibration.json",
     "history.csv",
     "decisions.jsonl",
     "metrics.json",

@@ -25,7 +25,7 @@ FLOORS = (
     {"training"},
     {"report", "export", "serve", "tuning", "machine"},
     {"run"},
-    {"fitting"},
+    {"fitting", "comparing"},
     {"resuming"},
     {"api"},
     {"__init__"},

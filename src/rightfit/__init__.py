@@ -8,7 +8,7 @@ rightfit.resume("runs/photos-1")
 rightfit.load("runs/photos-1").model
 """
 
-from rightfit.api import load, resume, train
+from rightfit.api import compare, load, resume, train
 from rightfit.errors import (
     BackendError,
     DataError,
@@ -21,6 +21,6 @@ from rightfit.errors import (
 from rightfit.run import Run
 
 __all__ = [
-    "BackendError", "DataError", "ImageError", "RightfitError", "Run", "RunError", "UsageError", "WriteError", "load",
-    "resume", "train",
+    "BackendError", "DataError", "ImageError", "RightfitError", "Run", "RunError", "UsageError", "WriteError",
+    "compare", "load", "resume", "train",
 ]  # fmt: skip

@@ -73,6 +73,8 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     from rightfit.data.dataset import prepare
 
     dataset, asked = prepare(source, asked, console, _split_beside(config, asked))
+    if asked.ordinal:
+        _say_grades(dataset.table.classes, dataset.table.label_mode, console)
     with ExitStack() as held:
         return _train(dataset, asked, console, backend, precision, because, held)
 
@@ -233,6 +235,22 @@ def load(run: str | os.PathLike[str], precision: str = "float32") -> Run:
     return Run(run, precision)
 
 
+def compare(
+    run_a: str | os.PathLike[str] | Run,
+    run_b: str | os.PathLike[str] | Run,
+    *,
+    split: str = "val",
+    precision: str = "float32",
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Which of two runs is better on the images both have in `split`, val or test, and whether that can be
+    told from noise: `rightfit.comparing.compare`. `split="test"` opens the test set of both, on record."""
+    from rightfit import comparing
+
+    a, b = (run if isinstance(run, Run) else load(run, precision) for run in (run_a, run_b))
+    return comparing.compare(a, b, split, Console(quiet))
+
+
 def import_weights(path: str | os.PathLike[str], model: str, output: str | os.PathLike[str]) -> str:
     """Write another library's weights as ours: safetensors, `layer/variable` -> tensor.
 
@@ -296,6 +314,13 @@ def _check_start(asked: TrainSettings) -> None:
         from rightfit.nets.importers.files import check_there
 
         check_there(Path(asked.weights))
+
+
+def _say_grades(classes: tuple[str, ...], label_mode: str, console: Console) -> None:
+    """UsageError where classes have no order; their order is that of their names, which may not be meant."""
+    if label_mode == "multilabel":
+        raise UsageError("--ordinal is for classes that exclude each other; these images have several labels")
+    console.say(f"grades, in the order of their names: {' < '.join(classes)}")
 
 
 def _absolute(source: str) -> str:

@@ -172,8 +172,9 @@ def _print_run(run: Run, json: bool) -> None:
 def evaluate(
     run: RunFolder, precision: Precision = "float32", json: AsJson = False, quiet: Quiet = False
 ) -> None:
-    """Open the sealed test set; print accuracy, loss and balanced accuracy with 95 % intervals."""
+    """Open the sealed test set; print every metric with its 95 % interval."""
     from rightfit import api
+    from rightfit.evaluation.lines import lines_of
 
     metrics = api.load(run, precision).evaluate(quiet=quiet)
     if json:
@@ -181,14 +182,41 @@ def evaluate(
         return
     groups = "" if metrics["groups"] == metrics["images"] else f" of {metrics['groups']:,} groups"
     print(f"{metrics['images']:,} test images{groups}, each counted once; 95 % intervals by bootstrap")
-    for name in ("accuracy", "balanced_accuracy", "loss"):
-        print(_estimate_line(name.replace("_", " "), metrics[name]))
-    for name, estimate in metrics["recall"].items():
-        print(_estimate_line(f"recall of {name}", estimate))
+    for line in lines_of(metrics):
+        print(line)
 
 
-def _estimate_line(name: str, estimate: dict[str, float]) -> str:
-    return f"  {name:<28} {estimate['value']:.4f}   {estimate['low']:.4f} to {estimate['high']:.4f}"
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Run folder that training made")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run to compare with it")],
+    split: Annotated[
+        str, typer.Option(help="val, or test: that opens the test set of both, on record")
+    ] = "val",
+    precision: Precision = "float32",
+    json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Is RUN_B better than RUN_A on the same images, or can that not be told from noise?"""
+    from rightfit import api
+
+    found = api.compare(run_a, run_b, split=split, precision=precision, quiet=quiet)
+    if json:
+        _print_json(found)
+        return
+    groups = "" if found["groups"] == found["images"] else f" of {found['groups']:,} groups"
+    print(f"{found['images']:,} {split} images{groups} that both have; B minus A with 95 % intervals")
+    for name in ("accuracy", "loss"):
+        both, apart = found[name], found[name]["difference"]
+        print(
+            f"  {name:<10} A {both['a']:.4f}   B {both['b']:.4f}   difference {apart['value']:+.4f}"
+            f"   {apart['low']:+.4f} to {apart['high']:+.4f}"
+        )
+    test = found["mcnemar"]
+    print(
+        f"  only A right {test['only_a_right']:,}, only B right {test['only_b_right']:,}; p = {test['p']:.2g}"
+    )
+    print(found["sentence"])
 
 
 @app.command()
@@ -199,6 +227,14 @@ def predict(
         Path | None,
         typer.Option("--output", "-o", help="CSV file to write [default: stdout]", show_default=False),
     ] = None,
+    operating_point: Annotated[
+        str | None,
+        typer.Option(
+            help="Decide at youden, specificity-95 or sensitivity-95, as chosen on validation [default: the "
+            "likeliest class]",
+            show_default=False,
+        ),
+    ] = None,
     precision: Precision = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step")] = 64,
     quiet: Quiet = False,
@@ -206,7 +242,7 @@ def predict(
     """Label images: path, label, and the probability of each class."""
     from rightfit import api
 
-    count = api.load(run, precision).predict(paths, output or sys.stdout, batch_size, quiet=quiet)
+    count = api.load(run, precision).predict(paths, output or sys.stdout, batch_size, quiet, operating_point)
     if not count:
         raise DataError("no file could be read as an image, so nothing is labelled")
     if output and not quiet:

@@ -35,6 +35,9 @@ class TrainSettings(Settings):
     label_mode: Literal["auto", "binary", "categorical", "multilabel"] = Field(
         "auto", description="auto, binary, categorical or multilabel (labels joined by |)"
     )
+    ordinal: bool = Field(
+        False, description="The classes are grades, ordered as their names sort: also report quadratic kappa"
+    )
     group_by: str | None = Field(
         None, description="Regex; its first capture of the file name is the group (patient) kept in one split"
     )

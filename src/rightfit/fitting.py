@@ -18,7 +18,7 @@ from rightfit.console import Console, duration
 from rightfit.errors import DataError, RightfitError, RunError
 from rightfit.files import append_line, write_text
 from rightfit.precision import measured_gain, uses_gpu
-from rightfit.run import Run
+from rightfit.run import CALIBRATION, Run
 from rightfit.runtime import cache_folder, choose_backend, cpu_count, cpu_name, installed_backends
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     seconds = max(progress.seconds, time.monotonic() - started)
     console.say(kept.replace(";", f" after {duration(seconds)};", 1))
     run = Run(place, dataset=dataset)
-    metrics = run.measure("val", Console(quiet=True)) if len(held_out) else None
+    metrics = run.measure("val", Console(quiet=True), calibrating=True) if len(held_out) else None
     speed = _speed(job, progress)
     content = {"validation": metrics, "speed": speed}
     folder.write_json(place / "metrics.json", {name: found for name, found in content.items() if found})
@@ -116,6 +116,7 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     if speed:
         console.say(speed["in_words"])
     if metrics:
+        console.say(calibration_sentence(metrics))
         console.say(sentence("validation", metrics))
     return run
 
@@ -208,7 +209,8 @@ def _stopped(job: Job, progress: Progress, console: Console) -> Run:
         _write_model(job, progress)
         content["epoch"] = progress.best_epoch
         if len(job.dataset.table.rows("val")):
-            content["validation"] = Run(job.place, dataset=job.dataset).measure("val", Console(quiet=True))
+            run = Run(job.place, dataset=job.dataset)
+            content["validation"] = run.measure("val", Console(quiet=True), calibrating=True)
     folder.write_json(job.place / "metrics.json", content)
     kept = f"; until then it holds epoch {progress.best_epoch}" if usable else ""
     console.say(f"{progress.stopped}; `rightfit resume {job.place}` goes on{kept}")
@@ -220,6 +222,7 @@ def _write_model(job: Job, progress: Progress) -> None:
 
     settings, table = job.settings, job.dataset.table
     job.model.set_weights(progress.weights)
+    (job.place / CALIBRATION).unlink(missing_ok=True)  # of the weights that are about to be replaced
     description = bundle.Description(
         settings.model, table.classes, table.label_mode, settings.height_width, settings.resize
     )
@@ -306,6 +309,14 @@ def sentence(split: str, metrics: dict[str, Any]) -> str:
     return (
         f"{split} accuracy {accuracy['value']:.4f}, 95 % interval {accuracy['low']:.4f} to "
         f"{accuracy['high']:.4f}, over {metrics['images']:,} images"
+    )
+
+
+def calibration_sentence(metrics: dict[str, Any]) -> str:
+    before, after = metrics["ece_uncalibrated"]["value"], metrics["ece"]["value"]
+    return (
+        f"temperature {metrics['temperature']:.3g} from the validation images: "
+        f"expected calibration error {before:.4f} → {after:.4f} on them"
     )
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rightfit.training.state import Saved
 
 # Settings that decide nothing about the weights.
-FREE = ("output", "cache", "cache_folder", "checkpoint_every", "tensorboard", "backend")
+FREE = ("output", "cache", "cache_folder", "checkpoint_every", "tensorboard", "backend", "ordinal")
 
 
 def backend_of(recorded: str) -> str:

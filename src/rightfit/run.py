@@ -6,7 +6,6 @@ import csv
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -24,7 +23,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rightfit.data.dataset import Dataset
+    from rightfit.data.loader import Images
+    from rightfit.evaluation.calibration import Calibration
     from rightfit.saving.bundle import Description
+    from rightfit.saving.ledger import Before
+
+CALIBRATION = "calibration.json"
 
 
 class Run:
@@ -104,8 +108,23 @@ class Run:
     def _precision(self) -> str:
         return choose_precision(self.precision, cache_folder())[0]
 
+    @property
+    def calibration(self) -> Calibration:
+        """Temperature and operating points, as validation gave them; none of either in runs without."""
+        from rightfit.evaluation.calibration import Calibration, from_dict
+        from rightfit.saving.folder import read_json
+
+        path = self.path / CALIBRATION
+        if not path.exists():
+            return Calibration()
+        labels = len(self.classes) if self.label_mode == "multilabel" else 1
+        try:
+            return from_dict(read_json(path), labels)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(f"{path}: cannot be read ({error!r}); the run is incomplete or damaged") from error
+
     def evaluate(self, quiet: bool = False) -> dict[str, Any]:
-        """Open the sealed test set: accuracy, loss and balanced accuracy with 95 % intervals.
+        """Open the sealed test set: every metric with its 95 % interval (`rightfit.evaluation.summary`).
 
         Writes them to metrics.json and a line to test-ledger.jsonl. Raises UsageError when the data
         have no test images, DataError when images of the run are gone or unreadable.
@@ -113,37 +132,57 @@ class Run:
         from rightfit.saving import folder
 
         console = Console(quiet)
-        ledger = self.path / "test-ledger.jsonl"
-        openings = len(ledger.read_text(encoding="utf-8").splitlines()) if ledger.exists() else 0
         self._rows("test")  # nothing is opened where there is nothing
         if unfinished := self.metrics.get("unfinished"):
             console.say(f"{self.path} is not trained to its end: {unfinished}")
-        folder.record(  # before the images are read: an opening that is broken off is one too
-            ledger,
-            opening=openings + 1,
-            weights=_sha256(self.path / "weights.safetensors"),
-            settings=_sha256(self.path / "config.yaml"),
-            rightfit=metadata.version("rightfit"),
-            backend=choose_backend(),
-            precision=self._precision(),
-        )
+        before = self.open_test("evaluate")
         metrics = self.measure("test", console)
         folder.write_json(self.path / "metrics.json", {**self.metrics, "test": metrics})
-        if openings:
-            times = "once" if openings == 1 else f"{openings} times"
-            console.say(f"the test set had been opened {times} before (test-ledger.jsonl)")
+        if before.openings:
+            console.say(str(before))
         return metrics
 
-    def measure(self, split: str, console: Console) -> dict[str, Any]:
-        """Metrics of one split, each with its interval; `evaluate` is the way to open the test set."""
-        from rightfit.evaluation.infer import all_logits
-        from rightfit.evaluation.metrics import summary
+    def open_test(self, purpose: str) -> Before:
+        """The ledger's line of one opening, before an image is read; what it held before."""
+        from rightfit.saving import ledger
 
-        dataset = self._data()
-        rows = self._rows(split)
+        return ledger.open_test(self.path, purpose, choose_backend(), self._precision())
+
+    def measure(self, split: str, console: Console, calibrating: bool = False) -> dict[str, Any]:
+        """Metrics of one split, each with its interval; `evaluate` is the way to open the test set.
+
+        `calibrating` fits temperature and operating points to these images first, and saves them.
+        """
+        from rightfit.evaluation.calibration import calibrate
+        from rightfit.evaluation.slices import Brightness, slices_of
+        from rightfit.evaluation.summary import summary
+        from rightfit.saving import folder
+
+        dataset, rows = self._data(), self._rows(split)
+        images, targets = Brightness(dataset.images), dataset.targets(rows)
+        logits = self.logits(split, console, images)
+        if calibrating:
+            found = calibrate(logits, targets, self.label_mode)
+            folder.write_json(self.path / CALIBRATION, found.to_dict())
+        named = dataset.table.frame["group"].iloc[rows].tolist()
+        return summary(
+            logits,
+            targets,
+            self.label_mode,
+            self.classes,
+            dataset.groups(rows),
+            calibration=self.calibration,
+            ordinal=self.settings.ordinal,
+            slices=slices_of(images.of(dataset.image_rows[rows]), dataset.table.paths(rows), named),
+        )
+
+    def logits(self, split: str, console: Console, images: Images | None = None) -> NDArray[np.float32]:
+        """(N, outputs) of the images of one split, as the model gives them; `images` stand for the store."""
+        from rightfit.evaluation.infer import all_logits
+
+        dataset, rows = self._data(), self._rows(split)
         with console.bar("Evaluating", len(rows)) as bar:
-            logits = all_logits(self.model, dataset.images, dataset.image_rows[rows], 64, bar.update)
-        return summary(logits, dataset.targets(rows), self.label_mode, self.classes, dataset.groups(rows))
+            return all_logits(self.model, images or dataset.images, dataset.image_rows[rows], 64, bar.update)
 
     def _rows(self, split: str) -> NDArray[np.int64]:
         rows = self._data().table.rows(split)
@@ -175,20 +214,23 @@ class Run:
         output: str | os.PathLike[str] | TextIO | None = None,
         batch_size: int = 64,
         quiet: bool = False,
+        operating_point: str | None = None,
     ) -> pd.DataFrame | int:
-        """The class of each image, and the probability of each class.
+        """The class of each image, and the probability of each class at the run's temperature.
 
         `paths` are files, folders (walked) or URLs. Without `output`: a data frame with columns path,
         label and `probability_<class>`, a row an image, in order. With `output`, a path or an open text
         file: CSV of the same, written batch by batch, and the number of rows is returned. Files that are
         no readable images are named on stderr and left out; `frame.attrs["unreadable"]` of a data frame
-        lists them.
-        Raises UsageError for a path that does not exist.
+        lists them. `operating_point`, youden, specificity-95 or sensitivity-95, decides at the threshold
+        that validation gave instead of the likeliest class (binary) or 1/2 (multilabel).
+        Raises UsageError for a path that does not exist, or an operating point that the run has not.
         """
         console = Console(quiet)
+        thresholds = self._thresholds(operating_point)
         columns = ["path", "label", *(f"probability_{name}" for name in self.classes)]
         unreadable: list[tuple[str, str]] = []
-        chunks = self._predictions(paths, batch_size, unreadable, console)
+        chunks = self._predictions(paths, batch_size, unreadable, console, thresholds)
         if output is None:
             import pandas as pd
 
@@ -200,14 +242,33 @@ class Run:
                 return _write_rows(file, columns, chunks)
         return _write_rows(output, columns, chunks)
 
+    def _thresholds(self, operating_point: str | None) -> NDArray[np.float64] | None:
+        import numpy as np
+
+        if operating_point is None:
+            return None
+        points = self.calibration.points
+        if operating_point not in points:
+            has = (
+                ", ".join(points) or "none: they are of two classes or several labels, and validation images"
+            )
+            raise UsageError(f"{self.path} has no operating point {operating_point!r}; it has {has}")
+        return np.array(points[operating_point])
+
     def _predictions(
-        self, paths: Any, batch_size: int, unreadable: list[tuple[str, str]], console: Console
+        self,
+        paths: Any,
+        batch_size: int,
+        unreadable: list[tuple[str, str]],
+        console: Console,
+        thresholds: NDArray[np.float64] | None,
     ) -> Iterator[list[list[Any]]]:
         from rightfit.data.stream import images_of
         from rightfit.evaluation.infer import logits_of
         from rightfit.evaluation.metrics import decide, probabilities
 
         height, width = self.image_size
+        temperature = self.calibration.temperature
         done = 0
         with console.bar("Predicting", 0) as bar:
             for batch in images_of(paths, height, width, self._load()[1].resize, batch_size):
@@ -216,8 +277,9 @@ class Run:
                 unreadable += batch.unreadable
                 if not batch.paths:
                     continue
-                shares = probabilities(logits_of(self.model, batch.images, batch_size), self.label_mode)
-                labels = decide(shares, self.label_mode, self.classes)
+                logits = logits_of(self.model, batch.images, batch_size)
+                shares = probabilities(logits, self.label_mode, temperature)
+                labels = decide(shares, self.label_mode, self.classes, thresholds)
                 yield [[p, c, *map(float, s)] for p, c, s in zip(batch.paths, labels, shares, strict=True)]
                 done += len(batch.paths)
                 bar.update(done)
@@ -236,10 +298,3 @@ def _write_rows(file: TextIO, columns: list[str], chunks: Iterable[list[list[Any
         writer.writerows(chunk)
         count += len(chunk)
     return count
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

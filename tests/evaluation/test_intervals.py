@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from rightfit.evaluation.intervals import bootstrap, group_sums, half_width, open_ends
+from rightfit.evaluation.intervals import bootstrap, draw_counts, half_width, interval
+from rightfit.evaluation.sums import Sums
 
 SETS = 300
 # Of 300 intervals that cover with probability 0.95, between 270 and 297 do (0.90 to 0.99) in all
@@ -17,12 +18,18 @@ COVERAGE = (0.90, 0.99)
 unhurried = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def mean_of(sums):
-    return sums[:, 1:] / sums[:, :1]
+def resampled_mean(values, groups=None, **how):
+    """The means (resamples,) of groups drawn with replacement."""
+    columns = Sums(len(values), groups)
+    columns.add("images", np.ones(len(values)))
+    columns.add("values", values)
+    return bootstrap([(columns.matrix(), lambda sums: {"mean": sums[1:] / sums[:1]})], **how)[0]["mean"][0]
 
 
-def columns_of(values):
-    return np.column_stack([np.ones(len(values)), values])
+def interval_of_mean(values, groups=None, scale="share", **how):
+    drawn = resampled_mean(values, groups, **how)
+    draws = len(values) if groups is None else len(np.unique(groups))
+    return [end[0] for end in interval(np.array([values.mean()]), drawn[None], draws, scale)]
 
 
 @unhurried
@@ -111,14 +118,18 @@ def test_copies_of_every_image_within_its_group_change_no_interval(copies):
     values, groups = patients(np.random.default_rng(6), 0.5)
     more, of_more = np.repeat(values, copies), np.repeat(groups, copies)
     assert np.isclose(half_width(values, groups), half_width(more, of_more))
-    once = bootstrap(columns_of(values), mean_of, groups)
-    assert np.allclose(once, bootstrap(columns_of(more), mean_of, of_more))
+    assert np.allclose(resampled_mean(values, groups), resampled_mean(more, of_more))
 
 
 def test_columns_are_summed_over_the_images_of_a_group():
-    sums, sizes = group_sums(np.array([[1.0, 10], [2, 20], [4, 40]]), np.array([9, 3, 9]))
-    assert np.array_equal(sums, [[2, 20], [5, 50]])
-    assert np.array_equal(sizes, [1, 2])
+    columns = Sums(3, np.array([9, 3, 9]))
+    columns.add("numbers", np.array([[1.0, 10], [2, 20], [4, 0]]))
+    columns.add_coded("classes", np.array([0, 2, 2]), 3)
+    columns.add_coded("both", np.array([[0, 1], [1, 1], [0, 0]]), 2, pooled=True)
+    matrix = columns.matrix()
+    assert np.array_equal(matrix.toarray().T, [[2, 20, 0, 0, 1, 0, 2], [5, 10, 1, 0, 1, 3, 1]])
+    assert columns.draws(matrix)["numbers"].tolist() == [2, 2]
+    assert columns.draws(matrix)["classes"].tolist() == [1, 0, 2]
 
 
 def naive_bootstrap(values, groups, resamples, generator):
@@ -134,65 +145,79 @@ def test_the_bootstrap_is_that_of_drawing_groups_and_starting_over(grouped):
     if not grouped:
         groups = np.arange(len(values))
     values = values + np.random.default_rng(8).normal(0, 0.2, len(values))
-    drawn = naive_bootstrap(values, groups, 4000, np.random.default_rng(9))
-    low, high = bootstrap(columns_of(values), mean_of, groups if grouped else None, resamples=20_000)[:, 0]
+    naive = naive_bootstrap(values, groups, 4000, np.random.default_rng(9))
+    drawn = resampled_mean(values, groups if grouped else None, resamples=20_000)
     # An estimated 2.5 % quantile of n normal draws has the standard error 2.67 deviations / sqrt(n).
-    error = 2.67 * np.std(drawn) * np.sqrt(1 / 4000 + 1 / 20_000)
-    assert abs(low - np.quantile(drawn, 0.025)) < 4 * error
-    assert abs(high - np.quantile(drawn, 0.975)) < 4 * error
-    assert error < 0.05 * (high - low), "the limits above are tighter than the interval by far"
+    error = 2.67 * np.std(naive) * np.sqrt(1 / 4000 + 1 / 20_000)
+    for share in (0.025, 0.975):
+        assert abs(np.quantile(drawn, share) - np.quantile(naive, share)) < 4 * error
+    assert np.isclose(np.std(drawn), np.std(naive), rtol=4 / np.sqrt(2 * 4000))
 
 
-def test_the_bootstrap_agrees_with_the_normal_approximation_on_many_images():
+@unhurried
+@given(groups=st.integers(1, 60), resamples=st.integers(1, 40))
+def test_every_resample_draws_as_many_groups_as_there_are(groups, resamples):
+    counts = draw_counts(groups, resamples, [0])
+    assert counts.shape == (groups, resamples)
+    assert (counts.sum(axis=0) == groups).all()
+
+
+def test_the_interval_agrees_with_the_normal_approximation_on_many_images():
     values = np.random.default_rng(10).gamma(4.0, 1.0, 4000)
-    low, high = bootstrap(columns_of(values), mean_of)[:, 0]
+    low, high = interval_of_mean(values, scale="positive")
     assert np.isclose((high - low) / 2, half_width(values), rtol=0.08)
 
 
-def test_the_bootstrap_covers_the_truth_in_95_of_100():
+def test_the_interval_covers_the_truth_in_95_of_100():
     generator = np.random.default_rng(11)
     covered = []
     for _ in range(SETS):
-        values, groups = patients(generator, 0.8)
-        low, high = bootstrap(columns_of(values), mean_of, groups, resamples=500)[:, 0]
+        low, high = interval_of_mean(*patients(generator, 0.8), resamples=500)
         covered.append(low <= 0.7 <= high)
     assert COVERAGE[0] < np.mean(covered) < COVERAGE[1]
 
 
 def test_the_bootstrap_repeats_by_its_seed():
     values, groups = patients(np.random.default_rng(12), 0.5)
-    first, again, other = (bootstrap(columns_of(values), mean_of, groups, seed=s) for s in (0, 0, 1))
+    first, again, other = (resampled_mean(values, groups, seed=s) for s in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_drawing_in_parts_draws_all_of_them():
-    """Over 4 million counts are drawn in more than one part."""
-    shapes = []
-
-    def statistic(sums):
-        shapes.append(len(sums))
-        return mean_of(sums)
-
-    low, high = bootstrap(columns_of(np.arange(5000.0)), statistic, resamples=1700)[:, 0]
-    assert len(shapes) > 1
-    assert sum(shapes) == 1700
-    assert low < 2499.5 < high
+    values = np.random.default_rng(13).normal(size=500)
+    drawn = resampled_mean(values, resamples=170)
+    assert len(drawn) == len(np.unique(drawn)) == 170
+    assert np.array_equal(drawn[:100], resampled_mean(values, resamples=100))
 
 
 def test_resamples_without_a_number_are_left_out():
     """A class with one image is missing from a third of the resamples."""
-    values = np.array([1.0, 0, 0, 0, 0, 0])
-
-    def statistic(sums):
-        return np.where(sums[:, 1:] > 0, 5.0, np.nan)
-
-    assert np.array_equal(bootstrap(columns_of(values), statistic), [[5.0], [5.0]])
+    drawn = np.array([[0.4, np.nan, 0.6, 0.4, np.nan, 0.6]])
+    with_holes = interval(np.array([0.5]), drawn, 10, "share")
+    assert np.array_equal(with_holes, interval(np.array([0.5]), drawn[:, [0, 2, 3, 5]], 10, "share"))
+    nothing = interval(np.array([np.nan]), np.full((1, 5), np.nan), 0, "share")
+    assert np.isnan(nothing).all()
 
 
 def test_a_share_that_no_resample_can_change_still_has_an_open_end():
-    values, draws = np.array([1.0, 0.0, 0.5, 1.0]), np.array([5.0, 5.0, 5.0, 0.0])
-    low, high = open_ends(values, values.copy(), values.copy(), draws)
-    wilson = 1.96**2 / (5 + 1.96**2)
-    assert np.allclose(low, [1 - wilson, 0.0, 0.5, 1.0])
-    assert np.allclose(high, [1.0, wilson, 0.5, 1.0])
+    values = np.array([1.0, 0.0])
+    low, high = interval(values, values[:, None] * np.ones(9), 5, "share")
+    wilson = binomtest(5, 5).proportion_ci(0.95, method="wilson").low
+    assert np.allclose(low, [wilson, 0.0], atol=1e-4)
+    assert np.allclose(high, [1.0, 1 - wilson], atol=1e-4)
+
+
+@unhurried
+@given(value=st.floats(0.001, 0.999), spread=st.floats(1e-6, 10), draws=st.integers(2, 1000))
+def test_intervals_stay_where_their_numbers_can_be_and_hold_them(value, spread, draws):
+    drawn = value + spread * np.random.default_rng(0).normal(size=(1, 50))
+    ends = {"share": (0, 1), "signed": (-1, 1), "positive": (0, np.inf), "distance": (0, 1)}
+    for scale, (least, most) in ends.items():
+        low, high = interval(np.array([value]), drawn, draws, scale)
+        assert least <= low[0] <= value <= high[0] <= most, scale
+
+
+def test_one_group_alone_says_nothing_of_its_spread():
+    low, high = interval(np.array([0.5]), np.full((1, 9), 0.5), 1, "share")
+    assert (low[0], high[0]) == (0, 1)

@@ -59,6 +59,7 @@ LOCK = ".lock"
 FILES = (
     "config.yaml", "data.csv", "quarantine.csv", "architecture.yaml", "architecture.json",
     "weights.safetensors", "model.keras", "golden.npz", "history.csv", "decisions.jsonl", "metrics.json",
+    "calibration.json",
 )  # fmt: skip
 
 

@@ -1,0 +1,88 @@
+"""Parts of a split that may do worse than the whole: by brightness, by image size, by group where groups are few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rightfit.data.image import size
+from rightfit.data.loader import Images
+from rightfit.errors import RightfitError
+
+FEW = 20  # values of the group column that are slices
+Slices = dict[str, tuple[list[str], NDArray[np.int64]]]  # by what -> names, and each image's (N,), -1 in none
+
+
+class Brightness:
+    """Images that remember the mean value of each row, 0..255, as it is read: no image is read twice."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+        self._of_row: dict[int, float] = {}
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        batch = self.images.gather(rows)
+        self._of_row.update(zip(rows.tolist(), batch.mean(axis=(1, 2, 3)).tolist(), strict=True))
+        return batch
+
+    def of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.array([self._of_row[row] for row in rows.tolist()])
+
+
+def slices_of(brightness: NDArray[np.float64], paths: Sequence[str], named_groups: Sequence[str]) -> Slices:
+    """Every way of slicing that has two parts or more; all three arguments are of the same N images."""
+    found: Slices = {
+        "brightness": thirds(brightness, ("dark", "medium", "bright"), "{:.0f} to {:.0f} of 255")
+    }
+    areas = pixels(paths)
+    if areas is not None:
+        found["image size"] = thirds(areas / 1e6, ("small", "medium", "large"), "{:.3g} to {:.3g} megapixels")
+    groups = [name for name in named_groups if name]
+    if len(set(groups)) <= FEW:
+        names = sorted(set(groups))
+        index = {name: i for i, name in enumerate(names)}
+        found["group"] = (names, np.array([index.get(name, -1) for name in named_groups], np.int64))
+    return {by: (names, codes) for by, (names, codes) in found.items() if len(names) > 1}
+
+
+def thirds(
+    values: NDArray[np.float64], words: tuple[str, str, str], span: str
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Terciles of `values` (N,), equal ones together: names with their spans, and each image's."""
+    codes = np.searchsorted(np.quantile(values, [1 / 3, 2 / 3]), values, side="left")
+    used = np.unique(codes)
+    names = [f"{words[c]} ({span.format(values[codes == c].min(), values[codes == c].max())})" for c in used]
+    return names, np.searchsorted(used, codes).astype(np.int64)
+
+
+def pixels(paths: Iterable[str]) -> NDArray[np.float64] | None:
+    """Height times width of each file (N,), from the headers; None where they would have to be fetched."""
+    files = list(paths)
+    if any("://" in path or path.startswith("array:") for path in files):
+        return None
+    with ThreadPoolExecutor() as pool:
+        areas = list(pool.map(_area, files))
+    return np.array(areas) if all(areas) else None
+
+
+def _area(path: str) -> float:
+    try:
+        height, width = size(path)
+    except RightfitError:  # it was decoded once, and is in the cache
+        return 0.0
+    return float(height * width)
+
+
+def with_flags(of_slices: dict[str, dict[str, Any]], whole: float) -> dict[str, dict[str, Any]]:
+    """Each estimate with `differs`: does its 95 % interval exclude the whole's value?"""
+    return {
+        by: {
+            name: {**estimate, "differs": not estimate["low"] <= whole <= estimate["high"]}
+            for name, estimate in parts.items()
+        }
+        for by, parts in of_slices.items()
+    }
