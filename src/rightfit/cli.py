@@ -7,13 +7,16 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from rightfit.config import TrainSettings
 from rightfit.errors import DataError, RightfitError
 from rightfit.run import Run
+
+if TYPE_CHECKING:
+    from rightfit.data.audit.findings import Audit
 
 app = typer.Typer(
     name="rightfit",
@@ -103,6 +106,65 @@ def _flag_type(annotation: Any) -> type:
 
 def _shown(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+@app.command()
+def check(
+    data: Annotated[str, typer.Argument(help="Folder of class folders, split folders, or a table")],
+    label: Annotated[str | None, typer.Option(help="Label column of a table", show_default=False)] = None,
+    label_mode: Annotated[str, typer.Option(help="auto, binary, categorical or multilabel")] = "auto",
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="Regex; its first capture of the file name is the group", show_default=False),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Shares that training would make")] = "6:1:2",
+    seed: Annotated[int, typer.Option(help="Decides that split")] = 0,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with thumbnails", show_default=False)
+    ] = None,
+    json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """What is wrong with the data, before an hour is spent on it; exit code 3 if training would be pointless."""
+    from rightfit import api
+
+    settings = {"label": label, "label_mode": label_mode, "group_by": group_by, "split": split, "seed": seed}
+    audit = api.check(data, html=html, quiet=quiet, **settings)  # type: ignore[arg-type]
+    if json:
+        _print_json(audit.to_dict())
+    else:
+        _print_audit(audit)
+    if html and not quiet:
+        print(f"→ {html}", file=sys.stderr)
+    if audit.pointless:
+        raise SystemExit(DataError.exit_code)
+
+
+def _print_audit(audit: Audit) -> None:
+    names = list(audit.classes)
+    counts = ", ".join(f"{name} {sum(audit.classes[name].values()):,}" for name in names[:8])
+    more = f", and {len(names) - 8:,} more" if len(names) > 8 else ""
+    print(_printable(f"{audit.images:,} images of {len(names)} classes: {counts}{more}"))
+    for finding in audit:
+        print(_printable(f"{finding.severity:<8} {finding.text}"))
+        if finding.advice:
+            print(f"{'':<8} → {finding.advice}")
+        for number, together in enumerate(finding.files[:SHOWN]):
+            reason = f"  ({finding.reasons[number]})" if finding.reasons else ""
+            rest = ", ..." if len(together) > SHOWN else ""
+            print(_printable(f"{'':<10} {' = '.join(together[:SHOWN])}{rest}{reason}"))
+        if len(finding.files) > SHOWN:
+            print(f"{'':<10} and {len(finding.files) - SHOWN:,} more; --json and --html name them")
+    if not audit.findings:
+        print("nothing found")
+
+
+SHOWN = 3  # files of a finding on the screen
+
+
+def _printable(text: str) -> str:
+    """A name may hold a line break or the terminal's own codes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @app.command()
