@@ -131,7 +131,8 @@ def plant(
         change, suffix = list(CHANGES.items())[count % len(CHANGES)]
         name = elsewhere(row, suffix, source[row][1])
         image = np.asarray(cv2.imread(str(folder / names[row]), cv2.IMREAD_GRAYSCALE))
-        cv2.imwrite(str(folder / name), changed(image, change, rng), [cv2.IMWRITE_JPEG_QUALITY, 80])
+        options = [cv2.IMWRITE_JPEG_QUALITY, 80] if suffix == ".jpg" else []
+        cv2.imwrite(str(folder / name), changed(image, change, rng), options)
         planted["near"].append((names[row], name, change))
     for row in parts[2].tolist():
         other = classes[(classes.index(source[row][1]) + 1) % len(classes)]

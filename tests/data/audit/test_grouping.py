@@ -61,6 +61,16 @@ def test_a_group_does_not_cross_given_splits(table):
     assert grouped(found, np.array([0, 0, 1, 2])) is found
 
 
+def test_an_image_without_a_split_goes_where_its_picture_is_held_back(table):
+    names = [f"{number:02d}" for number in range(40)]
+    found = table(names, split=["train", "test", *[""] * 38])
+    near = np.arange(40)
+    near[[0, 5, 6]] = 0
+    near[[1, 7]] = 1
+    splits = assign(grouped(found, near)).frame["split"].astype(str).tolist()
+    assert [splits[row] for row in (0, 5, 6, 1, 7)] == ["train", "train", "train", "test", "test"]
+
+
 def test_without_copies_nothing_changes(table):
     found = table(["a", "b", "c", "d"])
     assert grouped(found, np.arange(4)) is found

@@ -33,7 +33,7 @@ def about_classes(subject: Subject, seed: int = 0) -> list[Finding]:
 
 def single_class(subject: Subject) -> list[Finding]:
     """Two classes were named, but only one can be read."""
-    counts = subject.members()[subject.facts.ok].sum(axis=0)
+    counts = subject.members[subject.facts.ok].sum(axis=0)
     if not subject.facts.ok.any() or (counts > 0).sum() > 1 or subject.table.label_mode == "multilabel":
         return []
     name = subject.table.classes[int(counts.argmax())]
@@ -45,7 +45,7 @@ def single_class(subject: Subject) -> list[Finding]:
 
 
 def imbalance(subject: Subject) -> list[Finding]:
-    counts = subject.members()[subject.facts.ok].sum(axis=0)
+    counts = subject.members[subject.facts.ok].sum(axis=0)
     most, least = int(counts.argmax()), int(counts.argmin())
     ratio = counts[most] / max(int(counts[least]), 1)
     if ratio < UNEVEN:
@@ -61,7 +61,7 @@ def imbalance(subject: Subject) -> list[Finding]:
 
 
 def missing_classes(subject: Subject) -> list[Finding]:
-    splits, members = subject.splits, subject.members()
+    splits, members = subject.splits, subject.members
     found = []
     for name in SPLITS:
         rows = splits == name
@@ -78,7 +78,7 @@ def missing_classes(subject: Subject) -> list[Finding]:
 
 
 def class_shortcuts(subject: Subject, seed: int) -> list[Finding]:
-    found = shortcuts(subject.facts, subject.members(), subject.table.classes, subject.groups(), seed)
+    found = shortcuts(subject.facts, subject.members, subject.table.classes, subject.groups, seed)
     return [_shortcut(shortcut) for shortcut in found if shortcut.low >= TELLING]
 
 
@@ -108,7 +108,7 @@ def images_for(difference: float, accuracy: float = ASSUMED) -> int:
 def small_validation(subject: Subject) -> list[Finding]:
     rows = np.flatnonzero(subject.splits == "val")
     needed = images_for(WANTED)
-    count = len(np.unique(subject.groups()[rows]))  # images of one patient are not that many opinions
+    count = len(np.unique(subject.groups[rows]))  # images of one patient are not that many opinions
     if count >= needed or not subject.facts.ok.any():
         return []
     what = "images" if count == len(rows) else f"groups ({len(rows):,} images)"

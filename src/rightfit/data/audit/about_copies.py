@@ -25,7 +25,7 @@ def about_copies(subject: Subject) -> list[Finding]:
 
 
 def exact_duplicates(subject: Subject, exact: list[Ints]) -> list[Finding]:
-    sets = [rows for rows in exact if not _differ(subject.members(), rows)]
+    sets = [rows for rows in exact if not _differ(subject, rows)]
     if not sets:
         return []
     more = sum(len(rows) - 1 for rows in sets)
@@ -36,9 +36,8 @@ def exact_duplicates(subject: Subject, exact: list[Ints]) -> list[Finding]:
 
 def near_duplicates(subject: Subject, near: list[Ints]) -> list[Finding]:
     """Sets that hold more than copies of one file, on one side and of one label: the others are told elsewhere."""
-    members = subject.members()
     sets = [
-        rows for rows in near if len(np.unique(subject.copies.exact[rows])) > 1 and not _differ(members, rows)
+        rows for rows in near if len(np.unique(subject.copies.exact[rows])) > 1 and not _differ(subject, rows)
     ]
     sets = [rows for rows in sets if not (subject.given and _crosses(subject, rows))]
     if not sets:
@@ -52,12 +51,11 @@ def near_duplicates(subject: Subject, near: list[Ints]) -> list[Finding]:
 
 
 def conflicts(subject: Subject, near: list[Ints]) -> list[Finding]:
-    members = subject.members()
-    sets = [rows for rows in near if _differ(members, rows)]
+    sets = [rows for rows in near if _differ(subject, rows)]
     if not sets:
         return []
     exact = sum(
-        _differ(members, rows[subject.copies.exact[rows] == n])
+        _differ(subject, rows[subject.copies.exact[rows] == n])
         for rows in sets
         for n in np.unique(subject.copies.exact[rows])
     )
@@ -121,8 +119,8 @@ def torn_groups(subject: Subject) -> list[Finding]:
     return [_finding("warning", "torn-groups", text, advice, subject, sets, {"groups": torn}, torn)]
 
 
-def _differ(members: np.ndarray, rows: Ints) -> bool:
-    return bool((members[rows] != members[rows[0]]).any())
+def _differ(subject: Subject, rows: Ints) -> bool:
+    return bool((subject.label_sets[rows] != subject.label_sets[rows[0]]).any())
 
 
 def _crosses(subject: Subject, rows: Ints) -> bool:

@@ -77,7 +77,7 @@ def misnamed(subject: Subject) -> list[Finding]:
     rows, reasons = [], []
     for row, head in enumerate(subject.facts.headers or ()):
         suffix = PurePosixPath(subject.table.frame["name"].iloc[row]).suffix.lower()
-        if head is not None and suffix and suffix not in SUFFIXES[head.format]:
+        if head is not None and subject.facts.ok[row] and suffix and suffix not in SUFFIXES[head.format]:
             rows.append(row)
             reasons.append(f"{head.format} named {suffix}")
     if not rows:

@@ -119,9 +119,9 @@ def dropped(looked: Look) -> list[Finding]:
 
 
 def _audit(subject: Subject, findings: list[Finding], started: float) -> Audit:
-    splits, members = subject.splits, subject.members()
+    in_split = {part: subject.members[subject.splits == part].sum(axis=0) for part in table.SPLITS}
     counted = {
-        name: {part: int(members[splits == part, k].sum()) for part in table.SPLITS}
+        name: {part: int(counts[k]) for part, counts in in_split.items()}
         for k, name in enumerate(subject.table.classes)
     }
     seconds = round(time.monotonic() - started, 2)

@@ -36,9 +36,9 @@ EASE = 0.03  # of the largest variance: what is smaller is as likely noise of an
 TABLES = 16
 NEIGHBOURS = 8  # that an image is compared with in a table
 CHUNK = 16_384  # rows or pairs at a time: tens of MB
-LOOSEST, TIGHTEST = 0.97, 0.996  # cosine that a pair needs, whatever the set
+LOOSEST, TIGHTEST = 0.96, 0.996  # cosine that a pair needs, whatever the set
 FLAT = 2.0  # grey levels of standard deviation under which there is no picture to compare
-PATCH = 0.25  # of the picture's standard deviation: the largest difference of a patch, as a root mean square
+PATCH = 0.3  # of the picture's standard deviation: the largest difference of a patch, as a root mean square
 TURNS = ("", "mirrored", "upside down", "turned by 180°")
 
 
@@ -180,9 +180,9 @@ def _flat(images: Floats) -> Floats:
 def _needed(described: Floats) -> float:
     """The cosine that unrelated images of this set do not reach.
 
-    The nearest neighbours of a sample have, on the arctanh scale, a median and a 90th percentile; twice as far as
-    that from the median, within LOOSEST and TIGHTEST. Up to a tenth of the images may have duplicates; of more, it
-    is TIGHTEST.
+    The nearest neighbours of a sample have, on the arctanh scale, a median and an upper quartile; four times as far
+    as that from the median (2.7 standard deviations of a normal distribution), within LOOSEST and TIGHTEST. Up to a
+    fifth of the images may have duplicates; of more, it is TIGHTEST.
     """
     upright = described[0]
     asked = np.unique(np.linspace(0, len(upright) - 1, 512).astype(np.int64))
@@ -193,8 +193,8 @@ def _needed(described: Floats) -> float:
             itself = (asked >= start) & (asked < start + cosines.shape[1])
             cosines[np.flatnonzero(itself), asked[itself] - start] = -1
             best = np.maximum(best, cosines.max(axis=1))
-    middle, high = np.percentile(np.arctanh(np.clip(best, -0.9999, 0.9999)), [50, 90])
-    return float(np.clip(np.tanh(middle + 2 * (high - middle)), LOOSEST, TIGHTEST))
+    middle, high = np.percentile(np.arctanh(np.clip(best, -0.9999, 0.9999)), [50, 75])
+    return float(np.clip(np.tanh(middle + 4 * (high - middle)), LOOSEST, TIGHTEST))
 
 
 # Candidates -----------------------------------------------------------------------------------------

@@ -8,8 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -24,6 +23,7 @@ from rightfit.files import reserve
 from rightfit.runtime import cpu_count
 
 SIDE = 64  # pixels of a thumbnail, whatever the aspect: a duplicate may have been stretched
+FULL = 384  # pixels of the short side at which an image is decoded before
 BATCH = 32  # images in one task of the pool
 LIGHT = ("brightness", "contrast", "red", "blue", "colour")
 # grey mean and standard deviation; mean of red - green, of blue - green, of the widest difference of channels
@@ -45,13 +45,12 @@ class Facts:
     light: npt.NDArray[np.float32]  # (N, len(LIGHT)), 0..255
     headers: list[Header | None] | None = None
     sizes: npt.NDArray[np.int64] | None = None  # (N,) bytes
-    kept: list[Any] = field(default_factory=list)  # what the thumbnails live in
 
     def __len__(self) -> int:
         return len(self.ok)
 
     def without_thumbnails(self) -> Facts:
-        return replace(self, thumbnails=np.zeros((0, SIDE, SIDE), np.uint8), kept=[])
+        return replace(self, thumbnails=np.zeros((0, SIDE, SIDE), np.uint8))
 
     def select(self, rows: Rows) -> Facts:
         """Of decoded images, which have no reasons and no headers, and without thumbnails."""
@@ -88,14 +87,13 @@ def of_files(paths: Sequence[str], progress: Callable[[int], None] | None = None
 def of_store(store: Store, rows: Rows, progress: Callable[[int], None] | None = None) -> Facts:
     """The same of images that are decoded already, as far as pixels tell."""
     facts = _empty(len(rows))
-    spec = ImageSpec(SIDE, SIDE, "stretch")
     for start in range(0, len(rows), BATCH):
         for row, pixels in enumerate(store.gather(rows[start : start + BATCH]), start):
-            facts.thumbnails[row], facts.light[row] = _seen(fit(pixels, spec))
+            facts.thumbnails[row], facts.light[row] = _seen(pixels)
         if progress is not None:
             progress(min(start + BATCH, len(rows)))
     facts.ok[:] = True
-    return Facts(facts.ok, {}, store.contents[rows], facts.thumbnails, facts.light, None, None, facts.kept)
+    return Facts(facts.ok, {}, store.contents[rows], facts.thumbnails, facts.light)
 
 
 def of_contents(contents: Digests, light: npt.NDArray[np.float32] | None = None) -> Facts:
@@ -107,10 +105,10 @@ def of_contents(contents: Digests, light: npt.NDArray[np.float32] | None = None)
 
 
 def _empty(count: int) -> Facts:
-    file = tempfile.TemporaryFile(prefix="rightfit-thumbnails-")  # noqa: SIM115  (lives as long as the map)
-    reserve(file.fileno(), count * SIDE * SIDE)
     shape = (count, SIDE, SIDE)
-    thumbnails = np.memmap(file, np.uint8, "w+", shape=shape) if count else np.zeros(shape, np.uint8)
+    with tempfile.TemporaryFile(prefix="rightfit-thumbnails-") as file:  # the map keeps it
+        reserve(file.fileno(), count * SIDE * SIDE)
+        thumbnails = np.memmap(file, np.uint8, "w+", shape=shape) if count else np.zeros(shape, np.uint8)
     return Facts(
         ok=np.zeros(count, bool),
         reasons={},
@@ -119,7 +117,6 @@ def _empty(count: int) -> Facts:
         light=np.zeros((count, len(LIGHT)), np.float32),
         headers=[None] * count,
         sizes=np.zeros(count, np.int64),
-        kept=[file],
     )
 
 
@@ -166,14 +163,21 @@ def _look(path: str) -> _Look:
         data = read_bytes(path)
         look.size, look.content = len(data), as_row(digest(data))
         look.header = header(data, path)
-        look.grey, look.light = _seen(decode(data, ImageSpec(SIDE, SIDE, "stretch"), path))
+        look.grey, look.light = _seen(decode(data, _large_enough(look.header), path))
     except ImageError as error:
         look.reason = error.reason
     return look
 
 
+def _large_enough(head: Header) -> ImageSpec:
+    """Up to FULL pixels as it is: a JPEG's reduced scales round its size up, which at SIDE would be another picture."""
+    scale = min(1.0, FULL / min(head.height, head.width))
+    return ImageSpec(max(1, round(head.height * scale)), max(1, round(head.width * scale)), "stretch")
+
+
 def _seen(pixels: Pixels) -> tuple[Pixels, npt.NDArray[np.float32]]:
-    """(SIDE, SIDE, 3) RGB -> (SIDE, SIDE) grey, (len(LIGHT),)."""
+    """(H, W, 3) RGB -> (SIDE, SIDE) grey, (len(LIGHT),)."""
+    pixels = fit(pixels, ImageSpec(SIDE, SIDE, "stretch"))
     grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
     brightness, contrast = (float(value[0, 0]) for value in cv2.meanStdDev(grey))
     red, green, blue, _ = cv2.mean(pixels)

@@ -34,13 +34,18 @@ def first_of_each(table: Table, exact: Ints, known: Collection[str] = ()) -> Int
 
 
 def grouped(table: Table, near: Ints) -> Table:
-    """Images that show one picture become one group, with the groups they had; a given split is not crossed.
+    """Images that show one picture become one group, with the groups they had; a given split is not crossed, and an
+    image without one goes with those that are held back.
 
     A new group is called as its first image by name, so that it is dealt out as that image would be alone.
     """
     frame = table.frame
-    codes, splits = pd.factorize(frame["split"])
-    place = near * (len(splits) + 1) + codes
+    order = {name: place for place, name in enumerate(("", *SPLITS))}
+    codes = frame["split"].map(order).to_numpy(np.int64)
+    number = np.unique(near, return_inverse=True)[1]
+    last = np.zeros(len(number), np.int64)
+    np.maximum.at(last, number, codes)
+    place = number * len(order) + np.where(codes == 0, last[number], codes)
     numbers, first, number, sizes = np.unique(
         place, return_index=True, return_inverse=True, return_counts=True
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +25,11 @@ class Subject:
     given: bool  # the splits came with the data
     copies: Copies
 
-    @property
+    @cached_property
     def splits(self) -> npt.NDArray[np.object_]:
         return self.table.frame["split"].to_numpy(object)
 
+    @cached_property
     def members(self) -> npt.NDArray[np.bool_]:
         """(N, K): is image i of class k."""
         codes = self.table.codes()
@@ -35,6 +37,15 @@ class Subject:
             return codes.astype(bool)
         return codes[:, None] == np.arange(len(self.table.classes))
 
+    @cached_property
+    def label_sets(self) -> Ints:
+        """(N,) equal where all labels of two images are."""
+        codes = self.table.codes()
+        if codes.ndim == 2:
+            codes = np.unique(codes, axis=0, return_inverse=True)[1].ravel()
+        return codes.astype(np.int64)
+
+    @cached_property
     def groups(self) -> Ints:
         """(N,) number of the group; an image without one is its own."""
         names = self.table.frame["group"].to_numpy(object)
