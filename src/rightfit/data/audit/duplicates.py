@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float32]
 
 COMPONENTS = 64
 SAMPLE = 2_048  # images that the components are computed from
-EASE = 0.03  # of the largest variance: what is smaller is as likely noise of an encoder, and is not blown up
+EASE = 0.1  # of the largest variance: what is smaller is as likely noise of an encoder, and is not blown up
 TABLES = 16
 NEIGHBOURS = 8  # that an image is compared with in a table
 CHUNK = 16_384  # rows or pairs at a time: tens of MB

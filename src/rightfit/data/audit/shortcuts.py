@@ -56,6 +56,8 @@ def shortcuts(
     wanted = [int(k) for k in np.argsort(-counts, kind="stable") if LEAST <= counts[k] <= len(rows) - LEAST]
     if len(classes) == 2 and not (members.sum(axis=1) > 1).any():
         wanted = wanted[-1:]  # the one is not the other: the smaller class
+    if not wanted:
+        return []
     found = []
     for family, columns in _families(facts, rows).items():
         if not np.ptp(columns, axis=0).any():
