@@ -59,9 +59,8 @@ def conflicts(subject: Subject, near: list[Ints]) -> list[Finding]:
         for rows in sets
         for n in np.unique(subject.copies.exact[rows])
     )
-    text = (
-        f"{len(sets):,} pictures are there under different labels ({exact:,} of them as the very same file)."
-    )
+    number = "1 picture is" if len(sets) == 1 else f"{len(sets):,} pictures are"
+    text = f"{number} there under different labels ({exact:,} as the very same file)."
     advice = "one label is wrong: correct it, or remove the picture"
     reasons = [
         " / ".join(dict.fromkeys(subject.table.frame["label"].iloc[rows].astype(str))) for rows in sets
@@ -88,9 +87,7 @@ def leak(subject: Subject, near: list[Ints]) -> list[Finding]:
     if any(leaked[name] > MOST * sizes[name] for name in leaked if sizes[name]):
         severity = "error"
     parts = [f"{leaked[n]:,} of {sizes[n]:,} {n} images" for n in leaked if leaked[n]]
-    text = (
-        f"{' and '.join(parts)} are also on another side of the split: they were seen before they are judged."
-    )
+    text = f"{' and '.join(parts)} are also on the other side of the split, and seen before they are judged."
     advice = "move each picture to one side, or drop the column or folders of splits and let training split"
     if any(len(np.unique(subject.copies.exact[rows])) < len(rows) for rows in sets):
         advice += "; --drop-duplicates keeps of equal files the one in test, then val"
@@ -113,7 +110,8 @@ def torn_groups(subject: Subject) -> list[Finding]:
     for row, group in enumerate(groups):
         if group in rows_of:
             rows_of[group].append(row)
-    text = f"{len(torn):,} groups lie in more than one of the given splits."
+    number = "1 group lies" if len(torn) == 1 else f"{len(torn):,} groups lie"
+    text = f"{number} in more than one of the given splits."
     advice = "give each group one split, or leave the splits out: training keeps groups whole"
     sets = [np.array(rows, np.int64) for rows in rows_of.values()]
     return [_finding("warning", "torn-groups", text, advice, subject, sets, {"groups": torn}, torn)]

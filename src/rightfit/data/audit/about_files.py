@@ -63,7 +63,7 @@ def unreadable(subject: Subject) -> list[Finding]:
         Finding(
             severity,
             "unreadable",
-            f"{_files(len(rows))} of {total:,} cannot be read ({said}).",
+            f"{len(rows):,} of {total:,} files cannot be read ({said}).",
             advice,
             _alone(subject, rows),
             tuple(reasons[row] for row in rows),
@@ -193,7 +193,7 @@ def _alone(subject: Subject, rows: Sequence[int] | npt.NDArray[Any]) -> tuple[tu
 
 
 def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count:,} files"
+    return "1 file is" if count == 1 else f"{count:,} files are"
 
 
 def _images(count: int) -> str:
