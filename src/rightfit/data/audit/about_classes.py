@@ -116,7 +116,9 @@ def small_validation(subject: Subject) -> list[Finding]:
     shown = f"show an accuracy of {ASSUMED:.0%} to ±{100 * half:.1f} points" if count else "show nothing"
     severity: Severity = "warning" if not count or half > COARSE else "note"
     text = f"{count:,} validation {what} {shown}; ±{100 * WANTED:.0f} points take {needed:,}."
-    advice = "take smaller differences for chance; a larger validation share is --split 5:3:2, say"
+    advice = "take smaller differences for chance"
+    if not subject.given:
+        advice += ", or a larger share for validation, as in --split 5:3:2"
     figures = {
         "images": len(rows),
         "independent": count,
