@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rightfit.console import Console
+from rightfit.console import Console, duration
 from rightfit.data import split, store, table
 from rightfit.data.audit import facts, grouping
 from rightfit.data.audit.about_classes import about_classes, imbalance, missing_classes, small_validation
@@ -108,6 +108,7 @@ def judge(looked: Look, divided: table.Table, given: bool, console: Console) -> 
     for finding in audit:
         if finding.kind not in SAID_ALREADY:
             console.say(f"{finding.severity}: {finding.text}")
+    console.say(f"looked at the data in {duration(audit.seconds)}; the run's audit.json names the files")
     return audit
 
 
