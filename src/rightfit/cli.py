@@ -128,8 +128,16 @@ def check(
     """What is wrong with the data, before an hour is spent on it; exit code 3 if training would be pointless."""
     from rightfit import api
 
-    settings = {"label": label, "label_mode": label_mode, "group_by": group_by, "split": split, "seed": seed}
-    audit = api.check(data, html=html, quiet=quiet, **settings)  # type: ignore[arg-type]
+    audit = api.check(
+        data,
+        label=label,
+        label_mode=label_mode,
+        group_by=group_by,
+        split=split,
+        seed=seed,
+        html=html,
+        quiet=quiet,
+    )
     if json:
         _print_json(audit.to_dict())
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,8 @@ def leak(subject: Subject, near: list[Ints]) -> list[Finding]:
     sets = [rows for rows in near if _crosses(subject, rows)]
     if not sets:
         return []
-    leaked, sizes = {}, subject.split_sizes()
+    leaked: dict[str, int] = {}
+    sizes = subject.split_sizes()
     for name, seen_in in (("val", ("train",)), ("test", ("train", "val"))):
         leaked[name] = sum(
             int((splits[rows] == name).sum()) for rows in sets if np.isin(splits[rows], seen_in).any()
@@ -136,7 +138,7 @@ def _finding(
     advice: str,
     subject: Subject,
     sets: list[Ints],
-    figures: dict[str, object],
+    figures: dict[str, Any],
     reasons: Iterable[str] = (),
 ) -> Finding:
     files = tuple(subject.names(rows) for rows in sets)

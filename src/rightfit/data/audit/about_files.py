@@ -106,13 +106,12 @@ def constant(subject: Subject) -> list[Finding]:
 
 def odd_shapes(subject: Subject) -> list[Finding]:
     """A side under a third or over three times the median, or an aspect twice as far from square."""
-    headers = subject.facts.headers
-    rows = np.array(
-        [row for row, head in enumerate(headers or ()) if head and subject.facts.ok[row]], np.int64
-    )
-    if headers is None or len(rows) < 3:
+    heads = enumerate(subject.facts.headers or ())
+    known = [(row, head) for row, head in heads if head is not None and subject.facts.ok[row]]
+    if len(known) < 3:
         return []
-    sides = np.array([(headers[row].height, headers[row].width) for row in rows], float)  # type: ignore[union-attr]
+    rows = np.array([row for row, _ in known], np.int64)
+    sides = np.array([(head.height, head.width) for _, head in known], float)
     short = sides.min(axis=1)
     aspect = sides[:, 1] / sides[:, 0]
     ratio, stretch = short / np.median(short), aspect / np.median(aspect)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -133,7 +134,7 @@ def _parts(thumbnails: Pixels, rows: Ints) -> Iterator[Pixels]:
         yield thumbnails[rows[start : start + CHUNK // 4]]
 
 
-def turned(images: npt.NDArray[np.generic], turn: int) -> npt.NDArray[np.generic]:
+def turned(images: npt.NDArray[Any], turn: int) -> npt.NDArray[Any]:
     """(..., H, W), as TURNS says."""
     return images[..., :: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -130,7 +130,7 @@ class _Look:
     reason: str = ""
 
 
-def _looks(paths: Sequence[str]) -> Iterator[list[_Look]]:
+def _looks(paths: Sequence[str]) -> Generator[list[_Look], None, None]:
     """Batches in order, a bounded number ahead."""
     stop = threading.Event()
     remote = any("://" in path for path in paths[:1])  # remote reads wait, they do not work
