@@ -7,16 +7,13 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from rightfit.config import TrainSettings
 from rightfit.errors import DataError, RightfitError
 from rightfit.run import Run
-
-if TYPE_CHECKING:
-    from rightfit.data.audit.findings import Audit
 
 app = typer.Typer(
     name="rightfit",
@@ -141,38 +138,13 @@ def check(
     if json:
         _print_json(audit.to_dict())
     else:
-        _print_audit(audit)
+        from rightfit.report.audit_text import as_text
+
+        print(as_text(audit))
     if html and not quiet:
         print(f"→ {html}", file=sys.stderr)
     if audit.pointless:
         raise SystemExit(DataError.exit_code)
-
-
-def _print_audit(audit: Audit) -> None:
-    names = list(audit.classes)
-    counts = ", ".join(f"{name} {sum(audit.classes[name].values()):,}" for name in names[:8])
-    more = f", and {len(names) - 8:,} more" if len(names) > 8 else ""
-    print(_printable(f"{audit.images:,} images of {len(names)} classes: {counts}{more}"))
-    for finding in audit:
-        print(_printable(f"{finding.severity:<8} {finding.text}"))
-        if finding.advice:
-            print(f"{'':<8} → {finding.advice}")
-        for number, together in enumerate(finding.files[:SHOWN]):
-            reason = f"  ({finding.reasons[number]})" if finding.reasons else ""
-            rest = ", ..." if len(together) > SHOWN else ""
-            print(_printable(f"{'':<10} {' = '.join(together[:SHOWN])}{rest}{reason}"))
-        if len(finding.files) > SHOWN:
-            print(f"{'':<10} and {len(finding.files) - SHOWN:,} more; --json and --html name them")
-    if not audit.findings:
-        print("nothing found")
-
-
-SHOWN = 3  # files of a finding on the screen
-
-
-def _printable(text: str) -> str:
-    """A name may hold a line break or the terminal's own codes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @app.command()
