@@ -18,6 +18,7 @@ ONE_EPOCH = ("--image-size", 8, "--epochs", 1)
 RUN_FILES = {
     "config.yaml",
     "data.csv",
+    "audit.json",
     "architecture.yaml",
     "architecture.json",
     "weights.safetensors",

@@ -1,6 +1,7 @@
 """rightfit: a folder of labelled images in; a ResNet you can trust out.
 
 import rightfit
+rightfit.check("photos/")
 run = rightfit.train("photos/", model="resnet50", image_size=150, epochs=100)
 run.evaluate()
 run.predict(["new/a.jpg"])
@@ -8,7 +9,7 @@ rightfit.resume("runs/photos-1")
 rightfit.load("runs/photos-1").model
 """
 
-from rightfit.api import compare, load, resume, train
+from rightfit.api import check, compare, load, resume, train
 from rightfit.errors import (
     BackendError,
     DataError,
@@ -21,6 +22,6 @@ from rightfit.errors import (
 from rightfit.run import Run
 
 __all__ = [
-    "BackendError", "DataError", "ImageError", "RightfitError", "Run", "RunError", "UsageError", "WriteError",
+    "BackendError", "DataError", "ImageError", "RightfitError", "Run", "RunError", "UsageError", "WriteError", "check",
     "compare", "load", "resume", "train",
 ]  # fmt: skip

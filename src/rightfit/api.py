@@ -21,10 +21,39 @@ from rightfit.run import Run
 from rightfit.runtime import cache_folder, choose_backend, installed_backends
 
 if TYPE_CHECKING:
+    from rightfit.data.audit.findings import Audit
     from rightfit.data.dataset import Dataset
     from rightfit.nets.pretrained import Start
 
 BEGUN = "start.json"  # what was asked: enough to begin again until there is a checkpoint
+
+
+def check(
+    data: Any,
+    *,
+    label: str | None = None,
+    label_mode: str = "auto",
+    group_by: str | None = None,
+    split: str = "6:1:2",
+    seed: int = 0,
+    html: str | os.PathLike[str] | None = None,
+    quiet: bool = False,
+) -> Audit:
+    """What is wrong with the data, before anything is trained: each finding with its severity, files and remedy.
+
+    `data` and the settings are those of `train`, whose split is looked at where the data have none. `html` is a
+    file to write a page with thumbnails to. The audit is `pointless` when a finding is an error.
+    Raises UsageError for settings that are wrong, DataError when there are no images or one class only.
+    """
+    from rightfit.data.audit import check as audits
+
+    source = os.fspath(data) if isinstance(data, os.PathLike) else data
+    found = audits.check(source, label, label_mode, group_by, split, seed, Console(quiet))
+    if html is not None:
+        from rightfit.report import audit_page
+
+        audit_page.write(found, html)
+    return found
 
 
 def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = False, **settings: Any) -> Run:
@@ -137,6 +166,8 @@ def _train(
     write_text(place / "config.yaml", to_yaml(settings))
     table.write_csv(place / "data.csv")
     folder.write_quarantine(place / "quarantine.csv", dataset.quarantined)
+    if dataset.audit:
+        folder.write_json(place / "audit.json", dataset.audit.to_dict())
 
     def record(decision: recipe.Decision) -> None:
         folder.record(
@@ -335,7 +366,7 @@ def _split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, 
     then = train_settings({}, config)
     if then.data.startswith("<"):  # its rows have no names to find them by
         return None
-    deciding = ("data", "split", "seed", "group_by")
+    deciding = ("data", "split", "seed", "group_by", "group_near_duplicates")
     if any(getattr(then, name) != getattr(asked, name) for name in deciding):
         return None
     from rightfit.data.recorded import splits_of

@@ -110,6 +110,48 @@ def _shown(value: Any) -> str:
 
 
 @app.command()
+def check(
+    data: Annotated[str, typer.Argument(help="Folder of class folders, split folders, or a table")],
+    label: Annotated[str | None, typer.Option(help="Label column of a table", show_default=False)] = None,
+    label_mode: Annotated[str, typer.Option(help="auto, binary, categorical or multilabel")] = "auto",
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="Regex; its first capture of the file name is the group", show_default=False),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Shares that training would make")] = "6:1:2",
+    seed: Annotated[int, typer.Option(help="Decides that split")] = 0,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page with thumbnails", show_default=False)
+    ] = None,
+    json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """What is wrong with the data, before an hour is spent on it; exit code 3 if training would be pointless."""
+    from rightfit import api
+
+    audit = api.check(
+        data,
+        label=label,
+        label_mode=label_mode,
+        group_by=group_by,
+        split=split,
+        seed=seed,
+        html=html,
+        quiet=quiet,
+    )
+    if json:
+        _print_json(audit.to_dict())
+    else:
+        from rightfit.report.audit_text import as_text
+
+        print(as_text(audit))
+    if html and not quiet:
+        print(f"→ {html}", file=sys.stderr)
+    if audit.pointless:
+        raise SystemExit(DataError.exit_code)
+
+
+@app.command()
 @with_settings
 def train(
     data: Annotated[

@@ -47,6 +47,12 @@ class TrainSettings(Settings):
     )
     resize: Literal["crop", "pad", "stretch"] = Field("crop", description="How an image meets its size")
     allow_bad: bool = Field(False, description="Go on though more than 5 % of the files cannot be decoded")
+    drop_duplicates: bool = Field(
+        False, description="Leave out all but one of equal files with the same label"
+    )
+    group_near_duplicates: bool = Field(
+        True, description="Keep copies and near-duplicates of an image on one side of the split"
+    )
     cache: Literal["disk", "memory", "none"] = Field(
         "disk",
         description="Where decoded images are kept: disk, for later runs too; memory, for this process; none, "

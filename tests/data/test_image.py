@@ -14,7 +14,7 @@ import simplejpeg
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from rightfit.data.image import MAX_PIXELS, decode, read_bytes, size
+from rightfit.data.image import MAX_PIXELS, decode, header, read_bytes, size
 from rightfit.data.resize import ImageSpec
 from rightfit.errors import ImageError, UsageError
 
@@ -215,6 +215,15 @@ def test_exif_behind_the_pixels_of_a_png_is_applied():
     end = start + 12 + struct.unpack(">I", data[start : start + 4])[0]
     late = data[:start] + data[end:-12] + data[start:end] + data[-12:]
     np.testing.assert_array_equal(decoded(late), picture())
+
+
+def test_a_header_says_format_depth_and_the_size_as_displayed():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found = header(encoded(picture(20, 30), "JPEG", exif=exif), "x")
+    assert (found.format, found.mode, found.bits, found.height, found.width) == ("JPEG", "RGB", 8, 30, 20)
+    deep = cv2.imencode(".png", picture()[..., 0].astype(np.uint16))[1].tobytes()
+    assert (header(deep, "x").format, header(deep, "x").bits) == ("PNG", 16)
 
 
 def test_damaged_exif_does_not_spoil_the_picture():

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.data import split, store, table, uncached
+from rightfit.data.audit import check, grouping
+from rightfit.data.audit.findings import Audit
 from rightfit.data.image import size
 from rightfit.data.listing import missing
 from rightfit.data.opened import Opened, quarantine
@@ -38,6 +40,7 @@ class Dataset:
     image_rows: NDArray[np.int64]
     spec: ImageSpec
     quarantined: list[tuple[str, str]]  # path, reason
+    audit: Audit | None = None  # None for an earlier run's images
 
     def targets(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """(len(rows), outputs): one-hot, or the 0/1 of the second class for binary, or multi-hot."""
@@ -97,9 +100,18 @@ def prepare(
     readable = found.select(good) if len(good) < len(found) else found
     record = _record(cache, source, settings, found) if found.images is None else None
     kept = _remembered(record)
+    looked = check.look(images, good, settings.group_near_duplicates, console)
+    if settings.drop_duplicates:
+        rows = grouping.first_of_each(readable, looked.copies.exact, kept or ())
+        looked = looked.without(len(readable) - len(rows), rows)
+        readable, good = readable.select(rows), good[rows]
+    if settings.group_near_duplicates:
+        readable = grouping.grouped(readable, looked.copies.near)
+        kept = grouping.settled(readable, kept) if kept else kept
     if known is not None:
         everything = zip(readable.frame["name"], readable.paths(np.arange(len(readable))), strict=True)
         kept = {name: known[path] for name, path in everything if path in known}
+    given = bool((readable.frame["split"] != "").any())
     divided = split.assign(readable, shares, settings.seed, kept)
     if not len(divided.rows("train")):
         raise DataError("no image is left to train on; see the splits and `--split`")
@@ -113,7 +125,8 @@ def prepare(
     if quarantined:
         files = "file is" if len(quarantined) == 1 else "files are"
         console.say(f"{len(quarantined):,} unreadable {files} left out: the run's quarantine.csv lists them")
-    return Dataset(divided, images, np.asarray(good, np.int64), spec, quarantined), settings
+    audit = check.judge(looked, divided, given, console)
+    return Dataset(divided, images, np.asarray(good, np.int64), spec, quarantined, audit), settings
 
 
 def reopen(found: table.Table, source: str | None, spec: ImageSpec, cache: str, folder: Path) -> Dataset:
@@ -213,7 +226,9 @@ def _record(cache: Path, source: Any, settings: TrainSettings, found: table.Tabl
     text = os.fspath(source)
     place = text if "://" in text else os.path.realpath(text)
     grouped = bool((found.frame["group"] != "").any())
-    key = repr((place, settings.split, settings.seed, settings.group_by, grouped))
+    key = repr(
+        (place, settings.split, settings.seed, settings.group_by, grouped, settings.group_near_duplicates)
+    )
     return cache / "splits" / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.json"
 
 

@@ -13,6 +13,7 @@ import re
 import stat
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -59,6 +60,36 @@ def decode(data: bytes, spec: ImageSpec, path: str) -> Pixels:
         raise
     except Exception as error:  # hostile bytes raise anything, and one file must not end a run
         raise ImageError(path, _reason(kind, error)) from error
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before its pixels: format, Pillow's mode ("L", "RGB", "CMYK", "I;16", ...),
+    bits a channel, and height and width in pixels as displayed."""
+
+    format: str
+    mode: str
+    bits: int
+    height: int
+    width: int
+
+
+def header(data: bytes, path: str) -> Header:
+    """The header of one image file's bytes; EXIF is applied. Raises ImageError."""
+    try:
+        image = _header(io.BytesIO(data), path)
+        height, width = (image.height, image.width)
+        if _orientation(image) >= 5:
+            height, width = width, height
+        bits = 16 if data[:4] == b"\x89PNG" and data[24:25] == b"\x10" else BITS.get(image.mode, 8)
+        return Header(str(_kind(data[:16])), image.mode, bits, height, width)
+    except ImageError:
+        raise
+    except Exception as error:  # hostile bytes, as in decode
+        raise ImageError(path, _reason(None, error)) from error
+
+
+BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I": 32, "F": 32}  # Pillow's mode -> bits; others 8
 
 
 def size(source: str | os.PathLike[str] | bytes) -> tuple[int, int]:

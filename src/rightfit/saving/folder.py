@@ -57,7 +57,7 @@ def check_free(output: str) -> None:
 
 LOCK = ".lock"
 FILES = (
-    "config.yaml", "data.csv", "quarantine.csv", "architecture.yaml", "architecture.json",
+    "config.yaml", "data.csv", "quarantine.csv", "audit.json", "architecture.yaml", "architecture.json",
     "weights.safetensors", "model.keras", "golden.npz", "history.csv", "decisions.jsonl", "metrics.json",
     "calibration.json",
 )  # fmt: skip
