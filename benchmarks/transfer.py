@@ -13,10 +13,7 @@ ResNet-50 that is trained here on 8,000 images of Fashion-MNIST first, as nothin
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,65 +22,41 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import RESULTS, describe_machine, slug, versions
+from common import Contender, Metric, answered, finish, parser, race, summarise
 
 SOURCE_IMAGES, SOURCE_PX = 8_000, 64
+METRICS = {
+    "end to end": Metric("s", more_is_better=False),
+    "validation accuracy": Metric("%"),
+    "validation loss": Metric("nats", more_is_better=False),
+}
 
 
 def main() -> int:
-    args = parse()
-    if args.contender:
-        print(json.dumps(CONTENDERS[args.contender](args)))
+    if answered(CONTENDERS):
         return 0
+    args = parse()
     with tempfile.TemporaryDirectory(prefix="rightfit-transfer-") as work:
         args.work = Path(work)
         args.folders = split_folders(args.data, args.work / "data", args.images)
         args.weights = args.weights or pretrained(args)
-        rounds = []
-        for index in range(args.rounds):
-            load = os.getloadavg()[0]
-            rounds.append({"load_before": load} | {name: measure(name, args) for name in CONTENDERS})
-            print(f"round {index + 1} of {args.rounds} done", file=sys.stderr)
-    result = {
-        "settings": {
-            "image_size": args.image_size,
-            "epochs": args.epochs,
-            "batch_size": args.batch_size,
-            "images": rounds[0]["rightfit"]["images"],
-            "weights": f"resnet50 of {SOURCE_IMAGES:,} Fashion-MNIST images" if args.source else "given",
-        },
-        "machine": describe_machine(),
-        "versions": versions(),
-        "summary": summarise(rounds),
-        "rounds": rounds,
-    }
-    print(table(result["summary"]))
-    output = args.output or RESULTS / f"transfer-{slug(result['machine']['processor'])}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written to {output}", file=sys.stderr)
-    return 0
+        rounds, left_out = race(__file__, CONTENDERS, args)
+    source = f"resnet50 of {SOURCE_IMAGES:,} Fashion-MNIST images" if args.source else "given or random"
+    return finish("transfer", args, rounds, left_out, summarise(rounds, METRICS), weights=source)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("build/elpv"), help="class folders of ELPV")
-    parser.add_argument("--source", type=Path, help="Fashion-MNIST's class folders, to make weights from")
-    parser.add_argument("--weights", type=Path, help="weights of a resnet50 instead of making some")
-    parser.add_argument("--image-size", type=int, default=150, metavar="PX")
-    parser.add_argument("--epochs", type=int, default=20, help="of stock Keras' fit")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--images", type=int, help="only so many of each class")
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="a minute; shows that it runs")
-    parser.add_argument("--output", type=Path, help="JSON; default results/transfer-PROCESSOR.json")
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--folders", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    made = parser(__doc__, rounds=1)
+    made.add_argument("--data", type=Path, default=Path("build/elpv"), help="class folders of ELPV")
+    made.add_argument("--source", type=Path, help="Fashion-MNIST's class folders, to make weights from")
+    made.add_argument("--weights", type=Path, help="weights of a resnet50 instead of making some")
+    made.add_argument("--image-size", type=int, default=150, metavar="PX")
+    made.add_argument("--epochs", type=int, default=20, help="of stock Keras' fit")
+    made.add_argument("--batch-size", type=int, default=32)
+    made.add_argument("--images", type=int, help="only so many of each class")
+    args = made.parse_args()
     if args.quick:
         args.image_size, args.epochs, args.images = 64, 2, 40
-        args.output = args.output or Path(os.devnull)
     return args
 
 
@@ -135,23 +108,11 @@ def pretrained(args: argparse.Namespace) -> Path:
     return run.path / "weights.safetensors"
 
 
-def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """One contender in a fresh process, from its start to its end."""
-    command = [sys.executable, __file__, "--contender", name, "--folders", str(args.folders)]
-    command += ["--weights", str(args.weights), "--work", str(args.work)]
-    for flag in ("image_size", "epochs", "batch_size"):
-        command += [f"--{flag.replace('_', '-')}", str(getattr(args, flag))]
-    environment = os.environ | {
-        "KERAS_BACKEND": "tensorflow",
-        "CUDA_VISIBLE_DEVICES": "",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
-    started = time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        raise SystemExit(f"{name} failed with exit code {done.returncode}:\n{done.stderr[-4000:]}")
-    return {"seconds": seconds} | json.loads(done.stdout.splitlines()[-1])
+def since_start() -> float:
+    """Seconds since this process began, its imports among them."""
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
 
 
 def rightfit_head(args: argparse.Namespace, views: int = 0) -> dict[str, Any]:
@@ -171,15 +132,14 @@ def rightfit_head(args: argparse.Namespace, views: int = 0) -> dict[str, Any]:
             cache_folder=str(Path(fresh) / "cache"),
             quiet=True,
         )
-        counts = run.history.iloc[0]
+        took = since_start()
         metrics = run.metrics["validation"]
-        images = len((run.path / "data.csv").read_text().splitlines()) - 1
+        accuracy = metrics["accuracy"]
     return {
-        "val_accuracy": metrics["accuracy"]["value"],
-        "val_accuracy_interval": [metrics["accuracy"]["low"], metrics["accuracy"]["high"]],
-        "val_loss": metrics["loss"]["value"],
-        "feature_seconds": float(counts["input_seconds"]),
-        "images": images,
+        "end to end": took,
+        "validation accuracy": 100 * accuracy["value"],
+        "interval": [100 * accuracy["low"], 100 * accuracy["high"]],
+        "validation loss": metrics["loss"]["value"],
     }
 
 
@@ -194,7 +154,7 @@ def keras_fit(args: argparse.Namespace) -> dict[str, Any]:
     size = (args.image_size, args.image_size)
     sets = {
         name: keras.utils.image_dataset_from_directory(
-            args.folders / name,
+            Path(args.folders) / name,
             label_mode="binary",
             image_size=size,
             crop_to_aspect_ratio=True,
@@ -207,10 +167,10 @@ def keras_fit(args: argparse.Namespace) -> dict[str, Any]:
     }
     sets = {name: images.cache().prefetch(tf.data.AUTOTUNE) for name, images in sets.items()}
     net = build("resnet50", 2, size)
-    tensors = _outputs_of(args.weights)
+    tensors = _outputs_of(Path(args.weights))
     if tensors != 2:
         net = build("resnet50", tensors, size)
-    load_weights(args.weights, net)
+    load_weights(Path(args.weights), net)
     base = keras.Model(net.input, net.get_layer("pool").output)
     base.trainable = False
     inputs = keras.Input((*size, 3))
@@ -219,9 +179,10 @@ def keras_fit(args: argparse.Namespace) -> dict[str, Any]:
     model.compile(keras.optimizers.Adam(1e-3), loss, metrics=[keras.metrics.BinaryAccuracy(threshold=0.0)])
     history = model.fit(sets["train"], validation_data=sets["val"], epochs=args.epochs, verbose=0).history
     return {
-        "val_accuracy": max(history["val_binary_accuracy"]),  # its best epoch, in its favour
-        "val_accuracy_of_last_epoch": history["val_binary_accuracy"][-1],
-        "val_loss": min(history["val_loss"]),
+        "end to end": since_start(),
+        "validation accuracy": 100 * max(history["val_binary_accuracy"]),  # its best epoch, in its favour
+        "of the last epoch": 100 * history["val_binary_accuracy"][-1],
+        "validation loss": min(history["val_loss"]),
     }
 
 
@@ -232,33 +193,11 @@ def _outputs_of(path: Path) -> int:
         return int(file.get_slice("logits/bias").get_shape()[0])
 
 
-CONTENDERS: dict[str, Any] = {
-    "rightfit": rightfit_head,
-    "rightfit, a changed view of each image": lambda args: rightfit_head(args, views=1),
-    "keras": keras_fit,
+CONTENDERS = {
+    "rightfit": Contender(rightfit_head),
+    "rightfit, a changed view of each image": Contender(lambda args: rightfit_head(args, views=1)),
+    "Keras": Contender(keras_fit),
 }
-
-
-def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    summary = {}
-    for name in CONTENDERS:
-        ratios = [r[name]["seconds"] / r["rightfit"]["seconds"] for r in rounds]
-        summary[name] = {
-            "seconds": statistics.median(r[name]["seconds"] for r in rounds),
-            "times_rightfit": statistics.median(ratios),
-            "val_accuracy": statistics.median(r[name]["val_accuracy"] for r in rounds),
-            "val_loss": statistics.median(r[name]["val_loss"] for r in rounds),
-        }
-    return summary
-
-
-def table(summary: dict[str, Any]) -> str:
-    lines = [f"{'':<28}{'seconds':>9}{'x rightfit':>12}{'val accuracy':>14}{'val loss':>10}"]
-    lines += [
-        f"{name:<28}{row['seconds']:>9.1f}{row['times_rightfit']:>12.1f}{row['val_accuracy']:>14.4f}{row['val_loss']:>10.4f}"
-        for name, row in summary.items()
-    ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
