@@ -111,7 +111,7 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
 
     from rightfit.data.augment import POLICIES
     from rightfit.data.loader import TrainLoader
-    from rightfit.data.opened import Store
+    from rightfit.data.opened import Pages, Store
 
     side = SIDE
     with tempfile.TemporaryDirectory(dir=DATA) as work:
@@ -120,8 +120,9 @@ def training(args: argparse.Namespace) -> dict[str, Any]:
         with path.open("wb") as file:
             for _ in range(args.count // 500):
                 file.write(block)
-        images = np.memmap(path, np.uint8, "r", shape=(args.count, side, side, 3)).view(np.ndarray)
-        store = Store(images, np.ones(args.count, bool), {}, "noise", np.zeros((args.count, 16), np.uint8))
+        pages = Pages(path, (args.count, side, side, 3))
+        contents = np.zeros((args.count, 16), np.uint8)
+        store = Store(pages.array, np.ones(args.count, bool), {}, "noise", contents, pages=pages)
         ones = np.ones(args.count, np.float32)
         rows = np.arange(args.count)
         loader = TrainLoader(store, rows, ones[:, None], ones, BATCH, 0, POLICIES["medium"])

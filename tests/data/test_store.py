@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from rightfit.data import decoding
+from rightfit.data import opened as opened_module
 from rightfit.data import store as stores
-from rightfit.data.opened import Store, quarantine
+from rightfit.data.opened import Pages, Store, quarantine
 from rightfit.data.resize import ImageSpec
 from rightfit.data.store import open_or_build
 from rightfit.data.uncached import from_arrays
@@ -517,3 +518,23 @@ def test_ten_bad_files_are_listed_and_the_rest_counted():
 def test_no_readable_image_at_all_stops_in_any_case(total):
     with pytest.raises(DataError):
         quarantine(*with_bad(total, total), allow_bad=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's count of resident pages")
+def test_reading_all_of_a_large_store_holds_little_of_it_in_memory(tmp_path, monkeypatch):
+    side, count = 256, 400  # 79 MB
+    path = tmp_path / "images.u8"
+    np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8).tofile(path)
+    monkeypatch.setattr(opened_module, "RESIDENT", 8 * 2**20)
+    pages = Pages(path, (count, side, side, 3))
+    contents = np.zeros((count, 16), np.uint8)
+    store = Store(pages.array, np.ones(count, bool), {}, "", contents, pages=pages)
+    before, total = resident_mb(), 0
+    for start in range(0, count, 8):
+        total += int(store.gather(np.arange(start, start + 8)).sum(dtype=np.int64))
+    assert total == int(np.fromfile(path, np.uint8).sum(dtype=np.int64))
+    assert resident_mb() - before < 30
+
+
+def resident_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +33,31 @@ class Opened(Protocol):
         ...
 
 
+RESIDENT = 256 * 2**20  # bytes
+
+
+class Pages:
+    """A file mapped into memory for reading, of which the process holds about RESIDENT bytes at most.
+
+    What has been read counts as the process's own memory, all of the file in the end, until it is given
+    back; the system's cache keeps it, so that reading it again costs no disk.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        """`shape` of the uint8 array that the file holds; at least one byte."""
+        with path.open("rb") as file:
+            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.array: Pixels = np.frombuffer(self.map, np.uint8).reshape(shape)
+        self.read = 0
+
+    def touched(self, count: int) -> None:
+        """`count` more bytes were read. Threads may lose a count to each other, which delays giving back."""
+        self.read += count
+        if self.read > RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
+            self.read = 0
+            self.map.madvise(mmap.MADV_DONTNEED)
+
+
 @dataclass(frozen=True)
 class Store:
     """Opened images that are decoded already; a row that is not `ok` is black."""
@@ -41,12 +68,16 @@ class Store:
     fingerprint: str
     contents: Digests
     order: Rows | None = None  # (N,) where each row lies in `images`, if not in its place
+    pages: Pages | None = None  # that `images` lie in
 
     def __len__(self) -> int:
         return len(self.ok)
 
     def gather(self, rows: npt.NDArray[np.integer[Any]]) -> Pixels:
-        return self.images.take(rows if self.order is None else self.order[rows], axis=0)
+        pixels = self.images.take(rows if self.order is None else self.order[rows], axis=0)
+        if self.pages is not None:
+            self.pages.touched(pixels.nbytes)
+        return pixels
 
 
 def fingerprint_of(contents: Digests, spec: ImageSpec) -> str:

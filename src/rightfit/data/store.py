@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from rightfit.data.decoding import Decoding
-from rightfit.data.opened import Store, fingerprint_of
+from rightfit.data.opened import Pages, Store, fingerprint_of
 from rightfit.data.resize import ImageSpec
 from rightfit.data.stamps import DIGEST, Digests, Rows, digest, matches, stamps_of
 from rightfit.errors import RunError
@@ -136,14 +136,11 @@ def _load(folder: Path, spec: ImageSpec, count: int | None = None) -> _Saved | N
         )
         if not agree:
             return None
-        images = (
-            np.memmap(raw, np.uint8, "r", shape=(len(ok), *shape))
-            if len(ok)
-            else np.zeros((0, *shape), np.uint8)
-        )
+        pages = Pages(raw, (len(ok), *shape)) if len(ok) else None
     except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile):
         return None
-    store = Store(images.view(np.ndarray), ok, reasons, fingerprint_of(contents, spec), contents)
+    images = pages.array if pages else np.zeros((0, *shape), np.uint8)
+    store = Store(images, ok, reasons, fingerprint_of(contents, spec), contents, pages=pages)
     return _Saved(folder, store, stamps)
 
 
@@ -159,7 +156,7 @@ def _part(saved: _Saved, rows: Rows, spec: ImageSpec) -> Store:
     whole, ok = saved.store, saved.store.ok[rows]
     reasons = {int(row): whole.reasons[int(rows[row])] for row in np.flatnonzero(~ok)}
     contents = whole.contents[rows]
-    return Store(whole.images, ok, reasons, fingerprint_of(contents, spec), contents, rows)
+    return Store(whole.images, ok, reasons, fingerprint_of(contents, spec), contents, rows, whole.pages)
 
 
 def _publish(temporary: Path, folder: Path, spec: ImageSpec, count: int) -> None:
