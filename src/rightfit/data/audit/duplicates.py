@@ -14,9 +14,9 @@ Three steps, none quadratic in the number of images:
 Measured (benchmarks/audit.py) on 2,624 photographs of solar cells, which look very much alike: cosines of changed
 copies were 0.999 and more, of the nearest unrelated among 700 cells 0.993 and less; patches of copies differed by
 0.05 of the standard deviation, of the 400 likest unrelated pairs by 0.15 and more. Of 180 near-duplicates, some of
-them of a class that was overexposed first, 95 % were found, and 4 of the 2,624 untouched cells were named; of 180 among
-digits of 8 x 8 pixels 97 %, and none of 1,797. What is missed was brightened until white areas grew. Cut-outs are not
-looked for: 2 % off each side takes the cosine of such cells down to 0.3.
+them of a class that was overexposed first, 95 % were found, of 180 among digits of 8 x 8 pixels 97 %; of the untouched
+cells and digits none was named. What is missed was brightened until white areas grew. Cut-outs are not looked for: 2 %
+off each side takes the cosine of such cells down to 0.3.
 """
 
 from __future__ import annotations
