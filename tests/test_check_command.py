@@ -124,6 +124,14 @@ def test_without_grouping_and_copies_the_split_is_that_of_the_names(write_images
     assert (with_it == without).all()
 
 
+def test_copies_that_nobody_keeps_together_are_said_to_leak(copied, tmp_path):
+    for number in range(20):
+        (copied / "red" / f"copy-{number}.png").write_bytes((copied / "red" / "00.png").read_bytes())
+    found = prepared(copied, tmp_path, group_near_duplicates=False)
+    (leak,) = [finding for finding in found.audit if finding.kind == "leak"]
+    assert len(leak.files) >= 1 and "--group-near-duplicates" in leak.advice
+
+
 def test_a_run_keeps_its_audit(trained):
     kept = json.loads((trained.folder / "audit.json").read_text(encoding="utf-8"))
     assert kept["images"] == 60 and "odd files" in kept["shortened"]

@@ -40,7 +40,7 @@ def near_duplicates(subject: Subject, near: list[Ints]) -> list[Finding]:
     sets = [
         rows for rows in near if len(np.unique(subject.copies.exact[rows])) > 1 and not _differ(subject, rows)
     ]
-    sets = [rows for rows in sets if not (subject.given and _crosses(subject, rows))]
+    sets = [rows for rows in sets if not _crosses(subject, rows)]
     if not sets:
         return []
     count = sum(map(len, sets))
@@ -72,9 +72,7 @@ def conflicts(subject: Subject, near: list[Ints]) -> list[Finding]:
 
 
 def leak(subject: Subject, near: list[Ints]) -> list[Finding]:
-    """Pictures on both sides of given splits; splits that training makes itself have none."""
-    if not subject.given:
-        return []
+    """Pictures on both sides of the split: of a given one, or one that was made without grouping."""
     splits = subject.splits
     sets = [rows for rows in near if _crosses(subject, rows)]
     if not sets:
@@ -90,7 +88,11 @@ def leak(subject: Subject, near: list[Ints]) -> list[Finding]:
         severity = "error"
     parts = [f"{leaked[n]:,} of {sizes[n]:,} {n} images" for n in leaked if leaked[n]]
     text = f"{' and '.join(parts)} are also on the other side of the split, and seen before they are judged."
-    advice = "move each picture to one side, or drop the column or folders of splits and let training split"
+    advice = "--group-near-duplicates keeps them on one side"
+    if subject.given:
+        advice = (
+            "move each picture to one side, or drop the column or folders of splits and let training split"
+        )
     if any(len(np.unique(subject.copies.exact[rows])) < len(rows) for rows in sets):
         advice += "; --drop-duplicates keeps of equal files the one in test, then val"
     reasons = [", ".join(name for name in SPLITS if (splits[rows] == name).any()) for rows in sets]

@@ -20,7 +20,7 @@ from rightfit.data.audit.subject import Ints, Subject
 from rightfit.data.opened import Opened
 from rightfit.data.resize import ImageSpec
 
-NEAR_LIMIT = 30_000  # images up to which training looks for near-duplicates: half a minute
+NEAR_LIMIT = 50_000  # images up to which training looks for near-duplicates: half a minute
 LEFT_OUT = "odd files, shortcuts: rightfit check looks at those as well"
 SAID_ALREADY = ("missing-class", "torn-groups")  # by the split's own notes
 

@@ -11,8 +11,12 @@ Three steps, none quadratic in the number of images:
 3. Candidates are verified twice: the cosine against what the nearest unrelated images of the set reach, and pixel by
    pixel at 64 x 64: after a fit of brightness and contrast no patch of 8 x 8 may differ.
 
-Measured on 2,624 photographs of solar cells, which look very much alike, by benchmarks/audit.py: {measured}. Cut-outs
-are not looked for: 2 % off each side takes the cosine of such cells down to 0.3.
+Measured (benchmarks/audit.py) on 2,624 photographs of solar cells, which look very much alike: cosines of changed
+copies were 0.999 and more, of the nearest unrelated among 700 cells 0.993 and less; patches of copies differed by
+0.05 of the standard deviation, of the 400 likest unrelated pairs by 0.15 and more. Of 180 near-duplicates, some of
+them of a class that was overexposed first, 95 % were found, of 180 among digits of 8 x 8 pixels 97 %; of the untouched
+cells and digits none was named. What is missed was brightened until white areas grew. Cut-outs are not looked for: 2 %
+off each side takes the cosine of such cells down to 0.3.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ EASE = 0.1  # of the largest variance: what is smaller is as likely noise of an 
 TABLES = 16
 NEIGHBOURS = 8  # that an image is compared with in a table
 CHUNK = 16_384  # rows or pairs at a time: tens of MB
-LOOSEST, TIGHTEST = 0.96, 0.996  # cosine that a pair needs, whatever the set
+LOOSEST, TIGHTEST = 0.96, 0.997  # cosine that a pair needs, whatever the set
 FLAT = 2.0  # grey levels of standard deviation under which there is no picture to compare
 PATCH = 0.3  # of the picture's standard deviation: the largest difference of a patch, as a root mean square
 TURNS = ("", "mirrored", "upside down", "turned by 180°")

@@ -74,11 +74,11 @@ def of_files(paths: Sequence[str], progress: Callable[[int], None] | None = None
                     look.size,
                     look.header,
                 )
-                if look.reason:
+                if look.seen is None:
                     facts.reasons[row] = look.reason
                 else:
-                    assert look.grey is not None
-                    facts.ok[row], facts.thumbnails[row], facts.light[row] = True, look.grey, look.light
+                    facts.ok[row] = True
+                    facts.thumbnails[row], facts.light[row] = look.seen
             done += len(batch)
             if progress is not None:
                 progress(done)
@@ -126,8 +126,7 @@ class _Look:
     content: Digests
     size: int = 0
     header: Header | None = None
-    grey: Pixels | None = None
-    light: npt.NDArray[np.float32] | None = None
+    seen: tuple[Pixels, npt.NDArray[np.float32]] | None = None
     reason: str = ""
 
 
@@ -164,7 +163,7 @@ def _look(path: str) -> _Look:
         data = read_bytes(path)
         look.size, look.content = len(data), as_row(digest(data))
         look.header = header(data, path)
-        look.grey, look.light = _seen(decode(data, _large_enough(look.header), path))
+        look.seen = _seen(decode(data, _large_enough(look.header), path))
     except ImageError as error:
         look.reason = error.reason
     return look
