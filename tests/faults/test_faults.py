@@ -258,14 +258,20 @@ def test_a_loss_that_rises_less_than_that_is_noise(training):
     assert highest(Progress()) == np.inf
 
 
-def norm_pooled_net():
-    """The length of each channel: its gradient at zero, which only a black image has, is no number."""
+class Lengths(keras.layers.Layer):
+    """(B, H, W, C) -> (B, C), each channel's length; its gradient at zero, which only a black image has, is
+    no number."""
+
+    def call(self, x):
+        return keras.ops.sqrt(keras.ops.mean(keras.ops.square(x), axis=(1, 2)))
+
+
+def net_of_lengths():
     layers = keras.layers
     inputs = keras.Input((8, 8, 3), name="image")
     x = layers.Rescaling(1 / 64, name="normalise")(inputs)
     x = layers.Conv2D(4, 3, use_bias=False, name="conv")(x)
-    x = keras.ops.sqrt(keras.ops.mean(keras.ops.square(x), axis=(1, 2)))
-    return keras.Model(inputs, layers.Dense(3, name="logits")(x), name="lengths")
+    return keras.Model(inputs, layers.Dense(3, name="logits")(Lengths(name="lengths")(x)))
 
 
 def test_a_gradient_that_is_lost_in_the_last_step_is_noticed_though_no_loss_shows_it(training, spoilt):
@@ -279,7 +285,7 @@ def test_a_gradient_that_is_lost_in_the_last_step_is_noticed_though_no_loss_show
         spoilt.toy.images[culprit] = pixels
 
     found = training(
-        spoil, toy=spoilt.toy, model=norm_pooled_net(), held=(), on_decision=mend, learning_rate=0.01
+        spoil, toy=spoilt.toy, model=net_of_lengths(), held=(), on_decision=mend, learning_rate=0.01
     )
     (decision,) = found.decisions
     assert "a weight became no number in epoch 4, though the loss is" in decision.because

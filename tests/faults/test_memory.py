@@ -20,6 +20,7 @@ from rightfit.training import checkpoints as files
 from rightfit.training import loop
 
 STEPS, BATCH = 6, 16
+SPARE = 2600  # MB that a process may take besides what its imports took
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
@@ -198,22 +199,12 @@ def test_predicting_takes_a_batch_in_halves_where_memory_is_short():
 
 @pytest.fixture
 def large(tmp_path, write_images):
-    """Arguments of a run whose batch of 16 takes about 2 GB a step, and one image about 0.1 GB."""
-    photos = write_images(tmp_path / "photos", count=9, side=256)
+    """Arguments of a run whose batch of 32 takes 4 to 8 GB a step."""
+    photos = write_images(tmp_path / "photos", count=14, side=256)
     run = tmp_path / "run"
-    sizes = (
-        "--image-size",
-        256,
-        "--model",
-        "resnet20",
-        "--batch-size",
-        16,
-        "--epochs",
-        1,
-        "--split",
-        "8:1:0",
-    )
-    return run, ("train", photos, *sizes, "--precision", "float32", "--weights", "none", "--output", run)
+    sizes = ("--image-size", 256, "--model", "resnet20", "--batch-size", 32, "--epochs", 1)
+    chosen = ("--split", "8:1:0", "--precision", "float32", "--weights", "none")
+    return run, ("train", photos, *sizes, *chosen, "--output", run)
 
 
 def limited(process, backend, spare, *arguments):
@@ -237,10 +228,10 @@ def decisions(run):
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_a_process_under_a_limit_of_the_system_halves_its_batch_and_ends_well(backend, large, process):
     run, arguments = large
-    done = limited(process, backend, 1300, *arguments)
+    done = limited(process, backend, SPARE, *arguments)
     assert done.returncode == 0, done.stderr
     found = [d for d in decisions(run) if d["setting"] == "micro_batch"]
-    assert [d["value"] for d in found] in ([8], [8, 4], [8, 4, 2])
+    assert [d["value"] for d in found] == [16, 8, 4, 2, 1][: len(found)] != []
     assert "memory ran short (" in found[0]["evidence"] and "memory ran short (" in done.stderr
     assert (run / "model.keras").exists()
 
@@ -249,9 +240,9 @@ def test_a_process_under_a_limit_of_the_system_halves_its_batch_and_ends_well(ba
 def test_where_the_process_is_ended_instead_resume_takes_smaller_parts(large, process):
     """TensorFlow on a processor does not raise: its kernels end the process, as the system does in a container."""
     run, arguments = large
-    done = limited(process, "tensorflow", 1300, *arguments)
+    done = limited(process, "tensorflow", SPARE, *arguments)
     assert done.returncode < 0, "ended by a signal"
-    resumed = limited(process, "tensorflow", 1300, "resume", run, "--micro-batch", 2)
+    resumed = limited(process, "tensorflow", SPARE, "resume", run, "--micro-batch", 2)
     assert resumed.returncode == 0, resumed.stderr
     (found,) = [d for d in decisions(run) if d["setting"] == "micro_batch"]
     assert (found["value"], found["evidence"]) == (2, "asked of resume: from step 0 of epoch 1 on")

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMON = ("--image-size", 8, "--batch-size", 16, "--precision", "float32", "--learning-rate", "0.05")
+COMMON += ("--patience", 400)
 EPOCHS = 40
 
 
@@ -180,7 +181,7 @@ def test_loading_has_no_process_that_could_be_killed_alone(photos, tmp_path, pro
     """`ps` of a run that goes on shows one process."""
     psutil = pytest.importorskip("psutil")
     run = tmp_path / "run"
-    arguments = ("train", photos, *COMMON, "--epochs", 400, "--patience", 400, "--output", run)
+    arguments = ("train", photos, *COMMON, "--epochs", 400, "--output", run)
     with subprocess.Popen(
         process.command(*arguments),
         env=process.environment(),

@@ -75,6 +75,10 @@ def open_or_build(
             built = Decoding(paths, spec, stamps, origins, workers, progress)
             _write(built, temporary)
             folder = group / _key(built.stamps)
+            if not built.stamps.any(axis=1).all():
+                _remove(
+                    folder
+                )  # of the same key, which says nothing of files that could have changed unnoticed
             _publish(temporary, folder, spec, len(paths))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -84,6 +84,7 @@ def train(
         if safety and (saved is None or saved.changed) and not training.progress.ended:
             training.enter()
             training.save()
+            safety.checkpoints.wait()  # not beside the first step, in which memory runs short if ever
         while training.progress.epoch < training.progress.epochs and not training.progress.ended:
             short = ""
             try:
@@ -391,6 +392,7 @@ class _Training:
         self.go_on_from(found)
         self.safety.halved(self.progress, batch_size, what, self.console)
         self.save()  # a run that is killed now takes the same parts
+        self.safety.checkpoints.wait()
 
     def _check(self, row: dict[str, Any], name: str) -> None:
         if not math.isfinite(row[name]):
