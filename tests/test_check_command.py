@@ -69,7 +69,7 @@ def test_ctrl_c_ends_with_a_word_and_leaves_no_page(here, copied, tmp_path, monk
 
 
 def prepared(folder, tmp_path, **settings):
-    asked = {"data": str(folder), "image_size": 12, "cache": str(tmp_path / "cache")} | settings
+    asked = {"data": str(folder), "image_size": 12, "cache_folder": str(tmp_path / "cache")} | settings
     found, _ = dataset.prepare(str(folder), train_settings(asked), Console(quiet=True))
     return found
 

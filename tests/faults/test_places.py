@@ -86,7 +86,7 @@ def test_a_run_folder_that_closes_costs_nothing_but_a_resume(here, write_images,
         (folder / name).mkdir()
         (folder / name).chmod(0o777)
     runs = [folder / "runs" / "undisturbed", folder / "runs" / "closed"]
-    arguments = ("train", photos, *COMMON, "--epochs", EPOCHS, "--cache", folder / "cache", "--output")
+    arguments = ("train", photos, *COMMON, "--epochs", EPOCHS, "--cache-folder", folder / "cache", "--output")
 
     def set_mode(mode):
         for place in (runs[1], runs[1] / "checkpoints"):

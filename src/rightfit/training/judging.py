@@ -17,6 +17,9 @@ from rightfit.evaluation.metrics import Quick, image_losses, quick
 from rightfit.training.state import Progress
 
 
+FAR = 10.0  # nats: an image given a probability of 0.00005 or less
+
+
 @dataclass(frozen=True)
 class Validation:
     """The images an epoch is judged on; `rows` may be empty."""
@@ -58,5 +61,6 @@ def is_kept(
     if progress.lowest is None or losses.mean() < progress.lowest.mean():
         progress.lowest, progress.lowest_epoch = losses, epoch
         return True
-    worse = losses - progress.lowest
+    # One image that is very far off widens an interval without end, and would make all epochs alike.
+    worse = np.minimum(losses, FAR) - np.minimum(progress.lowest, FAR)
     return not worse.mean() > half_width(worse, groups)

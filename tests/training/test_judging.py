@@ -1,0 +1,28 @@
+"""Which epoch is kept: the last that cannot be told from the lowest validation loss."""
+
+import numpy as np
+import pytest
+
+from rightfit.training.judging import is_kept
+from rightfit.training.state import Progress
+
+
+def kept(*epochs):
+    """Whether each epoch's losses (N,) replaced those before it."""
+    progress = Progress()
+    return [
+        is_kept(progress, np.array(losses, float), number, None) for number, losses in enumerate(epochs, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    "later, replaces",
+    [
+        ([0.5, 0.7, 0.5, 0.7, 0.5, 0.7], True),  # higher, but within the noise
+        ([0.3, 0.3, 0.3, 0.3, 0.3, 0.3], True),  # lower
+        ([0.9, 1.0, 1.1, 0.9, 1.0, 1.1], False),  # higher beyond it
+        ([0, 0, 3_000, 2_500, 0, 4_000], False),  # half of them lost: their spread is no excuse
+    ],
+)
+def test_a_later_epoch_is_kept_unless_it_is_worse_beyond_its_interval(later, replaces):
+    assert kept([0.5, 0.5, 0.6, 0.6, 0.4, 0.6], later) == [True, replaces]
