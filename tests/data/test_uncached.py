@@ -6,7 +6,7 @@ from PIL import Image
 
 from rightfit.config import train_settings
 from rightfit.console import Console
-from rightfit.data import memory, uncached
+from rightfit.data import decoding, memory, uncached
 from rightfit.data.augment import POLICIES
 from rightfit.data.dataset import prepare, reopen
 from rightfit.data.loader import TrainLoader
@@ -45,7 +45,8 @@ def loader_of(dataset):
     return TrainLoader(dataset.images, places, targets, ones, 16, 3, POLICIES["strong"])
 
 
-def test_the_three_modes_leave_out_the_same_files_and_give_the_same_batches(photos):
+def test_the_three_modes_leave_out_the_same_files_and_give_the_same_batches(photos, monkeypatch):
+    monkeypatch.setattr(decoding, "BATCH_BYTES", 7 * 8 * 8 * 3)  # nine batches
     disk, *others = (prepared(photos, mode)[0] for mode in MODES)
     assert [path.rpartition("/")[2] for path, _ in disk.quarantined] == ["00.png", "19.jpg"]
     batches = list(loader_of(disk).epoch(1))
@@ -92,7 +93,8 @@ def test_nothing_is_read_twice_to_open_what_is_read_once(photos, monkeypatch):
     first = prepared(photos, "none")[0]
     read = []
     real = uncached.read_bytes
-    monkeypatch.setattr(uncached, "read_bytes", lambda path: read.append(path) or real(path))
+    for module in (uncached, decoding):
+        monkeypatch.setattr(module, "read_bytes", lambda path: read.append(path) or real(path))
     again = reopen(first.table, str(photos), first.spec, "none", photos.parent)
     rows = first.table.rows("test")
     again.images.gather(rows)
@@ -191,6 +193,7 @@ def system(tmp_path):
         ("0::/a/b\n", 2, {"a/b": (150, 100, 0), "a": (300, 100, 0)}, 50),
         ("0::/a/b\n", 2, {"a/b": (5000, 100, 0)}, 1000),
         ("3:cpu:/x\n2:hugetlb,memory:/a\n0::/\n", 1, {"memory/a": (400, 100, 0)}, 300),
+        ("3:cpu:/x\n2:memory:/a\n", 1, {"memory/a": (400, 100, 0), "memory/x": (50, 0, 0)}, 300),
         ("2:memory:/of/the/host\n", 1, {"memory": (400, 100, 20)}, 320),
     ],
 )

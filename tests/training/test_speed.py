@@ -41,7 +41,9 @@ def test_advice_is_given_only_where_it_applies(spent, setting):
     said = words(spent, setting)
     largest = max(INTO, key=lambda name: getattr(spent, name))
     waits = spent.input / spent.total >= 0.1
-    assert ("--cache disk" in said) == (setting.cache == "none" and (largest == "input" or waits))
+    shared = largest == "steps" and not setting.gpu  # the processor both decodes and trains
+    assert ("--cache disk" in said) == (setting.cache == "none" and (largest == "input" or waits or shared))
+    assert said.count("--cache disk") <= 1
     assert ("--augment" in said) == (setting.cache != "none" and (largest == "input" or waits))
     gain = setting.bfloat16_gain
     asked = largest == "steps" and setting.precision == "float32" and not setting.gpu and gain is not None

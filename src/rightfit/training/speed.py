@@ -105,7 +105,7 @@ def in_words(spent: Spent, count: int, batch_size: int, setting: Setting) -> str
     largest = next(iter(shares))
     text = f"{rate:,.0f} images/s; {', '.join(told)}: bound by {_bound(largest, setting)}"
     advice = [_advice(largest, setting)]
-    if largest != "input" and shares["input"] >= WORTH_SAYING:
+    if largest != "input" and shares["input"] >= WORTH_SAYING and "--cache" not in advice[0]:
         advice.append(f"against the waiting, {_advice('input', setting)}")
     return "; ".join([text, *filter(None, advice)]).replace("%", " %")
 
@@ -133,9 +133,12 @@ def _advice(largest: str, setting: Setting) -> str:
         return "an --output on a faster disk would help"
     gain = setting.bfloat16_gain
     known = ""
+    if setting.cache == "none" and not setting.gpu:
+        known = "it decodes as well, so --cache disk or memory would help; "
     if setting.precision == "float32" and not setting.gpu and gain is not None:
-        known = f"bfloat16 was measured {gain:.2f} times as fast as float32, which does not pay; "
         if gain >= PAYS:
-            known = f"--precision bfloat16 would help, measured {gain:.2f} times as fast as float32; "
+            known += f"--precision bfloat16 would help, measured {gain:.2f} times as fast as float32; "
+        else:
+            known += f"bfloat16 was measured {gain:.2f} times as fast as float32, which does not pay; "
     less = ["a smaller --image-size or --model" if setting.side > SMALL else "a smaller --model"]
     return known + ", or ".join(less + ([] if setting.gpu else ["a GPU,"])) + " would help"
