@@ -16,7 +16,6 @@ from rightfit.evaluation.intervals import half_width
 from rightfit.evaluation.metrics import Quick, image_losses, quick
 from rightfit.training.state import Progress
 
-
 FAR = 10.0  # nats: an image given a probability of 0.00005 or less
 
 
