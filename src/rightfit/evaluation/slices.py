@@ -64,8 +64,11 @@ def pixels(paths: Iterable[str]) -> NDArray[np.float64] | None:
     files = list(paths)
     if any("://" in path or path.startswith("array:") for path in files):
         return None
-    with ThreadPoolExecutor() as pool:
-        areas = list(pool.map(_area, files))
+    try:
+        with ThreadPoolExecutor() as pool:
+            areas = list(pool.map(_area, files))
+    except RuntimeError:  # no memory for another thread
+        areas = [_area(path) for path in files]
     return np.array(areas) if all(areas) else None
 
 
