@@ -225,10 +225,10 @@ def decisions(run):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA holds on Linux only")
-@pytest.mark.parametrize("backend", ["torch", "jax"])
-def test_a_process_under_a_limit_of_the_system_halves_its_batch_and_ends_well(backend, large, process):
+def test_a_process_under_a_limit_of_the_system_halves_its_batch_and_ends_well(large, process):
+    """torch, which raises; JAX raises where a computation asks for too much, and may end the process elsewhere."""
     run, arguments = large
-    done = limited(process, backend, SPARE, *arguments)
+    done = limited(process, "torch", SPARE, *arguments)
     assert done.returncode == 0, done.stderr
     found = [d for d in decisions(run) if d["setting"] == "micro_batch"]
     assert [d["value"] for d in found] == [16, 8, 4, 2, 1][: len(found)] != []
