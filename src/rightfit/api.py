@@ -330,8 +330,8 @@ def models(outputs: int = 1000, image_size: int = 224) -> list[dict[str, Any]]:
 
 
 def machine(measure: bool = True) -> dict[str, Any]:
-    """What this machine has; with `measure`, how fast each installed backend trains and what bounds it, in half a
-    minute."""
+    """What this machine has; with `measure`, how fast each installed backend trains and what bounds it, in about
+    a minute."""
     from rightfit.machine import describe
 
     return describe(measure)

@@ -13,14 +13,14 @@ from typing import Any
 from rightfit import precision, runtime
 
 MODEL, SIDE, BATCH, STEPS = "resnet18", 96, 32, 5
-PATIENCE = 5  # seconds of steps, after which fewer than STEPS do
+PATIENCE = 2  # seconds of steps, after which fewer than STEPS do
 MATRIX = 2048  # rows and columns of the product that says what the machine can do
-LONG_ENOUGH = 0.25  # seconds of products
+LONG_ENOUGH = 0.1  # seconds of products
 MOSTLY = 0.5  # of the rate of a product: from here on a step is bound by arithmetic
 
 
 def describe(measure: bool = True) -> dict[str, Any]:
-    """Processor, GPU, backends with versions and, if `measure`, training images/s (about half a minute)."""
+    """Processor, GPU, backends with versions and, if `measure`, training images/s (about a minute)."""
     chosen = runtime.choose_backend()
     kind, because = precision.choose_precision("auto", runtime.cache_folder())
     backends: dict[str, Any] = {}
