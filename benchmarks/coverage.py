@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from common import RESULTS, finish, parser
 
-from rightfit.evaluation.answers import Answers, columns_of, statistic_of
+from rightfit.evaluation.answers import Answers, columns_of, noise_of_calibration, statistic_of
 from rightfit.evaluation.calibration import Calibration
-from rightfit.evaluation.intervals import RESAMPLES, bootstrap, interval, of_mean
+from rightfit.evaluation.intervals import RESAMPLES, bootstrap, interval, interval_of_distance, of_mean
 from rightfit.evaluation.summary import curves_of, ranked_draws, summary
 
 SCALES = {
@@ -165,7 +165,7 @@ def holds(job: tuple[Scenario, np.ndarray, int]) -> np.ndarray:
 
 def sampled(scenario: Scenario, seed: int) -> tuple[np.ndarray, ...]:
     """Of one data set: values (metrics,), resamples (metrics, R), values without each group (metrics, G), and
-    the groups that each value rests on."""
+    the groups that each value rests on, with the noise of the last (metrics + 1,)."""
     answers = simulated(scenario, scenario.groups, np.random.default_rng([2, seed]))
     parts = parts_of(answers)
     values = at(parts, lambda matrix: np.asarray(matrix.sum(axis=1)))[:, 0]
@@ -177,7 +177,7 @@ def sampled(scenario: Scenario, seed: int) -> tuple[np.ndarray, ...]:
     last = columns.draws(parts[0][0])["true"][-1]
     of_metric = {"auroc": ranked, "f1 of the last class": last}
     draws = [of_metric.get(name, scenario.groups) for name in SCALES]
-    return values, drawn, left_out, np.array(draws)
+    return values, drawn, left_out, np.array([*draws, noise_of_calibration(answers, answers.logits)])
 
 
 def judged(
@@ -187,7 +187,11 @@ def judged(
     held = []
     for row, scale in enumerate(SCALES.values()):
         one = slice(row, row + 1)
-        ours = [float(end[0]) for end in interval(values[one], drawn[one], draws[row], scale)]
+        if scale == "distance":
+            found = interval_of_distance(values[one], drawn[one], draws[0], draws[-1])
+        else:
+            found = interval(values[one], drawn[one], draws[row], scale)
+        ours = [float(end[0]) for end in found]
         ends = (ours, np.nanpercentile(drawn[row], [2.5, 97.5]), bca(values[row], drawn[row], left_out[row]))
         held.append([low - 1e-9 <= truth[row] <= high + 1e-9 for low, high in ends])
     return np.array(held)

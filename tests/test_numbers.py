@@ -112,9 +112,11 @@ def test_only_images_that_both_hold_back_are_compared(copy_of_run, tmp_path, her
     first = next(i for i, line in enumerate(lines) if '"val"' in line)
     lines[first] = lines[first].replace('"val"', '"train"')
     (other / "data.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    done = succeeded(here("compare", copy_of_run, other))
+    done = succeeded(here("compare", copy_of_run, other, "--json"))
     assert "6 val images are in both runs (of 7 and 6)" in done.stderr
-    assert done.stdout.startswith("6 val images")
+    found = json.loads(done.stdout)
+    assert found["images"] == 6
+    assert found["loss"]["a"] == pytest.approx(found["loss"]["b"]), "the same weights on the same images"
     (other / "data.csv").write_text("\n".join(lines).replace('"val"', '"train"') + "\n", encoding="utf-8")
     refused = here("compare", copy_of_run, other)
     assert refused.returncode == 2 and "hold no val images" in refused.stderr

@@ -6,7 +6,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from rightfit.evaluation.intervals import bootstrap, draw_counts, half_width, interval
+from rightfit.evaluation.intervals import (
+    bootstrap,
+    draw_counts,
+    half_width,
+    interval,
+    interval_of_distance,
+    of_mean,
+    welch,
+)
 from rightfit.evaluation.sums import Sums
 
 SETS = 300
@@ -212,10 +220,26 @@ def test_a_share_that_no_resample_can_change_still_has_an_open_end():
 @given(value=st.floats(0.001, 0.999), spread=st.floats(1e-6, 10), draws=st.integers(2, 1000))
 def test_intervals_stay_where_their_numbers_can_be_and_hold_them(value, spread, draws):
     drawn = value + spread * np.random.default_rng(0).normal(size=(1, 50))
-    ends = {"share": (0, 1), "signed": (-1, 1), "positive": (0, np.inf), "distance": (0, 1)}
+    ends = {"share": (0, 1), "signed": (-1, 1), "positive": (0, np.inf)}
     for scale, (least, most) in ends.items():
         low, high = interval(np.array([value]), drawn, draws, scale)
         assert least <= low[0] <= value <= high[0] <= most, scale
+
+
+def test_a_distance_that_noise_alone_would_give_may_be_none():
+    value, drawn = np.array([0.05]), np.random.default_rng(0).normal(0.06, 0.01, (1, 2000))
+    low, high = interval_of_distance(value, drawn, 300, noise=0.04)
+    assert low[0] == 0 and 0.05 < high[0] < 0.08
+    low, high = interval_of_distance(value, drawn, 300, noise=0.001)
+    assert np.isclose(low[0], 0.05 - 0.01 - 0.0197, atol=2e-3)  # less the resamples' excess
+
+
+def test_draws_are_those_of_the_smaller_side_or_of_what_varies_most():
+    assert np.isclose(welch(np.array([50.0]), np.array([50.0])), 99)
+    assert 4.9 < welch(np.array([5.0]), np.array([5000.0]))[0] < 5.1
+    drawn = np.random.default_rng(0).normal(size=(2, 4000)) * [[1.0], [0.01]]
+    assert np.isclose(of_mean(drawn, np.array([7.0, 900.0])), 7, atol=0.1)
+    assert of_mean(np.ones((2, 9)), np.array([3.0, 0.0])) == 3
 
 
 def test_one_group_alone_says_nothing_of_its_spread():

@@ -156,6 +156,17 @@ def statistic_of(columns: Sums, answers: Answers, calibration: Calibration, ordi
     return statistic
 
 
+def noise_of_calibration(answers: Answers, logits: Floats) -> float:
+    """The calibration error that chance alone would give if every confidence came true, images of a group
+    being right or wrong together: the mean of a normal distribution's absolute value in each bin."""
+    confidence, _ = _confidence(logits, np.empty(0), answers)
+    columns = Sums(len(logits), answers.groups)
+    spread = np.sqrt(confidence * (1 - confidence))
+    columns.add_coded("spread", counts.confidence_bin(confidence), counts.BINS, spread, pooled=True)
+    variances = np.asarray(columns.matrix().power(2).sum(axis=1))
+    return float(np.sqrt(2 / np.pi * variances).sum() / confidence.size)
+
+
 def _confidence(logits: Floats, hits: Floats, answers: Answers) -> tuple[Floats, Any]:
     """What is claimed and whether it came true: the likeliest class (N,), or every label (N, labels)."""
     shares = probabilities(logits, answers.label_mode)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 # Sums (M, R) of R resamples in, named statistics (S, R) out, NaN where one is undefined.
 Statistic = Callable[[Floats], dict[str, Floats]]
-Scale = Literal["share", "signed", "positive", "distance", "plain"]
+Scale = Literal["share", "signed", "positive", "plain"]
 RESAMPLES = 2000
 Z = 1.96
 CHUNK, CHUNK_BYTES = 64, 32 * 2**20  # resamples at a time, at most
@@ -74,26 +74,19 @@ def interval(
     """Ends of the 95 % intervals of `values` (S,) from their resamples `drawn` (S, R).
 
     The standard deviation of the resamples, times sqrt(n / (n - 1)) and Student's t of n - 1, where n is
-    `draws` (S,), the groups that the number rests on (`welch`, `of_mean`); laid off on a scale on which
-    it has no ends: the logit of a share, the inverse hyperbolic tangent of what lies within -1 and 1, the logarithm
-    of what is positive (the delta method). benchmarks/coverage.py says why: over 1,000 data sets each it
-    holds the truth COVERAGE_FIGURES of the time, where percentiles hold it PERCENTILE_FIGURES and BCa
-    (Efron 1987) BCA_FIGURES. A "distance" such as ECE is above 0 by noise alone, and a resample has the
-    noise of the sample besides its own: sqrt(2) times as much where there is nothing else. So the low end
-    is moved down by the resamples' excess over the value divided by sqrt(2) - 1, the high end by the excess.
+    `draws` (S,), the groups that the number rests on (`welch`, `of_mean`); laid off on a scale on which it
+    has no ends: the logit of a share, the inverse hyperbolic tangent of what lies within -1 and 1, the
+    logarithm of what is positive (the delta method). benchmarks/coverage.py says why.
 
     Where every answer was right (or wrong) no resample can differ: the open end of a share is Wilson's
     (1927) for `draws`, and divided by `parts` for what moves by so much less (a mean over classes) or more.
     """
-    from scipy.special import stdtrit
-
     draws = np.broadcast_to(np.asarray(draws, np.float64), values.shape)
     whole = np.round(values)
     values = np.where(np.abs(values - whole) < 1e-12, whole, values)  # sums of shares miss 1 by a rounding
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # a class that no resample holds: NaN is the answer
-        reach = np.nanstd(drawn, axis=1) * np.sqrt(draws / (draws - 1)) * stdtrit(draws - 1, 0.975)
-        reach = np.where(draws < 2, np.inf, reach)
+        reach = _reach(drawn, draws)
         open_end = Z * Z / (np.maximum(draws, 1) + Z * Z) / parts
         if scale == "share":
             sides = reach / (values * (1 - values))
@@ -109,14 +102,30 @@ def interval(
         elif scale == "positive":
             low, high = values * np.exp(-reach / values), values * np.exp(reach / values)
             low, high = np.where(values == 0, 0, low), np.where(values == 0, 0, high)
-        elif scale == "distance":
-            more = np.maximum(np.nanmean(drawn, axis=1) - values, 0)
-            low = np.clip(values - more / (np.sqrt(2) - 1) - reach, 0, values)
-            high = np.clip(values - more + reach, values, 1)
         else:
             low, high = values - reach, values + reach
         low, high = (np.where(np.isnan(values), np.nan, end) for end in (low, high))
     return low, high
+
+
+def interval_of_distance(values: Floats, drawn: Floats, draws: float, noise: float) -> tuple[Floats, Floats]:
+    """The same of a distance from what is claimed, such as ECE, which noise alone lifts above 0.
+
+    `noise` is what the distance would be on average if every claim were true; a resample adds to that of the
+    sample, and its excess over the value says the same where claims are false. So the low end is moved down
+    by the larger of both, the high end not at all.
+    """
+    reach = _reach(drawn, np.full(values.shape, float(draws)))
+    lifted = np.maximum(noise, drawn.mean(axis=1) - values)
+    return np.clip(values - lifted - reach, 0, values), np.clip(values + reach, values, 1)
+
+
+def _reach(drawn: Floats, draws: Floats) -> Floats:
+    """Half an interval on the scale of the resamples (S, R); without end for a single draw."""
+    from scipy.special import stdtrit
+
+    spread = np.nanstd(drawn, axis=1) * np.sqrt(draws / np.maximum(draws - 1, 1))
+    return np.where(draws < 2, np.inf, spread * stdtrit(np.maximum(draws - 1, 1), 0.975))
 
 
 def welch(one: Floats, other: Floats) -> Floats:

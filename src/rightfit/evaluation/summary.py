@@ -9,9 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.evaluation import counts, ranking
-from rightfit.evaluation.answers import Answers, add_slices, columns_of, statistic_of
+from rightfit.evaluation.answers import Answers, add_slices, columns_of, noise_of_calibration, statistic_of
 from rightfit.evaluation.calibration import Calibration
-from rightfit.evaluation.intervals import RESAMPLES, Scale, Statistic, bootstrap, interval, of_mean, welch
+from rightfit.evaluation.intervals import (
+    RESAMPLES,
+    Scale,
+    Statistic,
+    bootstrap,
+    interval,
+    interval_of_distance,
+    of_mean,
+    welch,
+)
 from rightfit.evaluation.metrics import image_hits
 from rightfit.evaluation.slices import Slices, with_flags
 from rightfit.evaluation.sums import Sums
@@ -59,6 +68,11 @@ def summary(
     def one(name: str, draws: float = columns.groups, scale: Scale = "share", parts: float = 1) -> Estimate:
         return each(name, draws, scale, parts)[0]
 
+    def of_calibration(name: str, z: Floats) -> Estimate:
+        noise = noise_of_calibration(answers, z)
+        low, high = interval_of_distance(values[name], drawn[name], columns.groups, noise)
+        return _estimate(values[name][0], low[0], high[0])
+
     behind = {"recall": held["true"], "precision": held["said"], "f1": np.maximum(held["true"], held["said"])}
     behind_mean = {n: of_mean(drawn[n], behind[n]) for n in OF_CLASS}
     sides, kinds = ranked_draws(answers, columns), len(answers.kinds)
@@ -76,8 +90,8 @@ def summary(
         "auprc": one("mean auprc", of_mean(drawn["auprc"], sides), parts=len(sides)),
         "kappa": one("kappa", scale="signed", parts=by_chance),
         "mcc": one("mcc", scale="signed", parts=by_chance),
-        "ece": one("ece", scale="distance"),
-        "ece_uncalibrated": one("ece before", scale="distance"),
+        "ece": of_calibration("ece", answers.logits),
+        "ece_uncalibrated": of_calibration("ece before", answers.raw),
     }
     if "top" in values:
         found[f"top_{answers.top}_accuracy"] = one("top")
