@@ -104,6 +104,7 @@ def interval(
             low, high = np.where(values == 0, 0, low), np.where(values == 0, 0, high)
         else:
             low, high = values - reach, values + reach
+        low, high = np.minimum(low, values), np.maximum(high, values)  # there and back on a scale rounds
         low, high = (np.where(np.isnan(values), np.nan, end) for end in (low, high))
     return low, high
 
