@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import keras
@@ -137,16 +138,23 @@ def test_when_not_even_one_image_fits_there_is_one_typed_error(training, starved
 
 
 def test_a_setback_keeps_the_parts(training, starved):
+    """Also from an epoch's end at which memory had not run short yet: there is a later checkpoint by then."""
     weights = np.ones(96, np.float32)
-    starved(STEPS + 1, enough=8)
+    culprit = training.loader(weights).positions(2, STEPS - 1)[0]
+    starved(2 * STEPS + 4, enough=8)
 
     def spoil(progress):
-        weights[0] = np.nan if progress.epoch == 2 else 1
+        for thread in threading.enumerate():
+            if thread.name == "rightfit-checkpoint":
+                thread.join()  # so that one is due after the next step
+        weights[culprit] = np.nan if progress.epoch == 2 else 1
 
     def mend(decision):
-        weights[0] = 1
+        if decision.setting == "learning_rate factor":
+            weights[culprit] = 1
 
-    found = training(spoil, weights=weights, on_decision=mend)
+    found = training(spoil, weights=weights, on_decision=mend, every=0.0)
+    assert not found.decisions[0].because.count("from step 0 of")
     assert [d.setting for d in found.decisions] == ["micro_batch", "learning_rate factor"]
     assert found.progress.micro == 8 and len(found.progress.history) == 4
 

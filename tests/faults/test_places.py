@@ -92,8 +92,8 @@ def test_a_run_folder_that_closes_costs_nothing_but_a_resume(here, write_images,
         for place in (runs[1], runs[1] / "checkpoints"):
             place.chmod(mode)
 
+    assert here(*arguments, runs[0]).returncode == 0  # imports what nobody else may read
     with as_nobody():
-        assert here(*arguments, runs[0]).returncode == 0
         thread = meanwhile(runs[1], lambda: set_mode(0o555))
         done = here(*arguments, runs[1])
         thread.join()
