@@ -101,8 +101,8 @@ def with_rightfit(args: argparse.Namespace) -> dict[str, Any]:
     from rightfit.data.loader import Batch, TrainLoader
     from rightfit.data.opened import Store
     from rightfit.nets import layers, resnet
+    from rightfit.training.backend_steps import make_step
     from rightfit.training.optimizers import make_optimizer
-    from rightfit.training.step import make_step
 
     def taken(kind: str) -> Any:
         model = layers.fused(resnet.build("resnet50", OUTPUTS, (SIDE, SIDE)), kind)

@@ -76,7 +76,7 @@ def all_cases(args: argparse.Namespace) -> dict[str, dict[int, float]]:
 
 def by_images(path: Path, images: list[str]) -> dict[str, float]:
     from rightfit.data import loader, split
-    from rightfit.data.table import read
+    from rightfit.data.reading import read
 
     write_table(path, images)
     found, reading = timed(lambda: read(path))

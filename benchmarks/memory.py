@@ -176,7 +176,7 @@ def table(args: argparse.Namespace) -> dict[str, Any]:
     import psutil
 
     from rightfit.data import split
-    from rightfit.data.table import read
+    from rightfit.data.reading import read
 
     with tempfile.TemporaryDirectory(dir=DATA) as work:
         path = Path(work) / "table.csv"

@@ -63,9 +63,9 @@ def training(
         from rightfit.nets.layers import fused
         from rightfit.nets.resnet import build
         from rightfit.precision import choose_precision
+        from rightfit.training.backend_steps import make_step
         from rightfit.training.optimizers import make_optimizer
         from rightfit.training.schedule import averaging_decay
-        from rightfit.training.step import make_step
 
         precision, _ = choose_precision("auto", runtime.cache_folder())
         side = (args.image_size, args.image_size)

@@ -325,10 +325,10 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
     from rightfit.data.loader import Batch
     from rightfit.nets.layers import fused
     from rightfit.nets.resnet import build
+    from rightfit.training.backend_steps import make_step
     from rightfit.training.checkpoints import Checkpoints
     from rightfit.training.optimizers import make_optimizer
     from rightfit.training.state import Progress
-    from rightfit.training.step import make_step
 
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (32, 150, 150, 3), np.uint8)

@@ -205,9 +205,9 @@ def rightfit_step(args: argparse.Namespace) -> tuple[Step, int, str]:
     from rightfit.data.loader import Batch
     from rightfit.nets import layers, resnet
     from rightfit.precision import choose_precision
+    from rightfit.training.backend_steps import make_step
     from rightfit.training.optimizers import make_optimizer
     from rightfit.training.schedule import averaging_decay
-    from rightfit.training.step import make_step
 
     precision, _ = choose_precision("auto", runtime.cache_folder())
     model = resnet.build(args.model, OUTPUTS, (args.image_size, args.image_size))

@@ -62,11 +62,11 @@ def parse() -> argparse.Namespace:
 
 def split_folders(data: Path, target: Path, images: int | None) -> Path:
     """data/CLASS/* -> target/{train,val,test}/CLASS/*, as `rightfit train` would split them; made if missing."""
-    from rightfit.data import split, table
+    from rightfit.data import reading, split
 
     if not data.exists():
         subprocess.run([sys.executable, Path(__file__).parents[1] / "examples" / "elpv.py", data], check=True)
-    divided = split.assign(table.read(data), split.parse_ratio("6:1:2"), 0)
+    divided = split.assign(reading.read(data), split.parse_ratio("6:1:2"), 0)
     frame = divided.frame
     if images:
         frame = frame.groupby("label", observed=True).head(images)

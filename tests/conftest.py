@@ -76,6 +76,21 @@ def digits():
 
 
 @pytest.fixture(scope="session")
+def write_digits(digits):
+    """write_digits(folder, count): `count` images of each of the digits 0, 1 and 2, as PNG of 8 px."""
+
+    def write(folder, count):
+        images, labels = digits
+        for label in range(3):
+            (folder / str(label)).mkdir()
+            for number, image in enumerate(images[labels == label][:count]):
+                assert cv2.imwrite(str(folder / str(label) / f"{number:02d}.png"), image)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def process():
     """process(*arguments, **environment): the installed command in its own process."""
 

@@ -27,6 +27,7 @@ FLOORS = (
     {"run"},
     {"fitting", "comparing"},
     {"resuming"},
+    {"beginning"},
     {"api"},
     {"__init__"},
     {"cli"},

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import rightfit
-from rightfit.data.table import read
+from rightfit.data.reading import read
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import math
 import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rightfit import resuming
-from rightfit.config import TrainSettings, to_yaml, train_settings
+from rightfit import beginning, resuming
+from rightfit.config import TrainSettings, train_settings
 from rightfit.console import Console
 from rightfit.errors import RunError, UsageError
-from rightfit.files import write_text
-from rightfit.fitting import Job, fit
 from rightfit.precision import choose_precision
 from rightfit.run import Run
-from rightfit.runtime import cache_folder, choose_backend, installed_backends
+from rightfit.runtime import cache_folder, choose_backend
 
 if TYPE_CHECKING:
     from rightfit.data.audit.findings import Audit
-    from rightfit.data.dataset import Dataset
-    from rightfit.nets.pretrained import Start
-
-BEGUN = "start.json"  # what was asked: enough to begin again until there is a checkpoint
 
 
 def check(
@@ -105,86 +97,7 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     if asked.ordinal:
         _say_grades(dataset.table.classes, dataset.table.label_mode, console)
     with ExitStack() as held:
-        return _train(dataset, asked, console, backend, precision, because, held)
-
-
-def _train(
-    dataset: Dataset,
-    asked: TrainSettings,
-    console: Console,
-    backend: str,
-    precision: str,
-    because: str,
-    held: ExitStack,
-    place: Path | None = None,
-) -> Run:
-    """`held` takes the lock on the run's folder; `place` is one that is locked already."""
-    from rightfit.nets import catalogue, pretrained
-    from rightfit.saving import folder
-    from rightfit.training import recipe
-    from rightfit.training.checkpoints import FOLDER, Checkpoints
-
-    table = dataset.table
-    rows = table.rows("train")
-    counts = dataset.class_counts(rows)
-    facts = recipe.Facts(len(rows), counts, table.label_mode, max(asked.height_width))
-    settings, decisions = recipe.resolve(asked, facts)
-    start = pretrained.choose(settings.weights, settings.model, min(settings.height_width))
-    if start.kind == "none" and settings.finetune != "auto":
-        why = "" if settings.weights == "none" else f"; {start.because}"
-        raise UsageError(f"--finetune {settings.finetune} needs weights to start from; give --weights{why}")
-    model = catalogue.build(
-        settings.model,
-        table.outputs,
-        settings.height_width,
-        settings.seed,
-        settings.dropout,
-        settings.stochastic_depth,
-    )
-    if start.kind != "none":
-        _start_from(start, settings, model, table.outputs, console)
-        facts = dataclasses.replace(facts, pretrained=True)
-        settings, decisions = recipe.resolve(asked, facts)
-    if settings.weights == "auto":
-        decisions.append(recipe.Decision("weights", start.kind, start.because))
-        if start.kind == "none":
-            console.say(f"starting from scratch: {start.because}")
-    weights_from = settings.weights if start.kind == "file" else start.kind
-    settings = settings.model_copy(
-        update={"backend": backend, "precision": precision, "weights": weights_from}
-    )
-    _, weighing = recipe.sample_weights(settings, table.codes()[rows], counts, table.label_mode)
-
-    if place is None:
-        place = folder.new_folder(settings.output, settings.data)
-        held.enter_context(folder.locked(place))
-        (place / FOLDER).mkdir()
-        begun = {"asked": asked.model_dump(), "backend": backend, "precision": precision, "because": because}
-        folder.write_json(place / FOLDER / BEGUN, begun)
-    settings = settings.model_copy(update={"output": str(place), "label_mode": table.label_mode})
-    console.log_to(place / "log.txt")
-    write_text(place / "config.yaml", to_yaml(settings))
-    table.write_csv(place / "data.csv")
-    folder.write_quarantine(place / "quarantine.csv", dataset.quarantined)
-    if dataset.audit:
-        folder.write_json(place / "audit.json", dataset.audit.to_dict())
-
-    def record(decision: recipe.Decision) -> None:
-        folder.record(
-            place / "decisions.jsonl",
-            setting=decision.setting,
-            value=decision.value,
-            evidence=decision.because,
-        )
-
-    if asked.precision == "auto":
-        decisions.append(recipe.Decision("precision", precision, because))
-    for decision in decisions + ([weighing] if weighing else []):
-        record(decision)
-    parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    _introduce(console, dataset, settings, parameters, backend, precision)
-
-    return fit(Job(place, dataset, model, asked, settings, facts), console, Checkpoints(place, console))
+        return beginning.begin(dataset, asked, console, backend, precision, because, held)
 
 
 def resume(
@@ -233,29 +146,7 @@ def resume(
                 raise UsageError(f"{place}: only the head was fitted, which more epochs do not change")
             console.say(f"{place} is finished")
             return Run(place)
-        return _begin_again(place, data, micro_batch, console)
-
-
-def _begin_again(place: Path, data: Any, micro_batch: int | None, console: Console) -> Run:
-    """A run that was killed before its first checkpoint starts from what it was asked."""
-    from rightfit.data.dataset import prepare
-    from rightfit.data.recorded import splits_of
-    from rightfit.saving import folder
-    from rightfit.training.checkpoints import FOLDER
-
-    begun = folder.read_json(place / FOLDER / BEGUN)
-    asked = train_settings({**begun["asked"], **({"micro_batch": micro_batch} if micro_batch else {})})
-    backend = resuming.backend_of(begun["backend"])
-    if asked.data.startswith("<") and data is None:
-        raise UsageError(
-            f"{place} was trained on data in memory; rightfit.resume(run, data=...) takes them again"
-        )
-    known = splits_of(place / "data.csv") if (place / "data.csv").exists() else None
-    for name in ("decisions.jsonl", "history.csv"):
-        (place / name).unlink(missing_ok=True)
-    console.say(f"{place} was broken off before its first checkpoint, and begins again")
-    dataset, asked = prepare(asked.data if data is None else data, asked, console, known)
-    return _train(dataset, asked, console, backend, begun["precision"], begun["because"], ExitStack(), place)
+        return beginning.begin_again(place, data, micro_batch, console)
 
 
 def load(run: str | os.PathLike[str], precision: str = "float32") -> Run:
@@ -299,25 +190,6 @@ def import_weights(path: str | os.PathLike[str], model: str, output: str | os.Pa
     metadata = {"format": "rightfit 1", "model": model, "source": source}
     write_with(Path(output), lambda temporary: save_file(weights, temporary, metadata=metadata))
     return source
-
-
-def _start_from(start: Start, settings: TrainSettings, model: Any, outputs: int, console: Console) -> None:
-    from rightfit.nets import catalogue, pretrained
-
-    if start.path:
-        source, weights = catalogue.bring(start.path, settings.model, outputs, settings.height_width)
-    else:
-        source = f"the preset {settings.model}"
-        weights = pretrained.preset_weights(settings.model, settings.height_width)
-    for layer in model.layers:
-        for variable in layer.weights:
-            if (name := f"{layer.name}/{variable.name}") in weights:
-                variable.assign(weights[name])
-    why = f" ({start.because})" if settings.weights == "auto" else ""
-    found = f" in {start.path}" if start.path else ""
-    console.say(
-        f"starting from the weights of {source}{found}{why}; the last layer is fitted to these images"
-    )
 
 
 def models(outputs: int = 1000, image_size: int = 224) -> list[dict[str, Any]]:
@@ -374,24 +246,6 @@ def _split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, 
     return splits_of(Path(config).parent / "data.csv")
 
 
-def _introduce(
-    console: Console, dataset: Dataset, settings: TrainSettings, parameters: int, backend: str, precision: str
-) -> None:
-    table = dataset.table
-    sizes = {s: len(table.rows(s)) for s in ("train", "val", "test")}
-    sealed = f"{sizes['test']:,} sealed" if sizes["test"] else "none"
-    console.say(
-        f"{len(table):,} images of {len(table.classes)} classes: {sizes['train']:,} to train on, "
-        f"{sizes['val']:,} to validate, {sealed} for the test"
-    )
-    height, width = settings.height_width
-    console.say(
-        f"{settings.model}, {parameters:,} trainable parameters, {height}x{width} px, "
-        f"batches of {settings.batch_size}, "
-        f"on {backend} {installed_backends()[backend]} in {precision} → {settings.output}"
-    )
-
-
 def _require(package: str) -> None:
     import importlib.util
 
@@ -411,4 +265,4 @@ def _signature() -> inspect.Signature:
     return inspect.Signature([own["data"], own["config"], own["quiet"], *fields], return_annotation="Run")
 
 
-train.__signature__ = _signature()  # type: ignore[attr-defined]
+train.__signature__ = _signature()  # type: ignore[attr-defined]  # typing knows it not, `help` reads it

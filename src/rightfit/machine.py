@@ -109,8 +109,8 @@ def _measure(kind: str) -> dict[str, float]:
     from rightfit.nets.layers import fused
     from rightfit.nets.resnet import build
     from rightfit.nets.resnet import describe as costs
+    from rightfit.training.backend_steps import make_step
     from rightfit.training.optimizers import make_optimizer
-    from rightfit.training.step import make_step
 
     model = fused(build(MODEL, 10, (SIDE, SIDE)), kind)
     settings = TrainSettings(data="", learning_rate=0.01, weight_decay=0.005)

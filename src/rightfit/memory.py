@@ -9,8 +9,11 @@ from rightfit.errors import RightfitError
 
 # torch: "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "not enough memory" (Windows);
 # JAX: "RESOURCE_EXHAUSTED: Out of memory"; TensorFlow: "OOM when allocating tensor"; C++: "std::bad_alloc".
+# oneDNN, which torch computes with, does not say what failed: "could not create a primitive". What it cannot do at
+# all it says of a "primitive descriptor".
 WORDS = re.compile(
-    r"out of memory|OOM when allocating|can(?:'|no)t allocate memory|not enough memory|bad_alloc",
+    r"out of memory|OOM when allocating|can(?:'|no)t allocate memory|not enough memory|bad_alloc"
+    r"|could not (?:create|execute) a (?:primitive|memory object)\b(?! desc)",
     re.IGNORECASE,
 )
 

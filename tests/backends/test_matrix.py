@@ -61,17 +61,8 @@ def run_all(process, jobs):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory, digits):
-    """Real handwriting: 40 images of each of the digits 0, 1 and 2, as PNG of 8 px."""
-    import cv2
-
-    folder = tmp_path_factory.mktemp("digits")
-    images, labels = digits
-    for label in range(3):
-        (folder / str(label)).mkdir()
-        for number, image in enumerate(images[labels == label][:40]):
-            assert cv2.imwrite(str(folder / str(label) / f"{number:02d}.png"), image)
-    return folder
+def pictures(tmp_path_factory, write_digits):
+    return write_digits(tmp_path_factory.mktemp("digits"), 40)
 
 
 @pytest.fixture(scope="module")

@@ -33,16 +33,8 @@ ROUNDING = (
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory, digits):
-    import cv2
-
-    folder = tmp_path_factory.mktemp("digits")
-    images, labels = digits
-    for label in range(3):
-        (folder / str(label)).mkdir()
-        for number, image in enumerate(images[labels == label][:60]):
-            assert cv2.imwrite(str(folder / str(label) / f"{number:02d}.png"), image)
-    return folder
+def pictures(tmp_path_factory, write_digits):
+    return write_digits(tmp_path_factory.mktemp("digits"), 60)
 
 
 def ran(process, backend, script, *arguments):

@@ -13,17 +13,17 @@ import pandas as pd
 import pytest
 from fsspec.spec import AbstractFileSystem
 
-from rightfit.data import listing, remote, stamps, store, stream, table
+from rightfit.data import listing, reading, remote, stamps, store, stream
 from rightfit.data.image import read_bytes, size
 from rightfit.data.resize import ImageSpec
 from rightfit.errors import DataError, UsageError
 
 ROOT = Path(__file__).parents[2]
 PLACES = {
-    "a folder": lambda url: table.read(url),
-    "a table": lambda url: table.read(f"{url}/table.csv"),
-    "a Parquet file": lambda url: table.read(f"{url}/table.parquet"),
-    "paths of a table": lambda url: table.read(
+    "a folder": lambda url: reading.read(url),
+    "a table": lambda url: reading.read(f"{url}/table.csv"),
+    "a Parquet file": lambda url: reading.read(f"{url}/table.parquet"),
+    "paths of a table": lambda url: reading.read(
         pd.DataFrame({"path": [f"{url}/1.jpg", f"{url}/2.jpg"], "label": ["a", "b"]})
     ),
     "a file's bytes": lambda url: read_bytes(f"{url}/1.jpg"),
@@ -130,7 +130,7 @@ def web(tmp_path, picture):
 
 def test_images_on_the_web_are_read_each_time_and_their_folder_never(web, tmp_path):
     url, asked = web
-    found = table.read(f"{url}/table.csv")
+    found = reading.read(f"{url}/table.csv")
     for _ in range(2):
         asked.clear()
         opened = store.open_or_build(found.paths(range(4)), ImageSpec(8, 8), tmp_path / "cache", url)
@@ -139,7 +139,7 @@ def test_images_on_the_web_are_read_each_time_and_their_folder_never(web, tmp_pa
             f"/{name}.png" for name in "0123"
         ]
     with pytest.raises(DataError, match=r"none\.csv: no such file"):
-        table.read(f"{url}/none.csv")
+        reading.read(f"{url}/none.csv")
 
 
 def test_the_web_is_not_listed(monkeypatch):
@@ -202,7 +202,7 @@ def stalling(tmp_path, picture, monkeypatch):
 def test_a_file_that_stalls_is_left_out_with_its_reason_and_asked_for_again(stalling, how, tmp_path):
     url, stalled = stalling
     stalled["/03.png"] = how
-    paths = table.read(f"{url}/table.csv").paths(range(40))
+    paths = reading.read(f"{url}/table.csv").paths(range(40))
     began = time.monotonic()
     opened = store.open_or_build(paths, ImageSpec(8, 8), tmp_path / "cache", url, workers=1)
     assert time.monotonic() - began < 30
@@ -214,7 +214,7 @@ def test_a_file_that_stalls_is_left_out_with_its_reason_and_asked_for_again(stal
 @pytest.mark.parametrize("how", ["nothing", "half"])
 def test_a_network_that_stalls_ends_in_one_typed_error_soon(stalling, how, tmp_path):
     url, stalled = stalling
-    paths = table.read(f"{url}/table.csv").paths(range(40))
+    paths = reading.read(f"{url}/table.csv").paths(range(40))
     stalled.update({f"/{number:02d}.png": how for number in range(2, 40)})
     began = time.monotonic()
     with pytest.raises(DataError, match="the network stalls: reads of 3 files in a row"):
@@ -227,7 +227,7 @@ def test_a_table_behind_a_network_that_stalls_is_said_to_be_that(stalling):
     url, stalled = stalling
     stalled["/table.csv"] = "nothing"
     with pytest.raises(DataError, match=r"table\.csv: the network stalled"):
-        table.read(f"{url}/table.csv")
+        reading.read(f"{url}/table.csv")
 
 
 def test_a_slow_file_whose_bytes_come_is_waited_for(stalling, monkeypatch):

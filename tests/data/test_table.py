@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rightfit.data.table import Table, read
+from rightfit.data.reading import read
+from rightfit.data.table import Table
 from rightfit.errors import DataError, UsageError
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -93,7 +94,7 @@ def test_a_folder_that_may_not_be_read_is_named():
     """Root may read everything, so a process without that right does the reading."""
     code = (
         "import os, sys\n"
-        "from rightfit.data.table import read\n"
+        "from rightfit.data.reading import read\n"
         "from rightfit.errors import DataError\n"
         "os.chdir(sys.argv[1])\n"
         "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
@@ -391,11 +392,11 @@ def test_a_table_is_the_same_read_in_one_piece_or_in_many(tmp_path):
 
 MANY = """
 import re, sys
-from rightfit.data import listing, table
+from rightfit.data import listing, reading
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024  # MB
 listing._names_in = lambda folder: (f"patient_{i:07d}.jpg" for i in range(400_000))  # not made: it would take long
 before = peak()
-assert len(table.read(sys.argv[1])) == 400_000
+assert len(reading.read(sys.argv[1])) == 400_000
 print(peak() - before)
 """
 

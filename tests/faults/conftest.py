@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import keras
@@ -113,3 +114,27 @@ def training(tmp_path, capsys):
     run.loader, run.toy = loader, Toy
     run.folder = tmp_path / "run" / "checkpoints"
     return run
+
+
+@pytest.fixture
+def after_steps(monkeypatch):
+    """after_steps(do): from now on `do(step, batch, number)` follows each step, counted from 1, within its call."""
+
+    def plant(do):
+        count = itertools.count(1)
+        make = loop.make_step
+
+        def making(*given):
+            step = make(*given)
+            call = step.__class__.__call__
+
+            def stepping(self, batch, rate, decay):
+                call(self, batch, rate, decay)
+                do(self, batch, next(count))
+
+            step.__class__ = type("Planted", (step.__class__,), {"__call__": stepping})
+            return step
+
+        monkeypatch.setattr(loop, "make_step", making)
+
+    return plant

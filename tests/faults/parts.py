@@ -11,8 +11,8 @@ import numpy as np
 from rightfit.config import TrainSettings
 from rightfit.data.loader import Batch
 from rightfit.nets.layers import fused
+from rightfit.training.backend_steps import make_step
 from rightfit.training.optimizers import make_optimizer
-from rightfit.training.step import make_step
 
 IMAGES = 10
 

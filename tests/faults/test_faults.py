@@ -14,7 +14,6 @@ import pytest
 
 from rightfit.errors import RightfitError, RunError
 from rightfit.training import checkpoints as files
-from rightfit.training import loop
 from rightfit.training.safety import SETBACKS, highest
 from rightfit.training.state import Progress
 
@@ -151,29 +150,17 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_nothing_else(size
 
 
 @pytest.fixture
-def struck(monkeypatch):
+def struck(after_steps):
     """struck(n): in the n-th step weights become no number, once, as by a fault of the hardware; or in each
     step from there on."""
 
     def strike(at, again=False):
-        count = [0]
-        make = loop.make_step
+        def spoil(step, batch, number):
+            if number == at or (again and number > at):
+                kernel = step.model.get_layer("logits").kernel
+                kernel.assign(np.full(kernel.shape, np.nan))
 
-        def making(*given):
-            step = make(*given)
-            call = step.__class__.__call__
-
-            def stepping(self, batch, rate, decay):
-                call(self, batch, rate, decay)
-                count[0] += 1
-                if count[0] == at or (again and count[0] > at):
-                    kernel = self.model.get_layer("logits").kernel
-                    kernel.assign(np.full(kernel.shape, np.nan))
-
-            step.__class__ = type("Struck", (step.__class__,), {"__call__": stepping})
-            return step
-
-        monkeypatch.setattr(loop, "make_step", making)
+        after_steps(spoil)
 
     return strike
 

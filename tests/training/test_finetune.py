@@ -15,11 +15,11 @@ from rightfit.evaluation.metrics import quick
 from rightfit.nets.layers import fused
 from rightfit.nets.resnet import build
 from rightfit.training import finetune
+from rightfit.training.backend_steps import make_step
 from rightfit.training.head import Extractor
 from rightfit.training.judging import Validation
 from rightfit.training.optimizers import make_optimizer
 from rightfit.training.phases import Phase
-from rightfit.training.step import make_step
 
 SIDE, CLASSES = 8, 3
 COLOURS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]])

@@ -20,8 +20,8 @@ from rightfit.config import TrainSettings
 from rightfit.data.augment import POLICIES
 from rightfit.data.loader import Batch, TrainLoader
 from rightfit.nets.layers import fused
+from rightfit.training.backend_steps import make_step
 from rightfit.training.optimizers import make_optimizer
-from rightfit.training.step import make_step
 
 SMALL = ("--image-size", 8, "--batch-size", 16, "--precision", "float32", "--learning-rate", "0.05")
 KILLS = {"tensorflow": 12, "jax": 2, "torch": 2}

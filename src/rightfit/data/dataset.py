@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rightfit.config import TrainSettings
 from rightfit.console import Console
-from rightfit.data import split, store, table, uncached
+from rightfit.data import reading, sources, split, store, table, uncached
 from rightfit.data.audit import check, grouping
 from rightfit.data.audit.findings import Audit
 from rightfit.data.image import size
@@ -83,7 +83,7 @@ def prepare(
     the same source with the same seed and shares is kept, so adding images moves none. Raises DataError.
     """
     shares = split.parse_ratio(settings.split)
-    found = table.read(source, settings.label, settings.label_mode, settings.group_by)
+    found = reading.read(source, settings.label, settings.label_mode, settings.group_by)
     if settings.image_size == "auto":
         settings = settings.model_copy(update={"image_size": _usual_size(found)})
     height, width = settings.height_width
@@ -156,7 +156,7 @@ def reopen(found: table.Table, source: str | None, spec: ImageSpec, cache: str, 
 
 def again(found: table.Table, data: tuple[Any, Any], spec: ImageSpec, label_mode: str) -> Dataset:
     """The arrays of an earlier run, given again. Raises DataError when they are not of its size and labels."""
-    given = table.read(data, label_mode=label_mode)
+    given = reading.read(data, label_mode=label_mode)
     rows = np.array([int(name.partition(":")[2]) for name in found.frame["name"]], np.int64)
     if given.images is None or rows.max() >= len(given):
         raise DataError(f"the run was trained on {rows.max() + 1:,} images or more; these are {len(given):,}")
@@ -194,7 +194,7 @@ def _opened(
 def _place(source: Any, paths: list[str]) -> str:
     """What the cache keeps the images under: their root, or the folder above all images of a data frame."""
     if isinstance(source, (str, os.PathLike)):
-        return table.root_of(os.fspath(source))
+        return sources.root_of(os.fspath(source))
     pairs = zip(min(paths).split("/"), max(paths).split("/"), strict=False)
     return "/".join(part for part, other in takewhile(lambda pair: pair[0] == pair[1], pairs))
 

@@ -66,7 +66,7 @@ def answering(path: str) -> Iterator[None]:
     as a thousand files that each stall for a minute take a day."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # each client has its own type for it
         if not _timed_out(error):
             raise
         _stalled.append(path)
@@ -104,5 +104,5 @@ def reaching(url: str) -> Iterator[None]:
         raise DataError(f"{url}: {said}") from None
     except PermissionError as error:
         raise DataError(f"{url}: no permission to read it: {error}") from error
-    except Exception as error:  # as above
+    except Exception as error:  # each client has its own types
         raise DataError(f"{url}: cannot be reached: {error}") from error

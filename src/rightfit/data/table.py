@@ -1,4 +1,4 @@
-"""Reads any source of labelled images into one table, so that what follows knows one shape of data."""
+"""The one shape of data that everything after it knows: a row an image, with its label, split and group."""
 
 from __future__ import annotations
 
@@ -6,31 +6,22 @@ import csv
 import os
 import posixpath
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rightfit.data.listing import IMAGE_SUFFIXES, below, decodable, missing
-from rightfit.data.remote import is_url, opened, reaching
-from rightfit.errors import DataError, UsageError
+from rightfit.data.remote import is_url
+from rightfit.errors import UsageError
 from rightfit.files import replacing
 
 SPLITS = ("train", "val", "test")
 UNSPLIT = pd.Index(["", *SPLITS])
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "": ""}
-LABEL_MODES = ("auto", "binary", "categorical", "multilabel")
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 COLUMNS = ("path", "label", "split", "group")  # of data.csv
 STRATUM_SEPARATOR = "\x1f"
-LAYOUTS = (
-    "rightfit reads ROOT/class/image.jpg, ROOT/{train,val,test}/class/image.jpg, or a .csv, .tsv or "
-    f".parquet file with columns path and label; images end in {' '.join(IMAGE_SUFFIXES)}"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +54,7 @@ class Table:
     def paths(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
         """Absolute paths or URLs; for arrays the names, "array:0000012"."""
         names = self.frame["name"].iloc[np.asarray(rows, np.int64)].tolist()
-        return names if self.images is not None else [_join(self.root, name) for name in names]
+        return names if self.images is not None else [join(self.root, name) for name in names]
 
     def codes(self) -> npt.NDArray[Any]:
         """(N,) int32 class indices, or (N, K) uint8 with a one for each class of the image if multilabel."""
@@ -104,371 +95,6 @@ class Table:
             writer.writerows(zip(self.paths(np.arange(len(self))), *columns, strict=True))
 
 
-def read(
-    source: str | os.PathLike[str] | pd.DataFrame | tuple[Any, Any],
-    label: str | None = None,
-    label_mode: str = "auto",
-    group_by: str | None = None,
-) -> Table:
-    """A folder, a CSV/TSV/Parquet file, a DataFrame or (images, labels) -> Table.
-
-    label: the label column of a file or DataFrame, "label" if None. label_mode "auto": multilabel if a label
-    holds "|", binary for two classes, else categorical. group_by: a regular expression searched in the file
-    name without folders; its first capture group is the group. Raises UsageError or DataError.
-    """
-    if label_mode not in LABEL_MODES:
-        raise UsageError(f"unknown label mode {label_mode!r}; choose from {', '.join(LABEL_MODES)}")
-    if isinstance(source, pd.DataFrame):
-        found = _from_frame(source, Path.cwd().as_posix(), label or "label", lambda row: f"row {row}")
-    elif isinstance(source, tuple):
-        found = _from_arrays(source)
-    else:
-        found = _from_path(os.fspath(source), label)
-    if label is not None and found.stratum is None:
-        raise UsageError(f"label {label!r} names a column, but this source has none: leave it out")
-    if group_by is not None:
-        _group(found, group_by)
-
-    used = set(np.unique(found.labels.codes).tolist())
-    labels = [str(text) for code, text in enumerate(found.labels.categories) if code in used]
-    if label_mode == "auto" and (found.matrix or any("|" in text for text in labels)):
-        label_mode = "multilabel"
-    if label_mode != "multilabel" and "" in labels:
-        empty = np.flatnonzero(np.asarray(found.labels == "")).tolist()
-        raise DataError(f"{len(empty)} labels are empty: {_some([found.place(row) for row in empty[:6]])}")
-    if len(labels) < 2:
-        raise DataError(f"one class only ({labels[0]!r}): nothing to learn; {LAYOUTS}")
-    classes = (
-        labels if label_mode != "multilabel" else sorted({part for text in labels for part in parts_of(text)})
-    )
-    if label_mode == "auto":
-        label_mode = "binary" if len(classes) == 2 else "categorical"
-    if label_mode == "binary" and len(classes) != 2:
-        raise UsageError(
-            f"binary needs two classes, these are {len(classes)}: {_some(classes)}; use categorical"
-        )
-
-    count = len(found.names)
-    blank = pd.Categorical.from_codes(np.zeros(count, np.int8), UNSPLIT)
-    frame = pd.DataFrame(
-        {
-            "name": found.names,
-            "label": found.labels,
-            "split": blank if found.splits is None else found.splits,
-            "group": pd.Series("", range(count), dtype="str") if found.groups is None else found.groups,
-            "stratum": found.labels if found.stratum is None else found.stratum,
-        }
-    )
-    return Table(frame, tuple(classes), label_mode, found.root, found.images, tuple(found.notes))
-
-
-@dataclass
-class _Found:
-    """What a source gave, before classes and groups are settled."""
-
-    names: pd.Series[str]
-    labels: pd.Categorical[Any]
-    root: str
-    splits: pd.Categorical[Any] | None = None
-    groups: pd.Series[str] | None = None
-    stratum: pd.Categorical[Any] | None = None  # None: the label
-    images: npt.NDArray[np.uint8] | None = None
-    matrix: bool = False  # labels came as a 0/1 matrix in which some row has not exactly one 1
-    notes: list[str] = field(default_factory=list)
-    place: Callable[[int], str] = "row {}".format
-
-
-def _group(found: _Found, pattern: str) -> None:
-    try:
-        search = re.compile(pattern).search
-    except re.error as error:
-        raise UsageError(f"group_by {pattern!r} is not a regular expression: {error}") from None
-    if re.compile(pattern).groups < 1:
-        raise UsageError(
-            f"group_by {pattern!r} captures nothing; put brackets around the group, as in '^(\\d+)_'"
-        )
-    if found.images is not None:
-        raise UsageError("group_by searches file names, and arrays have none")
-    if found.groups is not None:
-        found.notes.append("group_by was given, so the column group was not used.")
-    matches = (search(name[name.rfind("/") + 1 :]) for name in found.names)
-    groups = [match[1] or "" if match else "" for match in matches]
-    found.groups = pd.Series(groups, dtype="str")
-    alone = groups.count("")
-    if alone:
-        found.notes.append(
-            f"{alone} of {len(groups)} file names do not match group_by {pattern!r}; each is alone."
-        )
-
-
-# Folders
-
-
-def root_of(source: str) -> str:
-    """The folder or URL that a source's names are relative to: itself, or the one a table lies in."""
-    path = _full(source)
-    return posixpath.dirname(path) if _is_table(path) else path
-
-
-def _full(source: str) -> str:
-    return source if is_url(source) else Path(source).expanduser().absolute().as_posix()
-
-
-def _is_table(path: str) -> bool:
-    return path.lower().endswith(TABLE_SUFFIXES) and not Path(path).is_dir()
-
-
-def _from_path(source: str, label: str | None) -> _Found:
-    path = _full(source)
-    if not decodable(path):
-        raise DataError(f"{path!a} is not valid UTF-8: rename the folder")
-    if _is_table(path):
-        return _from_file(path, label or "label")
-    if Path(path).is_file():
-        raise DataError(f"{path}: not a folder and not a table; {LAYOUTS}")
-    return _from_folder(path)
-
-
-def _from_folder(root: str) -> _Found:
-    """Class folders, or class folders below split folders if all folders with images are named as splits."""
-    kinds: dict[str, list[str]] = {"image": [], "other": [], "broken": [], "undecodable": []}
-    for kind, name in below(root):
-        kinds[kind if decodable(name) else "undecodable"].append(name)
-    tops = {name[: name.index("/")] for name in kinds["image"] if "/" in name}
-    named = {top for top in tops if top.lower() in SPLIT_NAMES}
-    is_split = tops == named and "train" in map(str.lower, tops)
-    names: list[str] = []
-    stray: list[str] = []
-    labels: dict[str, int] = {}
-    label_codes: list[int] = []
-    split_codes: list[int] = []
-    for name in sorted(kinds["image"]):
-        folders = name.split("/", 2 if is_split else 1)[:-1]
-        if len(folders) < 1 + is_split:
-            stray.append(name)
-            continue
-        names.append(name)
-        label_codes.append(labels.setdefault(folders[-1], len(labels)))
-        split_codes.append(1 + SPLITS.index(SPLIT_NAMES[folders[0].lower()]) if is_split else 0)
-    if not names:
-        raise DataError(f"{root}: no images in class folders; {LAYOUTS}")
-
-    notes = []
-    for found, what in (
-        (kinds["other"], "files are not images by their extension"),
-        (stray, "images lie in no class folder"),
-        (kinds["broken"], "links lead nowhere or back to a folder above"),
-        ([ascii(name) for name in kinds["undecodable"]], "names are not valid UTF-8"),
-    ):
-        if found:
-            notes.append(f"{len(found)} {what} and were left out: {_some(sorted(found))}.")
-    if named and not is_split:
-        notes.append(f"Folders named as splits were taken as classes: {_some(sorted(named))}.")
-    return _Found(
-        names=pd.Series(names, dtype="str"),
-        labels=_categories(np.asarray(label_codes), list(labels)),
-        root=root,
-        splits=pd.Categorical.from_codes(np.asarray(split_codes, np.int8), UNSPLIT),
-        notes=notes,
-    )
-
-
-# Files with columns, and DataFrames
-
-
-def _from_file(path: str, label: str) -> _Found:
-    if is_url(path):
-        with reaching(path), opened(path) as file:
-            frame = _parsed(path, file)
-    else:
-        frame = _parsed(path, path)
-    if path.lower().endswith(".parquet"):
-        return _from_frame(frame, posixpath.dirname(path), label, lambda row: f"{path}, row {row}")
-    kept = np.flatnonzero((frame != "").any(axis=1).to_numpy())
-
-    def place(row: int) -> str:
-        before = frame.iloc[: kept[row]]
-        breaks = sum(int(before[column].str.count("\n").sum()) for column in before)
-        return f"{path}, line {2 + int(kept[row]) + breaks}"
-
-    return _from_frame(
-        frame if len(kept) == len(frame) else frame.iloc[kept], posixpath.dirname(path), label, place
-    )
-
-
-def _parsed(path: str, file: str | IO[bytes]) -> pd.DataFrame:
-    """The columns of a Parquet file as they are, of others as text; blank lines are kept, so that a row
-    knows its line."""
-    try:
-        if path.lower().endswith(".parquet"):
-            return pd.read_parquet(file)
-        pieces = pd.read_csv(
-            file,
-            sep="\t" if path.lower().endswith(".tsv") else ",",
-            dtype="str",
-            keep_default_na=False,
-            skip_blank_lines=False,
-            index_col=False,
-            encoding="utf-8-sig",
-            chunksize=20_000,  # a million rows at once take three times the memory of their frame
-        )
-        with pieces:
-            return pd.concat(pieces, ignore_index=True).fillna("")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file or folder") from None
-    except PermissionError:
-        raise DataError(f"{path}: no permission to read this file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a table: {error}") from None
-
-
-def _from_frame(frame: pd.DataFrame, root: str, label: str, place: Callable[[int], str]) -> _Found:
-    columns = [str(column) for column in frame.columns]
-    if "path" not in columns:
-        raise DataError(f"no column path; the columns are {_some(columns, shown=30)}")
-    if label not in columns or label in ("path", "split", "group"):
-        raise UsageError(f"no label column {label!r}; the columns are {_some(columns, shown=30)}")
-    if not len(frame):
-        raise DataError("the table has no rows")
-    frame = frame.reset_index(drop=True)
-    if frame["path"].isna().any() or (frame["path"] == "").any():
-        row = int(np.flatnonzero(frame["path"].isna() | (frame["path"] == ""))[0])
-        raise DataError(f"{place(row)}: the path is empty")
-    names = _neat_names(frame["path"])
-    found = _Found(names, _neat(frame[label]), root, place=place)
-    if "split" in columns:
-        found.splits = _splits(frame["split"], place)
-    if "group" in columns:
-        found.groups = pd.Series(_neat(frame["group"]), dtype="str")
-    found.stratum = _stratum(frame, label)
-    _check_files(found)
-    return found
-
-
-def _neat_names(column: pd.Series[Any]) -> pd.Series[str]:
-    """The same column if all names in it are neat: a copy of a million takes 50 MB."""
-    if column.dtype == "str" and all(_neat_name(name) == name for piece in _pieces(column) for name in piece):
-        return column
-    neat = ([_neat_name(os.fspath(path)) for path in piece] for piece in _pieces(column))
-    return pd.concat([pd.Series(piece, dtype="str") for piece in neat], ignore_index=True)
-
-
-def _splits(column: pd.Series[Any], place: Callable[[int], str]) -> pd.Categorical[Any]:
-    given = _neat(column)
-    texts = [str(text) for text in given.categories]
-    for code, text in enumerate(texts):
-        if text.strip().lower() not in SPLIT_NAMES:
-            row = int(np.flatnonzero(given.codes == code)[0])
-            allowed = ", ".join(filter(None, SPLIT_NAMES))
-            raise DataError(f"{place(row)}: unknown split {text!r}; use {allowed} or leave it empty")
-    codes = [UNSPLIT.get_loc(SPLIT_NAMES[text.strip().lower()]) for text in texts]
-    return pd.Categorical.from_codes(np.asarray(codes, np.int8)[given.codes], UNSPLIT)
-
-
-def _stratum(frame: pd.DataFrame, label: str) -> pd.Categorical[Any]:
-    """Joint of all label-like columns, so that two labels of the same images get one and the same split."""
-    columns = sorted(str(column) for column in frame.columns if column not in ("path", "split", "group"))
-    chosen = [column for column in columns if _label_like(frame[column])]
-    codes, texts = np.zeros(len(frame), np.int64), [""]
-    for column in chosen if label in chosen else [*chosen, label]:
-        values = _neat(frame[column])
-        count = len(values.categories)
-        codes, joint = pd.factorize(codes * count + values.codes, sort=True)
-        texts = [f"{texts[i // count]}{STRATUM_SEPARATOR}{values.categories[i % count]}" for i in joint]
-    return _categories(codes, [text[1:] for text in texts])
-
-
-def _label_like(column: pd.Series[Any]) -> bool:
-    try:
-        if (
-            column.iloc[:10_000].nunique(dropna=False) > 50
-        ):  # the many names of a million patients are not counted
-            return False
-        distinct = column.nunique(dropna=False)
-    except TypeError:  # lists and the like
-        return False
-    return distinct <= 50 and len(column) >= 10 * distinct
-
-
-def _check_files(found: _Found) -> None:
-    paths = _Paths(found.root, found.names)
-    hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
-    ordered = np.sort(hashes)
-    if len(doubtful := ordered[1:][ordered[1:] == ordered[:-1]]):
-        rows = np.flatnonzero(np.isin(hashes, doubtful)).tolist()
-        seen = pd.Series([paths[row] for row in rows], dtype="str")
-        if twice := seen[seen.duplicated()].unique().tolist():
-            raise DataError(f"{len(twice)} paths are repeated: {_some(twice)}; keep one row for each")
-    gone = missing(paths)
-    if gone:
-        raise DataError(f"{len(gone)} of {len(paths)} files do not exist: {_some(gone)}")
-
-
-class _Paths(Collection[str]):
-    """The full paths of names, made when they are asked for: of a million, they take 100 MB."""
-
-    def __init__(self, root: str, names: pd.Series[str]) -> None:
-        self.root, self.names = root, names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, row: int) -> str:
-        return _normal(_join(self.root, self.names.iloc[row]))
-
-    def __iter__(self) -> Iterator[str]:
-        for piece in _pieces(self.names):
-            yield from (_normal(_join(self.root, name)) for name in piece)
-
-    def __contains__(self, path: object) -> bool:
-        return any(path == other for other in self)
-
-
-def _pieces(column: pd.Series[Any], rows: int = 20_000) -> Iterator[list[Any]]:
-    """The values of a column, a list of so many at a time."""
-    for start in range(0, len(column), rows):
-        yield column.iloc[start : start + rows].tolist()
-
-
-# Arrays
-
-
-def _from_arrays(source: tuple[Any, ...]) -> _Found:
-    if len(source) != 2:
-        raise UsageError(f"arrays come as (images, labels), this tuple has {len(source)} parts")
-    images, labels = np.asarray(source[0]), np.asarray(source[1])
-    if images.dtype != np.uint8:
-        raise UsageError(
-            f"images are {images.dtype}, not uint8 in 0..255: "
-            "for floats in 0..1 pass (255 * images).round().astype('uint8')"
-        )
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise UsageError(f"images have shape {images.shape}; pass (N, H, W), (N, H, W, 1) or (N, H, W, 3)")
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim not in (1, 2) or len(labels) != len(images):
-        raise UsageError(
-            f"labels have shape {labels.shape} for {len(images)} images; pass (N,), or (N, K) of 0 and 1"
-        )
-    if not len(images):
-        raise DataError("the arrays hold no images")
-    names = pd.Series([f"array:{i:07d}" for i in range(len(images))], dtype="str")
-    if labels.ndim == 1:
-        return _Found(names, _neat(pd.Series(labels)), root="", images=images)
-    if not np.isin(labels, (0, 1)).all():
-        raise UsageError("a matrix of labels holds 0 and 1 only: a one for each class of the image")
-    texts = pd.Series(["|".join(map(str, np.flatnonzero(row))) for row in labels], dtype="str")
-    unused = np.flatnonzero(~labels.any(axis=0)).tolist()
-    empty = _some([str(column) for column in unused])
-    notes = [f"{len(unused)} label columns hold no 1 and are no classes: {empty}."] if unused else []
-    matrix = bool((labels.sum(axis=1) != 1).any())
-    return _Found(names, _neat(texts), root="", images=images, matrix=matrix, notes=notes)
-
-
 # Text
 
 
@@ -477,17 +103,17 @@ def parts_of(label: str) -> list[str]:
     return [part.strip() for part in label.split("|") if part.strip()]
 
 
-def _neat(column: pd.Series[Any]) -> pd.Categorical[Any]:
+def neat(column: pd.Series[Any]) -> pd.Categorical[Any]:
     """Values as text, "" for a missing one; in a column of numbers 1.0 becomes "1"."""
     codes, values = pd.factorize(column)
     texts = [str(value) for value in values]
     if all(re.fullmatch(r"-?\d+(\.\d*)?|", text) for text in texts):
         texts = [re.sub(r"\.0*$", "", text) for text in texts]
     codes[codes < 0] = len(texts)
-    return _categories(codes, [*texts, ""])
+    return categories(codes, [*texts, ""])
 
 
-def _categories(codes: npt.NDArray[Any], texts: list[str]) -> pd.Categorical[Any]:
+def categories(codes: npt.NDArray[Any], texts: list[str]) -> pd.Categorical[Any]:
     """Categories sorted, each once and used; equal texts fall together."""
     used = sorted({texts[code] for code in np.flatnonzero(np.bincount(codes))})
     index = {text: i for i, text in enumerate(used)}
@@ -495,26 +121,26 @@ def _categories(codes: npt.NDArray[Any], texts: list[str]) -> pd.Categorical[Any
     return pd.Categorical.from_codes(of_code[codes], pd.Index(used))
 
 
-def _neat_name(path: str) -> str:
-    if _absolute(path):
+def neat_name(path: str) -> str:
+    if absolute(path):
         return path
     return posixpath.normpath(path.replace(os.sep, "/"))
 
 
-def _absolute(name: str) -> bool:
+def absolute(name: str) -> bool:
     return is_url(name) or os.path.isabs(name)  # a Path costs much, a million times over
 
 
-def _join(root: str, name: str) -> str:
-    if _absolute(name):
+def join(root: str, name: str) -> str:
+    if absolute(name):
         return name
     return f"{root.rstrip('/')}/{name}"
 
 
-def _normal(path: str) -> str:
+def normal(path: str) -> str:
     scheme, separator, rest = path.rpartition("://")
     return scheme + separator + posixpath.normpath(rest.replace(os.sep, "/"))
 
 
-def _some(names: Sequence[str], shown: int = 5) -> str:
+def some(names: Sequence[str], shown: int = 5) -> str:
     return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

@@ -134,7 +134,8 @@ def statistic_of(columns: Sums, answers: Answers, calibration: Calibration, ordi
         tables = (right, true, said)
         if answers.several:
             found |= counts.averaged({n: v[labels:] for n, v in each.items()}, true[labels:], said[labels:])
-            tables = tuple(t.reshape(2, labels, -1) for t in tables)  # type: ignore[assignment]
+            shape = (2, labels, -1)
+            tables = (right.reshape(shape), true.reshape(shape), said.reshape(shape))
         else:
             found |= counts.averaged(each, true, said)
         found |= {n: counts.mean(v.reshape(-1, sums.shape[1])) for n, v in counts.agreement(*tables).items()}

@@ -80,9 +80,11 @@ class _FusedBatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
     def infer(self, inputs: Any) -> Any:
+        """Outputs by the moving statistics: each backend's own kernel."""
         raise NotImplementedError
 
     def normalise(self, inputs: Any) -> tuple[Any, Any, Any]:
+        """Outputs, mean and sample variance of the batch: each backend's own kernel."""
         raise NotImplementedError
 
 

@@ -249,7 +249,7 @@ def _opened(path: Path, with_tensors: bool) -> tuple[dict[str, str], dict[str, N
     try:
         with safe_open(path, framework="numpy") as file:
             about: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118  (no mapping: `in` it fails)
     except Exception as error:  # safetensors, NumPy and json have a dozen kinds for a damaged file
         raise RunError(f"{path} is damaged: {error}") from error
     if about.get("format") != FORMAT or not {"content", "digest"} <= set(about):

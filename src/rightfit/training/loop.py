@@ -24,6 +24,7 @@ from rightfit.errors import DataError, RightfitError
 from rightfit.evaluation.infer import plain_graph
 from rightfit.memory import is_short, words
 from rightfit.nets.layers import fused
+from rightfit.training.backend_steps import make_step
 from rightfit.training.interrupt import Interrupt, Stop, interruptible
 from rightfit.training.judging import Validation, is_kept, judged_on
 from rightfit.training.optimizers import make_optimizer
@@ -32,7 +33,7 @@ from rightfit.training.safety import Safety, highest, images_of_the_first_lost_s
 from rightfit.training.schedule import WarmupCosine, averaging_decay
 from rightfit.training.speed import idle
 from rightfit.training.state import Progress, Saved
-from rightfit.training.step import Step, make_step
+from rightfit.training.step import Step
 
 
 def train(

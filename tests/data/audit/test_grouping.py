@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from rightfit.data.audit.grouping import first_of_each, grouped, settled
+from rightfit.data.reading import read
 from rightfit.data.split import assign
-from rightfit.data.table import read
 
 
 @pytest.fixture

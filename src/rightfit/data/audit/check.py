@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rightfit.console import Console, duration
-from rightfit.data import split, table, uncached
+from rightfit.data import reading, split, table, uncached
 from rightfit.data.audit import facts, grouping
 from rightfit.data.audit.about_classes import about_classes, imbalance, missing_classes, small_validation
 from rightfit.data.audit.about_copies import about_copies
@@ -37,7 +37,7 @@ def check(
     """All findings, from the files themselves. Raises DataError where there is nothing to look at."""
     started = time.monotonic()
     shares = split.parse_ratio(ratio)
-    found = table.read(source, label, label_mode, group_by)
+    found = reading.read(source, label, label_mode, group_by)
     if found.images is not None:
         spec = ImageSpec(facts.SIDE, facts.SIDE, "stretch")
         seen = facts.of_store(uncached.from_arrays(found.images, spec), np.arange(len(found)))
