@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def main() -> int:
         args.work = Path(work)
         os.environ["RIGHTFIT_CACHE"] = str(args.work / "cache")
         if args.kills:
-            failed |= report(f"kills-{args.backend}", args, killed(args))
+            for result in killed(args):  # after each run, so that what was measured is kept
+                lost = report(f"kills-{args.backend}", args, result)
+            failed |= lost
         if args.saves:
             failed |= report("saves", args, full_disks(args))
         if args.bits:
@@ -105,8 +108,9 @@ def start(*arguments: Any, backend: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def killed(args: argparse.Namespace) -> dict[str, Any]:
-    """Runs that are killed until `args.kills` kills are spent, each compared with the undisturbed one."""
+def killed(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Runs that are killed until `args.kills` kills are spent, each compared with the undisturbed one: the result
+    after each."""
     chance = random.Random(args.seed)
     images = photos(args.work / "photos")
     common = (
@@ -152,15 +156,14 @@ def killed(args: argparse.Namespace) -> dict[str, Any]:
             break
         differing += [f"run {runs}: {name}" for name in differences(whole, run)]
         shutil.rmtree(run)
-    inside = sum(bool(kill["half_written"]) for kill in kills)
-    summary = {
-        "held": not differing,
-        "kills": len(kills),
-        "inside_saving": inside,
-        "runs": runs,
-        "differing": differing,
-    }
-    return {"summary": summary, "undisturbed_seconds": round(took, 1), "kills": kills}
+        summary = {
+            "held": not differing,
+            "kills": len(kills),
+            "inside_saving": sum(bool(kill["half_written"]) for kill in kills),
+            "runs": runs,
+            "differing": differing,
+        }
+        yield {"summary": summary, "undisturbed_seconds": round(took, 1), "kills": list(kills)}
 
 
 def ended_by_kill(process: subprocess.Popen[str], run: Path, chance: random.Random, took: float) -> bool:

@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import rightfit
+from rightfit.console import Console
+
 # As in pyproject.toml, whose filters `-W error` overrides.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -561,6 +564,11 @@ def test_borrowed_weights_are_tuned_and_history_says_what_was_trainable(
     assert "head penalty" in decided
     accuracy = json.loads(succeeded(here("evaluate", tmp_path / "run", "--json")).stdout)["accuracy"]["value"]
     assert accuracy > 0.9, "colours are easy"
+    run = rightfit.Run(tmp_path / "run")
+    written, measured = run.metrics["validation"], run.measure("val", Console(quiet=True))
+    assert written["accuracy"]["value"] == measured["accuracy"]["value"]
+    assert written["loss"]["value"] == pytest.approx(measured["loss"]["value"], rel=1e-4)
+    assert written["slices"].keys() == measured["slices"].keys() != set()
 
 
 def test_without_borrowed_weights_there_is_nothing_to_tune(photos, tmp_path, here, rows_of):

@@ -107,7 +107,9 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     seconds = max(progress.seconds, time.monotonic() - started)
     console.say(kept.replace(";", f" after {duration(seconds)};", 1))
     run = Run(place, dataset=dataset)
-    metrics = run.measure("val", Console(quiet=True), calibrating=True) if len(held_out) else None
+    metrics = None
+    if len(held_out):
+        metrics = run.measure("val", Console(quiet=True), calibrating=True, logits=progress.logits)
     speed = _speed(job, progress)
     content = {"validation": metrics, "speed": speed}
     folder.write_json(place / "metrics.json", {name: found for name, found in content.items() if found})

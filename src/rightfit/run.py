@@ -51,7 +51,8 @@ class Run:
             hint = f"`rightfit resume {self.path}` goes on" if begun else "did training finish?"
             raise RunError(f"{self.path} holds no trained model (no architecture.json); {hint}")
         choose_backend()
-        self._loaded: tuple[keras.Model, Description] | None = None
+        self._model: keras.Model | None = None
+        self._description: Description | None = None
         self._dataset = dataset
 
     def __repr__(self) -> str:
@@ -60,20 +61,24 @@ class Run:
     @property
     def model(self) -> keras.Model:
         """Images (B, H, W, 3), 0..255 RGB -> logits (B, outputs), on the backend's fused kernels."""
-        return self._load()[0]
+        if self._model is None:
+            from rightfit.saving import bundle
+
+            self._model, self._description = bundle.load(self.path, self._precision())
+        return self._model
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self._load()[1].classes
+        return self.description.classes
 
     @property
     def label_mode(self) -> str:
-        return self._load()[1].label_mode
+        return self.description.label_mode
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
-        return self._load()[1].image_size
+        return self.description.image_size
 
     @property
     def settings(self) -> TrainSettings:
@@ -98,12 +103,14 @@ class Run:
         content: dict[str, Any] = read_json(self.path / "metrics.json")
         return content
 
-    def _load(self) -> tuple[keras.Model, Description]:
-        if self._loaded is None:
-            from rightfit.saving.bundle import load as load_bundle
+    @property
+    def description(self) -> Description:
+        """What the model is called, sees and says, read without building it."""
+        if self._description is None:
+            from rightfit.saving import bundle
 
-            self._loaded = load_bundle(self.path, self._precision())
-        return self._loaded
+            self._description = bundle.describe(self.path)
+        return self._description
 
     def _precision(self) -> str:
         return choose_precision(self.precision, cache_folder())[0]
@@ -148,10 +155,17 @@ class Run:
 
         return ledger.open_test(self.path, purpose, choose_backend(), self._precision())
 
-    def measure(self, split: str, console: Console, calibrating: bool = False) -> dict[str, Any]:
+    def measure(
+        self,
+        split: str,
+        console: Console,
+        calibrating: bool = False,
+        logits: NDArray[np.float32] | None = None,
+    ) -> dict[str, Any]:
         """Metrics of one split, each with its interval; `evaluate` is the way to open the test set.
 
         `calibrating` fits temperature and operating points to these images first, and saves them.
+        `logits` (N, outputs) are this model's where they are known already.
         """
         from rightfit.evaluation.calibration import calibrate
         from rightfit.evaluation.slices import Brightness, slices_of
@@ -160,7 +174,8 @@ class Run:
 
         dataset, rows = self._data(), self._rows(split)
         images, targets = Brightness(dataset.images), dataset.targets(rows)
-        logits = self.logits(split, console, images)
+        if logits is None:
+            logits = self.logits(split, console, images)
         if calibrating:
             found = calibrate(logits, targets, self.label_mode)
             folder.write_json(self.path / CALIBRATION, found.to_dict())
@@ -202,7 +217,7 @@ class Run:
             if found.frame["name"].iloc[0].startswith("array:"):
                 raise UsageError(f"{self.path} was trained on data in memory, which are gone; predict works")
             source = None if settings.data.startswith("<") else settings.data
-            spec = ImageSpec(*self.image_size, self._load()[1].resize)
+            spec = ImageSpec(*self.image_size, self.description.resize)
             # What is read once is not worth the memory.
             mode = "none" if settings.cache == "memory" else settings.cache
             self._dataset = reopen(found, source, spec, mode, cache_folder(settings.cache_folder))
@@ -271,7 +286,7 @@ class Run:
         temperature = self.calibration.temperature
         done = 0
         with console.bar("Predicting", 0) as bar:
-            for batch in images_of(paths, height, width, self._load()[1].resize, batch_size):
+            for batch in images_of(paths, height, width, self.description.resize, batch_size):
                 for path, reason in batch.unreadable:
                     console.say(f"left out: {path}: {reason}")
                 unreadable += batch.unreadable

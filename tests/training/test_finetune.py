@@ -114,9 +114,11 @@ def test_the_row_of_the_head_is_what_the_net_with_its_weights_measures(tuned):
         (loader.rows, loader.targets, "loss", "accuracy"),
         (validation.rows, validation.targets, "val_loss", "val_accuracy"),
     ):
-        measured = quick(all_logits(model, toy, rows, 64), targets, "categorical")
+        logits = all_logits(model, toy, rows, 64)
+        measured = quick(logits, targets, "categorical")
         assert progress.history[0][loss] == pytest.approx(measured.loss, rel=1e-3)
         assert progress.history[0][accuracy] == measured.accuracy
+    assert np.abs(progress.logits - logits).max() < 1e-4 * np.abs(logits).max()
 
 
 def test_gradual_says_what_was_trainable_when(tuned):

@@ -30,6 +30,9 @@ class Brightness:
         return batch
 
     def of(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        unseen = np.array([row for row in rows.tolist() if row not in self._of_row], np.int64)
+        for start in range(0, len(unseen), 64):
+            self.gather(unseen[start : start + 64])
         return np.array([self._of_row[row] for row in rows.tolist()])
 
 

@@ -96,6 +96,11 @@ def load(folder: Path, precision: str = "float32") -> tuple[keras.Model, Descrip
     return model, description
 
 
+def describe(folder: Path) -> Description:
+    """What the model of `folder` is, without building it. RunError as of `load`."""
+    return _description(_read_architecture(folder), folder)
+
+
 def check_golden(path: Path, model: keras.Model) -> None:
     """RunError unless `model` (float32) gives the logits kept in `path` within TOLERANCE."""
     try:

@@ -59,7 +59,7 @@ def train(
     fitted = saved.progress if saved else None
     if fitted is None:
         assert extractor is not None
-        fitted = _fit_head(model, extractor, loader, validation, settings, label_mode, console)
+        fitted = _fit_head(model, extractor, loader, validation, settings, label_mode, console, precision)
         after_epoch(fitted)
         decisions = [Decision(*decided) for decided in fitted.decided]
         if how == "head":
@@ -78,7 +78,7 @@ def train(
         precision,
         settings_for,
         phases=phases(model, way(model, how)),
-        before=replace(fitted, history=list(fitted.history), ended=""),
+        before=replace(fitted, history=list(fitted.history), ended="", logits=None),
         safety=safety,
         saved=saved,
     )
@@ -99,6 +99,7 @@ def _fit_head(
     settings: TrainSettings,
     label_mode: str,
     console: Console,
+    precision: str,
 ) -> Progress:
     started = time.monotonic()
     views = settings.views if settings.augment != "none" else 0
@@ -124,11 +125,13 @@ def _fit_head(
     fit_weights = model.get_weights()
     progress = Progress([row], weights=fit_weights, ended="the head is fitted", fitted=fit_weights)
     if held is not None:
-        result = quick(head.logits(held.features[0]), held.targets, label_mode, validation.groups)
+        logits = head.logits(held.features[0])
+        result = quick(logits, held.targets, label_mode, validation.groups)
         row |= {"val_loss": result.loss, "val_accuracy": result.accuracy}
         row["val_accuracy_half_width"] = result.accuracy_half_width
         progress.best_loss = progress.fitted_loss = result.loss
-        progress.lowest = image_losses(head.logits(held.features[0]), held.targets, label_mode)
+        progress.lowest = image_losses(logits, held.targets, label_mode)
+        progress.logits = logits if precision == "float32" else None  # else not quite the saved model's
         line += (
             f" · val_loss {result.loss:.4f} · val_acc {result.accuracy:.3f} ±{result.accuracy_half_width:.3f}"
         )

@@ -18,6 +18,7 @@ from rightfit.errors import RunError
 
 Tensors = Mapping[str, NDArray[Any]]
 ARRAYS = ("weights", "fitted", "lowest")  # fields that are kept as tensors
+NOT_SAVED = ("stopped", "logits")
 
 
 @dataclass
@@ -47,17 +48,19 @@ class Progress:
 
     fitted: list[NDArray[Any]] = field(default_factory=list)  # the model with the head's fit
     fitted_loss: float = math.inf
+    logits: NDArray[np.float32] | None = None  # of validation images, by the head's fit alone
     decided: list[list[Any]] = field(default_factory=list)  # setting, value, evidence: on record at the end
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the arrays, in JSON's own kinds."""
-        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*ARRAYS, "stopped")}
+        kept = [f.name for f in fields(self) if f.name not in ARRAYS + NOT_SAVED]
+        content = {name: getattr(self, name) for name in kept}
         return {name: _plain(value) for name, value in content.items()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Progress:
         """RunError when it is not what `to_json` gave."""
-        names = {f.name for f in fields(cls)} - {*ARRAYS, "stopped"}
+        names = {f.name for f in fields(cls)} - {*ARRAYS, *NOT_SAVED}
         if set(content) != names:
             odd = ", ".join(sorted(set(content) ^ names))
             raise RunError(f"the state of training is of another version of rightfit: {odd}")
