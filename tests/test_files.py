@@ -187,6 +187,21 @@ def test_a_read_only_folder_is_one_typed_error_and_leaves_the_old_file():
     assert in_a_process(READ_ONLY).splitlines() == [refused, "old ['a.txt']"]
 
 
+@posix
+def test_a_folder_that_closes_while_a_file_is_written_is_one_typed_error(without_rights):
+    folder, as_nobody = without_rights
+    folder.chmod(0o777)
+    with as_nobody():
+        (folder / "place").mkdir()
+        with (
+            pytest.raises(RightfitError, match="cannot be written: Permission denied"),
+            replacing(folder / "place" / "a") as temporary,
+        ):
+            temporary.write_text("b")
+            (folder / "place").chmod(0o555)
+    assert not (folder / "place" / "a").exists()
+
+
 @pytest.mark.parametrize("place", ["gone", "a.txt"])
 def test_a_folder_that_is_none_is_one_typed_error(place, tmp_path):
     (tmp_path / "a.txt").write_text("old")
