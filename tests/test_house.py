@@ -25,6 +25,7 @@ FLOORS = (
     {"training"},
     {"report", "export", "serve", "tuning", "machine"},
     {"run"},
+    {"reporting"},
     {"fitting", "comparing"},
     {"resuming"},
     {"beginning"},

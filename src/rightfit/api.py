@@ -173,6 +173,24 @@ def compare(
     return comparing.compare(a, b, split, Console(quiet))
 
 
+def report(
+    run: str | os.PathLike[str] | Run,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    language: str = "en",
+    precision: str = "float32",
+    quiet: bool = False,
+) -> Path:
+    """Draw the page of a run, `output` or its report.html, in "en" or "zh"; returns where: `rightfit.reporting.write`.
+
+    Training draws it too; after `evaluate` it has the test's numbers.
+    """
+    from rightfit import reporting
+
+    opened = run if isinstance(run, Run) else load(run, precision)
+    return reporting.write(opened, Path(output) if output else None, language, Console(quiet))
+
+
 def import_weights(path: str | os.PathLike[str], model: str, output: str | os.PathLike[str]) -> str:
     """Write another library's weights as ours: safetensors, `layer/variable` -> tensor.
 

@@ -218,14 +218,30 @@ def evaluate(
     from rightfit import api
     from rightfit.evaluation.lines import lines_of
 
-    metrics = api.load(run, precision).evaluate(quiet=quiet)
+    opened = api.load(run, precision)
+    metrics = opened.evaluate(quiet=quiet)
     if json:
         _print_json(metrics)
+        _draw_again(opened, quiet)
         return
     groups = "" if metrics["groups"] == metrics["images"] else f" of {metrics['groups']:,} groups"
     print(f"{metrics['images']:,} test images{groups}, each counted once; 95 % intervals by bootstrap")
     for line in lines_of(metrics):
         print(line)
+    sys.stdout.flush()
+    _draw_again(opened, quiet)
+
+
+def _draw_again(run: Run, quiet: bool) -> None:
+    """The page of a run that has one, with what is new; the numbers are out whether or not that goes well."""
+    from rightfit import api
+
+    language = run.settings.report
+    if language != "none" and (run.path / "report.html").exists():
+        try:
+            api.report(run, language=language, quiet=quiet)
+        except RightfitError as error:
+            print(f"report.html is not drawn again: {error}", file=sys.stderr)
 
 
 @app.command()
@@ -289,6 +305,25 @@ def predict(
         raise DataError("no file could be read as an image, so nothing is labelled")
     if output and not quiet:
         print(f"{count:,} images → {output}", file=sys.stderr)
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="HTML file to write [default: RUN/report.html]", show_default=False
+        ),
+    ] = None,
+    language: Annotated[str, typer.Option(help="en or zh")] = "en",
+    precision: Precision = "float32",
+    quiet: Quiet = False,
+) -> None:
+    """One HTML file that opens offline and can be mailed: what was asked, what came of it, where it is wrong."""
+    from rightfit import api
+
+    print(api.report(run, output, language=language, precision=precision, quiet=quiet))
 
 
 @app.command("import-weights")

@@ -129,6 +129,9 @@ class TrainSettings(Settings):
         "auto", description="auto is bfloat16 where the hardware is faster in it"
     )
     tensorboard: bool = Field(False, description="Also write TensorBoard logs into the run")
+    report: Literal["en", "zh", "none"] = Field(
+        "en", description="Language of the run's report.html, drawn while it trains; none draws none"
+    )
 
     @field_validator("image_size", "split", "time_limit", "checkpoint_every", mode="before")
     @classmethod

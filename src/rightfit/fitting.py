@@ -13,12 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rightfit import reporting
 from rightfit.config import TrainSettings, parse_seconds
 from rightfit.console import Console, duration
 from rightfit.errors import DataError, RightfitError, RunError
 from rightfit.files import append_line, write_text
 from rightfit.precision import measured_gain, uses_gpu
-from rightfit.run import CALIBRATION, Run
+from rightfit.run import CALIBRATION, VALIDATION, Run
 from rightfit.runtime import cache_folder, choose_backend, cpu_count, cpu_name, installed_backends
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     if len(held_out):
         metrics = run.measure("val", Console(quiet=True), calibrating=True, logits=progress.logits)
     speed = _speed(job, progress)
-    content = {"validation": metrics, "speed": speed}
+    content = {"validation": metrics, "speed": speed, "machine": machine()}
     folder.write_json(place / "metrics.json", {name: found for name, found in content.items() if found})
     checkpoints.keep_the_last_only()
     folder.write_json(checkpoints.folder / FINISHED, {"ended": progress.ended, "of": checkpoints.identity()})
@@ -120,7 +121,18 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     if metrics:
         console.say(calibration_sentence(metrics))
         console.say(sentence("validation", metrics))
+    _draw(run, settings, console)
     return run
+
+
+def _draw(run: Run, settings: TrainSettings, console: Console) -> None:
+    """The run is whole without its page, so nothing that goes wrong with it is an error of the run."""
+    if settings.report == "none":
+        return
+    try:
+        console.say(f"report: {reporting.write(run, language=settings.report, console=console)}")
+    except Exception as error:
+        console.say(f"no report: {error}; `rightfit report {run.path}` tries again")
 
 
 def _trained(
@@ -160,12 +172,16 @@ def _trained(
         dataset.images, dataset.image_rows[held_out], dataset.targets(held_out), dataset.groups(held_out)
     )
     board = _TensorBoard(place / "tensorboard") if settings.tensorboard else None
+    counts = {split: len(table.rows(split)) for split in ("train", "val", "test")}
+    follower = reporting.Follower(place, settings, counts, table.classes, table.label_mode, console)
 
     def after_epoch(progress: Progress) -> None:
         try:
             folder.write_table(place / "history.csv", progress.history)
             if board:
                 board.write(progress.history[-1])
+            if settings.report != "none":
+                follower.after_epoch(progress)
         except (RightfitError, OSError) as error:  # the checkpoint has it too
             console.say(f"{error}; training goes on")
 
@@ -216,7 +232,10 @@ def _stopped(job: Job, progress: Progress, console: Console) -> Run:
     folder.write_json(job.place / "metrics.json", content)
     kept = f"; until then it holds epoch {progress.best_epoch}" if usable else ""
     console.say(f"{progress.stopped}; `rightfit resume {job.place}` goes on{kept}")
-    return Run(job.place, dataset=job.dataset, unfinished=True)
+    run = Run(job.place, dataset=job.dataset, unfinished=True)
+    if usable:
+        _draw(run, job.settings, console)
+    return run
 
 
 def _write_model(job: Job, progress: Progress) -> None:
@@ -224,7 +243,8 @@ def _write_model(job: Job, progress: Progress) -> None:
 
     settings, table = job.settings, job.dataset.table
     job.model.set_weights(progress.weights)
-    (job.place / CALIBRATION).unlink(missing_ok=True)  # of the weights that are about to be replaced
+    for name in (CALIBRATION, VALIDATION):  # of the weights that are about to be replaced
+        (job.place / name).unlink(missing_ok=True)
     description = bundle.Description(
         settings.model, table.classes, table.label_mode, settings.height_width, settings.resize
     )

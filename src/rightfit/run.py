@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rightfit.config import TrainSettings, train_settings
 from rightfit.console import Console
 from rightfit.errors import RunError, UsageError
-from rightfit.files import replacing
+from rightfit.files import replacing, write_with
 from rightfit.precision import choose_precision
 from rightfit.runtime import cache_folder, choose_backend
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rightfit.saving.ledger import Before
 
 CALIBRATION = "calibration.json"
+VALIDATION = "validation.npz"  # the logits that calibration and metrics.json were made from
 
 
 class Run:
@@ -167,6 +169,8 @@ class Run:
         `calibrating` fits temperature and operating points to these images first, and saves them.
         `logits` (N, outputs) are this model's where they are known already.
         """
+        import numpy as np
+
         from rightfit.evaluation.calibration import calibrate
         from rightfit.evaluation.slices import Brightness, slices_of
         from rightfit.evaluation.summary import summary
@@ -177,6 +181,7 @@ class Run:
         if logits is None:
             logits = self.logits(split, console, images)
         if calibrating:
+            write_with(self.path / VALIDATION, lambda path: np.savez(path, logits=logits))
             found = calibrate(logits, targets, self.label_mode)
             folder.write_json(self.path / CALIBRATION, found.to_dict())
         named = dataset.table.frame["group"].iloc[rows].tolist()
@@ -198,6 +203,21 @@ class Run:
         dataset, rows = self._data(), self._rows(split)
         with console.bar("Evaluating", len(rows)) as bar:
             return all_logits(self.model, images or dataset.images, dataset.image_rows[rows], 64, bar.update)
+
+    def validation_logits(self, console: Console) -> NDArray[np.float32]:
+        """(N, outputs) of the validation images: those on record where there are any, else computed now."""
+        import numpy as np
+
+        try:
+            with (
+                (self.path / VALIDATION).open("rb") as file,
+                np.load(file, allow_pickle=False) as kept,
+            ):
+                logits = np.asarray(kept["logits"], np.float32)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return self.logits("val", console)
+        fits = len(logits) == len(self._seen().table.rows("val"))
+        return logits if fits else self.logits("val", console)
 
     def _rows(self, split: str) -> NDArray[np.int64]:
         rows = self._data().table.rows(split)

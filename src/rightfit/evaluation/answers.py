@@ -95,7 +95,7 @@ def columns_of(answers: Answers, calibration: Calibration, slices: Slices) -> Su
         if kinds > 2:
             columns.add("top", _rank_of(answers.raw, true) < answers.top)
     for name, z in (("excess", logits), ("excess before", answers.raw)):
-        confidence, right = _confidence(z, hits, answers)
+        confidence, right = confidence_of(z, hits, answers)
         bins = counts.confidence_bin(confidence)
         columns.add_coded(name, bins, counts.BINS, confidence - right, pooled=True)
     scores = shares[:, 1:] if mode == "binary" else shares
@@ -160,7 +160,7 @@ def statistic_of(columns: Sums, answers: Answers, calibration: Calibration, ordi
 def noise_of_calibration(answers: Answers, logits: Floats) -> float:
     """The calibration error that chance alone would give if every confidence came true, images of a group
     being right or wrong together: the mean of a normal distribution's absolute value in each bin."""
-    confidence, _ = _confidence(logits, np.empty(0), answers)
+    confidence, _ = confidence_of(logits, np.empty(0), answers)
     columns = Sums(len(logits), answers.groups)
     spread = np.sqrt(confidence * (1 - confidence))
     columns.add_coded("spread", counts.confidence_bin(confidence), counts.BINS, spread, pooled=True)
@@ -168,7 +168,7 @@ def noise_of_calibration(answers: Answers, logits: Floats) -> float:
     return float(np.sqrt(2 / np.pi * variances).sum() / confidence.size)
 
 
-def _confidence(logits: Floats, hits: Floats, answers: Answers) -> tuple[Floats, Any]:
+def confidence_of(logits: Floats, hits: Floats, answers: Answers) -> tuple[Floats, Any]:
     """What is claimed and whether it came true: the likeliest class (N,), or every label (N, labels)."""
     shares = probabilities(logits, answers.label_mode)
     return (shares, answers.truth) if answers.several else (shares.max(axis=1), hits)

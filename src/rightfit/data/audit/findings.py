@@ -48,8 +48,7 @@ class Audit:
         return iter(self.findings)
 
     def path(self, name: str) -> str:
-        absolute = is_url(name) or os.path.isabs(name)
-        return name if absolute or not self.root else f"{self.root.rstrip('/')}/{name}"
+        return path_of(self.root, name)
 
     @property
     def pointless(self) -> bool:
@@ -62,6 +61,12 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """In JSON's kinds."""
         return {**asdict(self), "pointless": self.pointless}
+
+
+def path_of(root: str, name: str) -> str:
+    """Names are relative to `root`, where there is one."""
+    absolute = is_url(name) or os.path.isabs(name)
+    return name if absolute or not root else f"{root.rstrip('/')}/{name}"
 
 
 def ordered(findings: list[Finding]) -> tuple[Finding, ...]:

@@ -1,0 +1,22 @@
+"""What a report says, in English and in Chinese. What a run put on record (evidence, findings) stays as written."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+import yaml
+
+LANGUAGES = ("en", "zh")
+
+
+class Words:
+    """words("kept", epoch=3) -> that phrase in one language."""
+
+    def __init__(self, language: str) -> None:
+        self.language = language
+        file = resources.files("rightfit.report").joinpath(f"words-{language}.yaml")
+        self.phrases: dict[str, str] = yaml.safe_load(file.read_text(encoding="utf-8"))
+
+    def __call__(self, phrase: str, /, **values: Any) -> str:
+        return self.phrases[phrase].format(**values)

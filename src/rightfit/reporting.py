@@ -1,0 +1,316 @@
+"""A run folder in, its page out: what was asked, what came of it, and where to look closer.
+
+`write` draws the page of a run with all that the run holds by now; `Follower` draws it while training goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rightfit.config import TrainSettings
+from rightfit.console import Console
+from rightfit.errors import RightfitError, UsageError
+from rightfit.files import write_text
+from rightfit.run import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rightfit.data.dataset import Dataset
+    from rightfit.evaluation.answers import Answers
+    from rightfit.report.run_page import Picture, Story, Suspects
+    from rightfit.training.state import Progress
+
+NAME = "report.html"
+MISTAKES = 12  # that are shown
+SUSPECTED = 16
+FINDINGS, SETS, TOGETHER = 8, 6, 4  # of the audit that are shown with images, and how many
+LONGEST = 160  # pixels of a picture's longer side
+PAUSE = 15.0  # seconds between two pages while training goes on, at least
+SHARE = 50  # and so many times what the last one took
+
+
+def write(run: Run, output: Path | None = None, language: str = "en", console: Console | None = None) -> Path:
+    """Write the page of `run` to `output`, by default its own report.html; returns where.
+
+    What cannot be shown, such as pictures of images that are gone, is left out and said. Raises UsageError
+    for another language, RunError for a damaged run, WriteError where the page cannot be written.
+    """
+    from rightfit.report.run_page import page
+    from rightfit.report.words import LANGUAGES
+
+    if language not in LANGUAGES:
+        raise UsageError(f"language {language!r} is none of {', '.join(LANGUAGES)}")
+    target = output or run.path / NAME
+    write_text(target, page(_story(run, console or Console(quiet=True)), language))
+    return target
+
+
+class Follower:
+    """Draws the page of a run that goes on, when an epoch is done and the last page is old enough."""
+
+    def __init__(
+        self,
+        place: Path,
+        settings: TrainSettings,
+        counts: Mapping[str, int],
+        classes: Sequence[str],
+        label_mode: str,
+        console: Console,
+    ) -> None:
+        self.place, self.settings, self.counts, self.console = place, settings, counts, console
+        self.classes, self.label_mode = classes, label_mode
+        self.due = 0.0
+
+    def after_epoch(self, progress: Progress) -> None:
+        """Never a reason to stop training, whatever goes wrong."""
+        started = time.monotonic()
+        if started < self.due:
+            return
+        try:
+            from rightfit.report.run_page import page
+
+            story = self._story(progress)
+            write_text(self.place / NAME, page(story, self.settings.report))
+        except Exception as error:
+            self.console.say(f"{NAME} is not drawn: {error}; training goes on")
+        took = time.monotonic() - started
+        self.due = started + took + max(PAUSE, SHARE * took)
+
+    def _story(self, progress: Progress) -> Story:
+        from rightfit.report.run_page import Story
+
+        found = _audit(self.place, pictures=False)
+        return Story(
+            name=str(self.place),
+            settings=_plain(self.settings),
+            classes=self.classes,
+            label_mode=self.label_mode,
+            counts=self.counts,
+            history=[dict(row) for row in progress.history],
+            planned=progress.epochs,
+            going_on=True,
+            findings=found[0],
+            audited=found[1],
+            decisions=_records(self.place / "decisions.jsonl"),
+        )
+
+
+def _story(run: Run, console: Console) -> Story:
+    from rightfit.data import recorded
+    from rightfit.report.run_page import Story
+    from rightfit.training import speed
+
+    table = recorded.table_of(run.path / "data.csv", run.classes, run.label_mode)
+    counts = {split: len(table.rows(split)) for split in ("train", "val", "test")}
+    history = _history(run.path / "history.csv")
+    metrics = run.metrics
+    decisions = _records(run.path / "decisions.jsonl")
+    kept = [d["value"] for d in decisions if d["setting"] == "epoch"]
+    findings, audited = _audit(run.path)
+    rows = [row for row in history if row["steps"]]
+    story = Story(
+        name=str(run.path),
+        settings=_plain(run.settings),
+        classes=run.classes,
+        label_mode=run.label_mode,
+        counts=counts,
+        history=history,
+        kept=int(kept[-1]) if kept else None,
+        stopped=metrics.get("unfinished", ""),
+        metrics=metrics,
+        findings=findings,
+        audited=audited,
+        decisions=decisions,
+        openings=_records(run.path / "test-ledger.jsonl"),
+        seconds=asdict(speed.spent_in(rows)) if rows else {},
+        versions=metrics.get("machine", {}),
+    )
+    if not counts["val"] or "validation" not in metrics:
+        return story
+    try:
+        dataset = run._seen()
+    except (RightfitError, OSError) as error:
+        console.say(f"{error}; the report shows no pictures and no curves")
+        return story
+    return _with_answers(story, run, dataset, console)
+
+
+def _with_answers(story: Story, run: Run, dataset: Dataset, console: Console) -> Story:
+    """The story with what needs the answers to the validation images: curves, mistakes, suspects."""
+    from rightfit.evaluation.answers import Answers
+    from rightfit.evaluation.metrics import image_hits
+
+    rows = dataset.table.rows("val")
+    targets = dataset.targets(rows)
+    logits = run.validation_logits(console).astype("float64")
+    mode = run.label_mode
+    answers = Answers(
+        logits / run.calibration.temperature, logits, targets, mode, run.classes, dataset.groups(rows)
+    )
+    wrong = image_hits(logits, targets, mode) < 1
+    return replace(
+        story,
+        answers=answers,
+        common=_common(answers),
+        wrong=int(wrong.sum()),
+        mistakes=_mistakes(run, dataset, rows, answers, console),
+        suspects=_suspects(run, dataset, rows, answers),
+    )
+
+
+def _common(answers: Answers) -> tuple[str, float]:
+    """The class that most of the images are of, and their share."""
+    import numpy as np
+
+    if answers.several:
+        return "", 0.0
+    images = np.bincount(answers.codes()[0], minlength=len(answers.classes))
+    return answers.classes[int(images.argmax())], float(images.max() / images.sum())
+
+
+# Pictures -------------------------------------------------------------------------------------------
+
+
+def _mistakes(
+    run: Run, dataset: Dataset, rows: NDArray[np.int64], answers: Answers, console: Console
+) -> list[Picture]:
+    """The wrong answers that were surest, each with its heat map."""
+    import numpy as np
+
+    from rightfit.evaluation.metrics import probabilities
+    from rightfit.report.pictures import data_uri
+    from rightfit.report.run_page import Picture
+
+    shares = probabilities(answers.logits, answers.label_mode)
+    if answers.several:
+        sure = np.where(answers.truth, 1 - shares, shares)
+        wrong = answers.truth != (answers.raw > 0)
+        order = np.argsort(-np.where(wrong, sure, -1), axis=None, kind="stable")[
+            : min(MISTAKES, int(wrong.sum()))
+        ]
+        places, labels = np.unravel_index(order, sure.shape)
+        names = [
+            (("present", "absent") if answers.truth[i, k] else ("absent", "present")) + (answers.classes[k],)
+            for i, k in zip(places, labels, strict=True)
+        ]
+        probability, shown = sure[places, labels], labels
+    else:
+        truth, said = answers.codes()
+        sure = np.where(truth != said, shares[np.arange(len(said)), said], -1)
+        places = np.argsort(-sure, kind="stable")[: min(MISTAKES, int((truth != said).sum()))]
+        names = [(answers.classes[truth[i]], answers.classes[said[i]], "") for i in places]
+        probability, shown = sure[places], said[places]
+    if not len(places):
+        return []
+    images = dataset.images.gather(dataset.image_rows[rows[places]])
+    heats = _heats(run, images, shown, console)
+    files = dataset.table.frame["name"].iloc[rows[places]].tolist()
+    return [
+        Picture(name, data_uri(image, LONGEST), given, answer, float(p), label, heat)
+        for name, image, (given, answer, label), p, heat in zip(
+            files, images, names, probability, heats, strict=True
+        )
+    ]
+
+
+def _heats(run: Run, images: NDArray[np.uint8], classes: NDArray[np.int64], console: Console) -> list[str]:
+    """Data URIs of Grad-CAM overlays for the answered class of each image; "" where the net has no map to show."""
+    from rightfit.evaluation.explain import heat_maps, logits_for, overlay
+    from rightfit.report.pictures import data_uri
+
+    outputs, signs = logits_for(classes, run.label_mode)
+    try:
+        maps = heat_maps(run.model, images, outputs, signs=signs)
+    except RightfitError as error:
+        console.say(f"no heat maps: {error}")
+        return [""] * len(images)
+    return [data_uri(overlay(image, heat), LONGEST) for image, heat in zip(images, maps, strict=True)]
+
+
+def _suspects(run: Run, dataset: Dataset, rows: NDArray[np.int64], answers: Answers) -> Suspects:
+    """By confident learning on the answers to the validation images, whose labels the net did not see."""
+    from rightfit.evaluation import label_errors
+    from rightfit.evaluation.metrics import probabilities
+    from rightfit.report.pictures import data_uri
+    from rightfit.report.run_page import Picture, Suspects
+
+    shares = probabilities(answers.logits, answers.label_mode)
+    codes = dataset.table.codes()[rows]
+    judged = label_errors.suspects(shares, codes, answers.label_mode, answers.classes, answers.groups)
+    shown = judged.found[:SUSPECTED]
+    images = dataset.images.gather(dataset.image_rows[rows[[s.position for s in shown]]]) if shown else []
+    names = dataset.table.frame["name"]
+    pictures = [
+        Picture(
+            names.iloc[rows[s.position]],
+            data_uri(image, LONGEST),
+            s.label,
+            s.suggested,
+            s.probability_suggested,
+        )
+        for s, image in zip(shown, images, strict=True)
+    ]
+    return Suspects(pictures, len(judged.found), judged.images, of_all=False)
+
+
+def _audit(place: Path, pictures: bool = True) -> tuple[list[dict[str, Any]], int]:
+    """The findings of a run's audit.json with thumbnails, and how many images were looked at."""
+    from rightfit.data.audit.findings import path_of
+    from rightfit.report.pictures import thumbnail
+    from rightfit.saving.folder import read_json
+
+    if not (place / "audit.json").exists():
+        return [], 0
+    audit = read_json(place / "audit.json")
+    found = []
+    for number, finding in enumerate(audit["findings"]):
+        sets = finding["files"][:SETS] if pictures and number < FINDINGS else []
+        shown = [
+            [
+                {"name": name, "source": thumbnail(path_of(audit["root"], name))}
+                for name in together[:TOGETHER]
+            ]
+            for together in sets
+        ]
+        found.append({**finding, "sets": shown})
+    return found, audit["images"]
+
+
+# Records --------------------------------------------------------------------------------------------
+
+
+def _plain(settings: TrainSettings) -> dict[str, Any]:
+    content = {name: value for name, value in settings.model_dump().items() if value is not None}
+    return {**content, "height_width": settings.height_width}
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    import json
+
+    with suppress(OSError, ValueError):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return []
+
+
+def _history(path: Path) -> list[dict[str, Any]]:
+    """The rows of history.csv; what is no number is left out."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [_numbers(row) for row in csv.DictReader(file)]
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, text in row.items():
+        with suppress(ValueError):
+            found[name] = float(text)
+    return found
