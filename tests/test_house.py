@@ -26,7 +26,7 @@ FLOORS = (
     {"report", "export", "serve", "tuning", "machine"},
     {"run"},
     {"reporting"},
-    {"fitting", "comparing"},
+    {"fitting", "comparing", "explaining", "suspecting"},
     {"resuming"},
     {"beginning"},
     {"api"},

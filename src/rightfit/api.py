@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from rightfit.run import Run
 from rightfit.runtime import cache_folder, choose_backend
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from rightfit.data.audit.findings import Audit
 
 
@@ -189,6 +192,44 @@ def report(
 
     opened = run if isinstance(run, Run) else load(run, precision)
     return reporting.write(opened, Path(output) if output else None, language, Console(quiet))
+
+
+def suspects(
+    run: str | os.PathLike[str] | Run,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    precision: str = "float32",
+    quiet: bool = False,
+) -> pd.DataFrame:
+    """Training and validation images whose label is probably wrong, the most suspicious first, as a data
+    frame and, with `output`, a CSV file: `rightfit.suspecting.suspects`. The test set stays sealed."""
+    from rightfit import suspecting
+
+    opened = run if isinstance(run, Run) else load(run, precision)
+    frame = suspecting.suspects(opened, Console(quiet))
+    if output is not None:
+        suspecting.write_csv(frame, output)
+    return frame
+
+
+def neighbours(
+    run: str | os.PathLike[str] | Run,
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    k: int = 5,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    precision: str = "float32",
+    quiet: bool = False,
+) -> pd.DataFrame:
+    """The `k` training images most like each image of `paths`, with their labels, as a data frame and, with
+    `output`, a CSV file: `rightfit.suspecting.neighbours`."""
+    from rightfit import suspecting
+
+    opened = run if isinstance(run, Run) else load(run, precision)
+    frame = suspecting.neighbours(opened, paths, k, Console(quiet))
+    if output is not None:
+        suspecting.write_csv(frame, output)
+    return frame
 
 
 def import_weights(path: str | os.PathLike[str], model: str, output: str | os.PathLike[str]) -> str:

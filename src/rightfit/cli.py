@@ -326,6 +326,66 @@ def report(
     print(api.report(run, output, language=language, precision=precision, quiet=quiet))
 
 
+def suspects(
+    run: RunFolder,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write all of them as CSV", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many are shown")] = 20,
+    precision: Precision = "float32",
+    json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Which training and validation images are probably labelled wrong? The most suspicious first."""
+    from rightfit import api
+
+    found = api.suspects(run, output, precision=precision, quiet=quiet)
+    images, unknown = found.attrs["images"], list(found.attrs["unknown"])
+    if json:
+        _print_json({"images": images, "not_judged": unknown, "suspects": found.to_dict("records")})
+        return
+    print(f"{len(found):,} of {images:,} labels of training and validation images are suspected")
+    if len(found):
+        _print_suspects(found.head(limit).to_dict("records"), len(found))
+    if output and not quiet:
+        print(f"{len(found):,} images → {output}", file=sys.stderr)
+
+
+def _print_suspects(rows: list[Any], count: int) -> None:
+    widths = [max(len(row[name]) for row in [*rows, {name: name}]) for name in ("label", "suggested")]
+    print(f"  {'label':<{widths[0]}}  {'p':>6}  {'suggested':<{widths[1]}}  {'p':>6}  split  path")
+    for row in rows:
+        print(
+            f"  {row['label']:<{widths[0]}}  {row['probability_label']:>6.4f}  {row['suggested']:<{widths[1]}}"
+            f"  {row['probability_suggested']:>6.4f}  {row['split']:<5}  {row['path']}"
+        )
+    if count > len(rows):
+        print(f"  and {count - len(rows):,} more: --limit {count}, or --output FILE.csv")
+    print("These are suspicions: look at each, correct the labels that are wrong, and train again.")
+
+
+@app.command()
+def neighbours(
+    run: RunFolder,
+    paths: Annotated[list[str], typer.Argument(help="Image files, folders or URLs")],
+    k: Annotated[int, typer.Option("--k", min=1, help="Training images for each")] = 5,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="CSV file to write [default: stdout]", show_default=False),
+    ] = None,
+    precision: Precision = "float32",
+    quiet: Quiet = False,
+) -> None:
+    """The training images most like each image, with their labels: path, rank, similarity, neighbour, label."""
+    from rightfit import api
+
+    found = api.neighbours(run, paths, k, output, precision=precision, quiet=quiet)
+    if output is None:
+        found.to_csv(sys.stdout, index=False, lineterminator="\n")
+    elif not quiet:
+        print(f"{len(found):,} rows → {output}", file=sys.stderr)
+
+
 @app.command("import-weights")
 def import_weights(
     file: Annotated[Path, typer.Argument(help="Weights of another library's net")],

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from rightfit.data.dataset import Dataset
     from rightfit.data.loader import Images
+    from rightfit.data.table import Table
     from rightfit.evaluation.calibration import Calibration
     from rightfit.saving.bundle import Description
     from rightfit.saving.ledger import Before
@@ -228,20 +229,37 @@ class Run:
     def _data(self) -> Dataset:
         """The run's own images, labels and splits as data.csv has them, whatever the source holds by now."""
         if self._dataset is None:
-            from rightfit.data import recorded
-            from rightfit.data.dataset import reopen
-            from rightfit.data.resize import ImageSpec
-
-            settings = self.settings
-            found = recorded.table_of(self.path / "data.csv", self.classes, self.label_mode)
-            if found.frame["name"].iloc[0].startswith("array:"):
-                raise UsageError(f"{self.path} was trained on data in memory, which are gone; predict works")
-            source = None if settings.data.startswith("<") else settings.data
-            spec = ImageSpec(*self.image_size, self.description.resize)
-            # What is read once is not worth the memory.
-            mode = "none" if settings.cache == "memory" else settings.cache
-            self._dataset = reopen(found, source, spec, mode, cache_folder(settings.cache_folder))
+            self._dataset = self._reopened(self._recorded())
         return self._dataset
+
+    def _seen(self) -> Dataset:
+        """As `_data`, of the training and validation images at least: a test image is not looked for, let alone
+        opened, where the images are not open yet."""
+        import numpy as np
+
+        if self._dataset is not None:
+            return self._dataset
+        found = self._recorded()
+        return self._reopened(found.select(np.flatnonzero((found.frame["split"] != "test").to_numpy())))
+
+    def _recorded(self) -> Table:
+        from rightfit.data import recorded
+
+        found = recorded.table_of(self.path / "data.csv", self.classes, self.label_mode)
+        if found.frame["name"].iloc[0].startswith("array:"):
+            raise UsageError(f"{self.path} was trained on data in memory, which are gone; predict works")
+        return found
+
+    def _reopened(self, found: Table) -> Dataset:
+        from rightfit.data.dataset import reopen
+        from rightfit.data.resize import ImageSpec
+
+        settings = self.settings
+        source = None if settings.data.startswith("<") else settings.data
+        spec = ImageSpec(*self.image_size, self.description.resize)
+        # What is read once is not worth the memory.
+        mode = "none" if settings.cache == "memory" else settings.cache
+        return reopen(found, source, spec, mode, cache_folder(settings.cache_folder))
 
     def predict(
         self,
