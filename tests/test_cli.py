@@ -378,7 +378,9 @@ def test_a_data_frame_trains_and_predictions_are_a_data_frame(photos, tmp_path, 
     monkeypatch.chdir(photos)
     paths = [path.relative_to(photos).as_posix() for path in sorted(photos.glob("*/*"))]
     frame = pd.DataFrame({"path": paths, "label": [path.split("/")[0] for path in paths]})
-    run = rightfit.train(frame, image_size=(8, 12), epochs=1, output=tmp_path / "run", quiet=True)
+    run = rightfit.train(
+        frame, image_size=(8, 12), epochs=1, output=tmp_path / "run", quiet=True, report="none"
+    )
     assert run.image_size == (8, 12) and run.history["epoch"].tolist() == [1]
     (tmp_path / "empty.jpg").touch()
     predicted = run.predict([tmp_path / "empty.jpg", *paths[:3]], quiet=True)
@@ -396,7 +398,7 @@ def test_a_home_folder_is_found_from_python_and_recorded_in_full(photos, tmp_pat
 
     monkeypatch.setenv("HOME", str(photos.parent))
     monkeypatch.chdir(tmp_path)
-    run = rightfit.train("~/photos", image_size=8, epochs=1, quiet=True)
+    run = rightfit.train("~/photos", image_size=8, epochs=1, quiet=True, report="none")
     assert run.path.as_posix() == "runs/photos-1"
     assert run.settings.data == str(photos)
     monkeypatch.chdir(photos)

@@ -246,7 +246,8 @@ def _suspects(run: Run, dataset: Dataset, rows: NDArray[np.int64], answers: Answ
     codes = dataset.table.codes()[rows]
     judged = label_errors.suspects(shares, codes, answers.label_mode, answers.classes, answers.groups)
     shown = judged.found[:SUSPECTED]
-    images = dataset.images.gather(dataset.image_rows[rows[[s.position for s in shown]]]) if shown else []
+    positions = np.array([s.position for s in shown], np.int64)
+    images = dataset.images.gather(dataset.image_rows[rows[positions]])
     names = dataset.table.frame["name"]
     pictures = [
         Picture(

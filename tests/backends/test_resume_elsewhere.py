@@ -14,7 +14,7 @@ from pathlib import Path
 import rightfit
 photos, whole, stopped = sys.argv[1:]
 common = dict(image_size=8, epochs=4, batch_size=24, model="resnet20", precision="float32", learning_rate=0.02,
-              weights="none", quiet=True)
+              weights="none", quiet=True, report="none")
 rightfit.train(photos, output=whole, **common)
 
 def stop():

@@ -267,7 +267,7 @@ def test_training_starts_from_imagenet_weights_and_records_it(home, tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), dtype=np.uint8)
     run = rightfit.train(
         (pictures, np.arange(24) % 2), model="keras:MobileNetV2", finetune="head", views=0, output=tmp_path / "run",
-        precision="float32", quiet=True,
+        precision="float32", quiet=True, report="none",
     )  # fmt: skip
     kept = load_file(run.path / "weights.safetensors")
     _, weights = catalogue.bring(home[0] / pretrained.published("MobileNetV2").file, "keras:MobileNetV2", 2)

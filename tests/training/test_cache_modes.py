@@ -10,7 +10,14 @@ from rightfit.data.loader import TrainLoader
 from rightfit.training import interrupt
 
 MODES = ("disk", "memory", "none")
-TINY = {"image_size": 8, "batch_size": 16, "epochs": 4, "precision": "float32", "quiet": True}
+TINY = {
+    "image_size": 8,
+    "batch_size": 16,
+    "epochs": 4,
+    "precision": "float32",
+    "quiet": True,
+    "report": "none",
+}
 
 
 @pytest.fixture(scope="module")

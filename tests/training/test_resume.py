@@ -288,7 +288,14 @@ def test_a_run_on_arrays_goes_on_with_the_same_arrays_and_no_others(digits, tmp_
     images, labels = digits
     run = tmp_path / "run"
     thread = stopping(lambda: epochs_in(run) >= 1)
-    arguments = {"image_size": 8, "epochs": 4, "batch_size": 32, "precision": "float32", "quiet": True}
+    arguments = {
+        "image_size": 8,
+        "epochs": 4,
+        "batch_size": 32,
+        "precision": "float32",
+        "quiet": True,
+        "report": "none",
+    }
     rightfit.train((images, labels), **arguments, output=run)
     thread.join()
     with pytest.raises(rightfit.UsageError, match="give them again"):

@@ -1,0 +1,255 @@
+"""Laws of a run's page: it stands alone, names are text, every figure has words and a table, in two languages."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import string
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from rightfit.evaluation import diagrams
+from rightfit.evaluation.answers import Answers
+from rightfit.evaluation.calibration import calibrate
+from rightfit.evaluation.summary import summary
+from rightfit.report import plots
+from rightfit.report.pictures import data_uri
+from rightfit.report.run_page import Picture, Story, Suspects, page
+from rightfit.report.words import LANGUAGES, Words
+
+HOSTILE = "<script>alert(1)</script>\"'&"
+SOURCE = Path(plots.__file__).parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Reader(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def named(self, tag):
+        return [attributes for found, attributes in self.tags if found == tag]
+
+
+def told(label_mode="categorical", classes=("cat", "dog", HOSTILE), images=200, **changes):
+    """A story as of a run: noisy answers, most of them right."""
+    generator = np.random.default_rng(0)
+    outputs = 1 if label_mode == "binary" else len(classes)
+    if label_mode == "categorical":
+        targets = np.eye(outputs, dtype=np.float32)[generator.integers(0, outputs, images)]
+    else:
+        targets = generator.integers(0, 2, (images, outputs)).astype(np.float32)
+    logits = (4 * targets - 2 + generator.normal(0, 2, targets.shape)).astype(np.float32)
+    calibration = calibrate(logits, targets, label_mode)
+    metrics = summary(logits, targets, label_mode, tuple(classes), calibration=calibration)
+    raw = logits.astype(np.float64)
+    picture = data_uri(generator.integers(0, 255, (40, 60, 3), np.uint8))
+    rows = {"loss": lambda e: 1 / e, "accuracy": lambda e: 0.9 - 0.4 / e, "val_loss": lambda e: 1.2 / e}
+    rows |= {"val_accuracy": lambda e: 0.85 - 0.4 / e, "val_accuracy_half_width": lambda e: 0.05}
+    history = [{"epoch": e, "steps": 9} | {name: of(e) for name, of in rows.items()} for e in range(1, 6)]
+    copies = {"severity": "warning", "text": f"copies of {HOSTILE}", "advice": "drop"}
+    story = {
+        "name": f"runs/{HOSTILE}",
+        "settings": {"model": "resnet20", "data": "photos", "height_width": (32, 48), "seed": 0},
+        "classes": classes,
+        "label_mode": label_mode,
+        "counts": {"train": 600, "val": images, "test": 300},
+        "common": (classes[0], 0.4),
+        "history": history,
+        "kept": 4,
+        "metrics": {"validation": metrics, "speed": {"in_words": "bound by the processor"}},
+        "answers": Answers(raw / calibration.temperature, raw, targets, label_mode, tuple(classes), None),
+        "wrong": 7,
+        "mistakes": [Picture(f"cat/{HOSTILE}.png", picture, classes[0], classes[1], 0.97, "", picture)],
+        "suspects": Suspects([Picture("a.png", picture, classes[0], classes[1], 0.99)], 1, images, of_all=False),
+        "findings": [{**copies, "sets": [[{"name": HOSTILE, "source": picture}]]}],
+        "audited": 1000,
+        "decisions": [{"setting": "epoch", "value": 4, "evidence": HOSTILE}],
+        "seconds": {"steps": 60.0, "validation": 5.0, "saving": 0.0},
+        "versions": {"keras": "3"},
+    }  # fmt: skip
+    return Story(**story | changes)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize(
+    ("label_mode", "classes"),
+    [("categorical", ("cat", "dog", HOSTILE)), ("binary", ("no", "yes")), ("multilabel", ("a", "b", "c"))],
+)
+def test_a_page_stands_alone_and_every_figure_has_words_and_a_table(label_mode, classes, language):
+    text = page(told(label_mode, classes), language)
+    read = Reader(text)
+    assert re.findall(r'(?:src|href|url\()=?"?(?!data:|#)(?:https?:|//|file:)', text) == []
+    assert not read.named("script") and not read.named("link")
+    figures = [d for d in read.named("div") if d.get("role") == "img"]
+    assert len(figures) == len(read.named("svg")) == (4 if label_mode == "multilabel" else 5)
+    assert all(len(figure["aria-label"]) > 20 for figure in figures)
+    assert len(read.named("details")) >= len(figures)
+    images = read.named("img")
+    assert len(images) == 4 and all(image["alt"] for image in images)
+    assert len(text) < 5_000_000
+    assert read.named("html") == [{"lang": "zh-CN" if language == "zh" else "en"}]
+
+
+def test_names_are_text_and_never_markup():
+    read = Reader(page(told()))
+    assert not read.named("script")
+    assert read.text.count(HOSTILE) >= 5
+
+
+def test_what_a_page_says_is_what_the_run_holds():
+    story = told()
+    accuracy = story.metrics["validation"]["accuracy"]
+    said = Reader(page(story)).text
+    for value in accuracy.values():
+        assert f"{100 * value:.1f} %" in said and f"{value:.4f}" in said
+    assert "always answering “cat” would get 40.0 %" in said
+    assert "still sealed" in said and "bound by the processor" in said
+    opened = told(metrics={**story.metrics, "test": story.metrics["validation"]}, openings=[
+        {"time": "now", "purpose": "evaluate", "weights": "ab" * 32, "other_weights_before": n} for n in (0, 2)
+    ])  # fmt: skip
+    said = Reader(page(opened)).text
+    assert "opened 2 times" in said and "2 other set(s) of weights" in said and "still sealed" not in said
+
+
+@pytest.mark.parametrize(
+    ("trained", "verdict"),
+    [(0.99, "overfitting"), (0.6, "harder than validation"), (0.77, "within what"), (0.30, "underfitting")],
+)
+def test_over_and_underfit_are_told_from_what_the_interval_allows(trained, verdict):
+    held = 0.32 if verdict == "underfitting" else 0.75
+    row = {"epoch": 1.0, "steps": 9, "loss": 1.0, "accuracy": trained, "val_loss": 1.0, "val_accuracy": held}
+    story = told(history=[row | {"val_accuracy_half_width": 0.05}], kept=1)
+    assert verdict in Reader(page(story)).text
+
+
+def test_a_page_of_a_run_that_goes_on_loads_itself_anew_and_shows_what_there_is():
+    bare = told(going_on=True, planned=9, metrics={}, answers=None, mistakes=(), suspects=None, kept=None)
+    read = Reader(page(bare))
+    assert {"http-equiv": "refresh", "content": "15"} in read.named("meta")
+    assert "5 of 9 epochs" in read.text and len(read.named("svg")) == 2
+    done = Reader(page(told()))
+    assert all(meta.get("http-equiv") != "refresh" for meta in done.named("meta"))
+
+
+def test_a_run_of_which_nothing_is_known_has_a_page_too():
+    empty = told(history=(), metrics={}, answers=None, mistakes=(), suspects=None, findings=(), decisions=(),
+                 seconds={}, versions={}, counts={"train": 5}, kept=None)  # fmt: skip
+    said = Reader(page(empty)).text
+    assert "no validation images" in said and "No images are kept for a test" in said
+
+
+def test_many_classes_make_no_large_page():
+    classes = tuple(f"class {i}" for i in range(120))
+    text = page(told(classes=classes, images=1500))
+    assert len(text) < 1_500_000 and "and 60 more" in text
+
+
+# Words ----------------------------------------------------------------------------------------------
+
+
+def test_both_languages_have_the_same_phrases_with_the_same_values():
+    english, chinese = (Words(language).phrases for language in LANGUAGES)
+    assert list(english) == list(chinese)
+
+    def values(text):
+        return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+    for name, text in english.items():
+        assert values(chinese[name]) - values(text) <= {"total"}, name
+        assert values(text) - values(chinese[name]) <= {"count"} or name != "and others", name
+
+
+def test_no_phrase_is_left_over():
+    code = "".join(
+        path.read_text(encoding="utf-8") for path in SOURCE.iterdir() if path.suffix in (".py", ".html")
+    )
+    code += (SOURCE.parent / "reporting.py").read_text(encoding="utf-8")
+    made = ("slice ", "on ", "verdict ", "curves", "metric ")
+    measures = {"accuracy", "error", "warning", "note", "steps", "compiling", "input", "saving", "validation"}
+    unused = [
+        n
+        for n in Words("en").phrases
+        if f'"{n}"' not in code and not n.startswith(made) and n not in measures
+    ]
+    assert unused == []
+
+
+# Figures --------------------------------------------------------------------------------------------
+
+
+def test_the_points_of_the_reliability_diagram_are_those_of_the_calibration_error():
+    story = told()
+    for raw, name in ((False, "ece"), (True, "ece_uncalibrated")):
+        bins = diagrams.reliability(story.answers, raw)
+        total = sum(b.answers for b in bins)
+        error = sum(b.answers * abs(b.confidence - b.right) for b in bins) / total
+        assert error == pytest.approx(story.metrics["validation"][name]["value"], abs=1e-9)
+        assert total == 200
+
+
+def test_the_area_under_the_drawn_roc_curve_is_auroc():
+    story = told()
+    for curve in diagrams.curves(story.answers):
+        area = np.trapezoid(curve.hits, curve.alarms)
+        assert area == pytest.approx(
+            story.metrics["validation"]["curves"][curve.name]["auroc"]["value"], abs=1e-3
+        )
+        assert (curve.hits[-1], curve.alarms[-1]) == (1, 1)
+
+
+def test_a_figure_is_the_same_bytes_again_and_takes_the_colour_of_the_page():
+    first, second = (plots.time_spent({"虎": 3.0, "b": 1.0}, "s") for _ in range(2))
+    assert first == second and "currentColor" in first and plots.INK not in first and "虎" in first
+
+
+def test_a_picture_is_shrunk_and_keeps_its_shape():
+    uri = data_uri(np.zeros((300, 600, 3), np.uint8), 160)
+    import base64
+
+    data = base64.b64decode(uri.partition(",")[2])
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape == (80, 160, 3)
+
+
+# A browser ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_browser_shows_it_without_an_error_a_request_or_a_missing_picture(tmp_path, language):
+    from playwright.sync_api import sync_playwright
+
+    path = tmp_path / "report.html"
+    path.write_text(page(told(), language), encoding="utf-8")
+    said, asked = [], []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        for scheme in ("light", "dark"):
+            tab = browser.new_page(color_scheme=scheme, viewport={"width": 900, "height": 900})
+            tab.on("console", lambda message: said.append(message.text))
+            tab.on("pageerror", lambda error: said.append(str(error)))
+            tab.on("request", lambda request: asked.append(request.url))
+            tab.goto(path.as_uri())
+            whole = (
+                "[...document.images].every(i => i.complete && i.naturalWidth > 0) && document.images.length"
+            )
+            assert tab.evaluate(whole) == 4
+            assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+            colours = tab.evaluate(
+                "['color', 'backgroundColor'].map(k => getComputedStyle(document.body)[k])"
+            )
+            light = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours]
+            assert (light[0] < light[1]) == (scheme == "light")
+        browser.close()
+    assert said == [] and {url for url in asked if not url.startswith("data:")} == {path.as_uri()}
