@@ -126,6 +126,7 @@ def rightfit_head(args: argparse.Namespace, views: int = 0) -> dict[str, Any]:
             finetune="head",
             views=views,
             class_weights="none",  # stock Keras weighs no classes, and accuracy is compared
+            report="none",  # nor does it draw a page
             image_size=args.image_size,
             batch_size=args.batch_size,
             output=Path(fresh) / "run",
