@@ -1,0 +1,249 @@
+"""A run and images in; where the model looked out: a picture of each image beside its heat map, and a table of them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rightfit.console import Console
+from rightfit.errors import RunError, UsageError
+from rightfit.run import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rightfit.evaluation.explain import InnerMap
+
+TABLE = "explanations.csv"
+SHORTEST = 224  # px a side that a picture is shown with at least
+BATCH = 32
+
+
+def explain(
+    run: Run,
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    method: str,
+    of: str | None,
+    layer: str | None,
+    check: bool,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Write a picture of each image that can be read and explanations.csv into `output`; returns the table's rows.
+
+    Columns: path, picture (its file in `output`), label (the likeliest class), probability (of the label),
+    explained (the class whose logit is), method; with `check` also agreement, the rank correlation with
+    occlusion. Images that cannot be read are named and left out. Raises UsageError for a method, class or
+    layer that is not there, a path that does not exist, and an `output` that holds anything but explanations.
+    """
+    from rightfit.data.stream import images_of
+    from rightfit.evaluation.explain import METHODS, InnerMap, agreement, normalised
+    from rightfit.evaluation.infer import logits_of
+    from rightfit.evaluation.metrics import probabilities
+
+    if method not in METHODS:
+        raise UsageError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+    if method == "occlusion" and (check or layer):
+        asked = "check" if check else "layer"
+        raise UsageError(f"--{asked} is for methods that take a gradient; occlusion is what they are checked by")
+    explained = None if of is None else _class(of, run.classes)
+    folder = Path(output)
+    earlier = _own_files(folder)
+    files = _files(paths, folder)
+    pictures = dict(zip(files, picture_names(files), strict=True))
+    inner = None if method == "occlusion" else InnerMap(run.model, layer)
+    _make_free(folder, earlier)
+
+    batch_size = min(BATCH, len(files))
+    height, width = run.image_size
+    rows: list[dict[str, Any]] = []
+    unreadable = empty = 0
+    with console.bar("Explaining", len(files)) as bar:
+        for batch in images_of(files, height, width, run.description.resize, batch_size):
+            for path, reason in batch.unreadable:
+                console.say(f"left out: {path}: {reason}")
+            unreadable += len(batch.unreadable)
+            if not batch.paths:
+                continue
+            logits = logits_of(run.model, batch.images, batch_size)
+            shares = probabilities(logits, run.label_mode, run.calibration.temperature)
+            likeliest = shares.argmax(axis=1)
+            classes = likeliest if explained is None else likeliest * 0 + explained
+            heat = _heat(run, batch.images, classes, method, inner, batch_size)
+            agreements: Sequence[Any] = [None] * len(heat)
+            if check:
+                covered = _heat(run, batch.images, classes, "occlusion", None, batch_size)
+                agreements = agreement(heat, covered)
+            heat = normalised(heat)
+            empty += int((heat.max(axis=(1, 2)) == 0).sum())
+            for i, path in enumerate(batch.paths):
+                _write_picture(folder / pictures[path], batch.images[i], heat[i])
+                row = {
+                    "path": path,
+                    "picture": pictures[path],
+                    "label": run.classes[likeliest[i]],
+                    "probability": float(shares[i, likeliest[i]]),
+                    "explained": run.classes[classes[i]],
+                    "method": method,
+                }
+                rows.append(row | ({"agreement": float(agreements[i])} if check else {}))
+            bar.update(len(rows) + unreadable)
+    if rows:
+        from rightfit.saving.folder import write_table
+
+        write_table(folder / TABLE, rows)
+    _say(rows, unreadable, empty, inner, method, check, console)
+    return rows
+
+
+def picture_names(files: Sequence[str]) -> list[str]:
+    """A file name of its own for the picture of each path, by which it is recognised: `a.png`; `red-a.png` and
+    `blue-a.png` where folders hold the same name, numbered where that is not enough. Names that differ in case
+    or in how Unicode writes an accent count as the same, as file systems have them."""
+    stems = [_stem(file) for file in files]
+    counts = Counter(map(_key, stems))
+    taken: set[str] = set()
+    names = []
+    for file, stem in zip(files, stems, strict=True):
+        name = stem
+        if counts[_key(stem)] > 1:
+            parent = _cleaned(file.replace(os.sep, "/").rstrip("/").split("/")[-2:-1])
+            name = f"{parent}-{stem}" if parent else stem
+        number, free = 1, name
+        while _key(free) in taken:
+            number += 1
+            free = f"{name}-{number}"
+        taken.add(_key(free))
+        names.append(f"{free}.png")
+    return names
+
+
+def _stem(file: str) -> str:
+    last = file.replace(os.sep, "/").rstrip("/").split("/")[-1]
+    return _cleaned([os.path.splitext(last)[0]]) or "image"
+
+
+def _cleaned(parts: Sequence[str]) -> str:
+    """Without what a file system may refuse, at most 90 bytes of UTF-8, so that two of them make a name."""
+    text = re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]', "_", "".join(parts)).lstrip(".")
+    return text.encode("utf-8", "replace")[:90].decode("utf-8", "ignore").strip()
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _class(name: str, classes: tuple[str, ...]) -> int:
+    if name not in classes:
+        listed = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+        raise UsageError(f"the run has no class {name!r}; it has {listed}")
+    return classes.index(name)
+
+
+def _files(paths: Any, folder: Path) -> list[str]:
+    """Every image file of `paths`, once; without what lies in `folder`, where pictures of them are."""
+    from rightfit.data.remote import is_url
+    from rightfit.data.stream import files_of
+
+    own = os.path.join(os.path.realpath(folder), "")
+    found = dict.fromkeys(files_of(paths))
+    files = [f for f in found if is_url(f) or not os.path.realpath(f).startswith(own)]
+    if not files:
+        raise UsageError(f"no images but those in {folder} itself, which are explanations")
+    return files
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """What an earlier explanation left in `folder`, its table last; UsageError if it holds anything else."""
+    from rightfit.saving.folder import check_free
+
+    table = folder / TABLE
+    if not table.is_file():
+        check_free(str(folder))
+        return []
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            own = {row["picture"] for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise UsageError(f"{table} is no table of explanations ({error!r}); choose another --output") from error
+    held = [path for path in folder.iterdir() if path.name != TABLE]
+    others = sorted(path.name for path in held if path.name not in own or not path.is_file())
+    if others:
+        raise UsageError(
+            f"{folder} holds {len(others):,} files that {TABLE} does not name ({others[0]}); "
+            "choose another --output, or remove it"
+        )
+    return [*held, table]
+
+
+def _make_free(folder: Path, earlier: Sequence[Path]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in earlier:  # the table last: what is left by a kill is still known as ours
+            path.unlink()
+    except OSError as error:
+        raise RunError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error
+
+
+def _heat(
+    run: Run,
+    images: NDArray[np.uint8],
+    classes: NDArray[np.int64],
+    method: str,
+    inner: InnerMap | None,
+    batch_size: int,
+) -> NDArray[np.float32]:
+    """(B, H, W): a heat map 0..1, or the logit's drop by occlusion."""
+    from rightfit.evaluation.explain import logits_for, occlusion_maps
+
+    outputs, signs = logits_for(classes, run.label_mode)
+    if inner is None:
+        return occlusion_maps(run.model, images, outputs, signs, batch_size=BATCH)
+    return inner.heat_maps(images, outputs, method, signs, batch_size)
+
+
+def _write_picture(path: Path, image: NDArray[np.uint8], heat: NDArray[np.float32]) -> None:
+    """The image beside its overlay, each pixel as several where there are few."""
+    import cv2
+    import numpy as np
+
+    from rightfit.evaluation.explain import overlay
+    from rightfit.files import write_with
+
+    times = -(-SHORTEST // min(image.shape[:2]))
+    image = np.kron(image, np.ones((times, times, 1), np.uint8))
+    heat = cv2.resize(heat, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    gap = np.full((len(image), 4, 3), 255, np.uint8)
+    pair = np.concatenate([image, gap, overlay(image, np.clip(heat, 0, 1))], axis=1)
+    encoded = cv2.imencode(".png", pair[..., ::-1])[1].tobytes()
+    write_with(path, lambda temporary: temporary.write_bytes(encoded))
+
+
+def _say(
+    rows: Sequence[dict[str, Any]],
+    unreadable: int,
+    empty: int,
+    inner: InnerMap | None,
+    method: str,
+    check: bool,
+    console: Console,
+) -> None:
+    if rows and inner is not None:
+        console.say(f"{method} of the {inner.size[0]}x{inner.size[1]} map of {inner.layer}")
+    if check and rows:
+        found = sorted(row["agreement"] for row in rows)
+        console.say(
+            f"rank correlation with occlusion: median {found[len(found) // 2]:.2f}, least {found[0]:.2f}"
+        )
+    if empty:
+        console.say(f"{empty:,} of {len(rows):,} maps are empty: nothing that was seen there speaks for the class")
+    if unreadable:
+        several = "files were" if unreadable > 1 else "file was"
+        console.say(f"{unreadable:,} {several} left out, named above; {len(rows):,} images are explained")
