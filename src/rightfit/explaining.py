@@ -52,7 +52,9 @@ def explain(
         raise UsageError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
     if method == "occlusion" and (check or layer):
         asked = "check" if check else "layer"
-        raise UsageError(f"--{asked} is for methods that take a gradient; occlusion is what they are checked by")
+        raise UsageError(
+            f"--{asked} is for methods that take a gradient; occlusion is what they are checked by"
+        )
     explained = None if of is None else _class(of, run.classes)
     folder = Path(output)
     earlier = _own_files(folder)
@@ -172,7 +174,9 @@ def _own_files(folder: Path) -> list[Path]:
         with table.open(newline="", encoding="utf-8") as file:
             own = {row["picture"] for row in csv.DictReader(file)}
     except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise UsageError(f"{table} is no table of explanations ({error!r}); choose another --output") from error
+        raise UsageError(
+            f"{table} is no table of explanations ({error!r}); choose another --output"
+        ) from error
     held = [path for path in folder.iterdir() if path.name != TABLE]
     others = sorted(path.name for path in held if path.name not in own or not path.is_file())
     if others:
@@ -243,7 +247,9 @@ def _say(
             f"rank correlation with occlusion: median {found[len(found) // 2]:.2f}, least {found[0]:.2f}"
         )
     if empty:
-        console.say(f"{empty:,} of {len(rows):,} maps are empty: nothing that was seen there speaks for the class")
+        console.say(
+            f"{empty:,} of {len(rows):,} maps are empty: nothing that was seen there speaks for the class"
+        )
     if unreadable:
         several = "files were" if unreadable > 1 else "file was"
         console.say(f"{unreadable:,} {several} left out, named above; {len(rows):,} images are explained")

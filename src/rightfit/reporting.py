@@ -259,7 +259,7 @@ def _suspects(run: Run, dataset: Dataset, rows: NDArray[np.int64], answers: Answ
         )
         for s, image in zip(shown, images, strict=True)
     ]
-    return Suspects(pictures, len(judged.found), judged.images, of_all=False)
+    return Suspects(pictures, len(judged.found), judged.images)
 
 
 def _audit(place: Path, pictures: bool = True) -> tuple[list[dict[str, Any]], int]:

@@ -42,8 +42,7 @@ class Picture:
 class Suspects:
     pictures: Sequence[Picture]
     count: int
-    images: int
-    of_all: bool  # of training images too, or of validation alone
+    images: int  # whose labels were judged
 
 
 @dataclass(frozen=True)
@@ -412,11 +411,10 @@ def _suspects(story: Story, t: Words) -> dict[str, Any] | None:
     found = story.suspects
     if found is None:
         return None
-    source = t("suspects of all" if found.of_all else "suspects of validation")
     phrase = "suspects text" if found.count else "no suspects"
     return {
-        "text": t(phrase, source=source, count=found.count, images=found.images),
-        "more": "" if found.of_all else _with_code(t("suspects more", run=story.name)),
+        "text": t(phrase, count=found.count, images=found.images),
+        "more": _with_code(t("suspects more", run=story.name)),
         "pictures": [
             (p, t("suspect", given=p.given, suggested=p.said, probability=_share(p.probability)))
             for p in found.pictures
