@@ -237,6 +237,8 @@ def _heats(run: Run, images: NDArray[np.uint8], classes: NDArray[np.int64], cons
 
 def _suspects(run: Run, dataset: Dataset, rows: NDArray[np.int64], answers: Answers) -> Suspects:
     """By confident learning on the answers to the validation images, whose labels the net did not see."""
+    import numpy as np
+
     from rightfit.evaluation import label_errors
     from rightfit.evaluation.metrics import probabilities
     from rightfit.report.pictures import data_uri
