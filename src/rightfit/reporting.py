@@ -212,7 +212,7 @@ def _mistakes(
         return []
     images = dataset.images.gather(dataset.image_rows[rows[places]])
     heats = _heats(run, images, shown, console)
-    files = dataset.table.frame["name"].iloc[rows[places]].tolist()
+    files = _names(run, dataset, rows[places])
     return [
         Picture(name, data_uri(image, LONGEST), given, answer, float(p), label, heat)
         for name, image, (given, answer, label), p, heat in zip(
@@ -250,18 +250,18 @@ def _suspects(run: Run, dataset: Dataset, rows: NDArray[np.int64], answers: Answ
     shown = judged.found[:SUSPECTED]
     positions = np.array([s.position for s in shown], np.int64)
     images = dataset.images.gather(dataset.image_rows[rows[positions]])
-    names = dataset.table.frame["name"]
+    names = _names(run, dataset, rows[positions])
     pictures = [
-        Picture(
-            names.iloc[rows[s.position]],
-            data_uri(image, LONGEST),
-            s.label,
-            s.suggested,
-            s.probability_suggested,
-        )
-        for s, image in zip(shown, images, strict=True)
+        Picture(name, data_uri(image, LONGEST), s.label, s.suggested, s.probability_suggested)
+        for name, s, image in zip(names, shown, images, strict=True)
     ]
     return Suspects(pictures, len(judged.found), judged.images)
+
+
+def _names(run: Run, dataset: Dataset, rows: NDArray[np.int64]) -> list[str]:
+    """Paths below the folder that was trained on, else whole."""
+    root = run.settings.data.rstrip("/") + "/"
+    return [path.removeprefix(root) for path in dataset.table.paths(rows)]
 
 
 def _audit(place: Path, pictures: bool = True) -> tuple[list[dict[str, Any]], int]:
