@@ -25,7 +25,7 @@ FLOORS = (
     {"training"},
     {"report", "export", "serve", "tuning", "machine"},
     {"run"},
-    {"fitting", "comparing"},
+    {"fitting", "comparing", "explaining"},
     {"resuming"},
     {"beginning"},
     {"api"},

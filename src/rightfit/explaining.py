@@ -38,10 +38,10 @@ def explain(
 ) -> list[dict[str, Any]]:
     """Write a picture of each image that can be read and explanations.csv into `output`; returns the table's rows.
 
-    Columns: path, picture (its file in `output`), label (the likeliest class), probability (of the label),
-    explained (the class whose logit is), method; with `check` also agreement, the rank correlation with
-    occlusion. Images that cannot be read are named and left out. Raises UsageError for a method, class or
-    layer that is not there, a path that does not exist, and an `output` that holds anything but explanations.
+    `columns`: path; picture, its file in `output`; label, the likeliest class; its probability; explained, the
+    class whose logit is; method; with `check` agreement, the rank correlation with occlusion. Images that
+    cannot be read are named and left out. Raises UsageError for a method, class or layer that is not there, a
+    path that does not exist, and an `output` that holds anything but explanations.
     """
     from rightfit.data.stream import images_of
     from rightfit.evaluation.explain import METHODS, InnerMap, agreement, normalised
@@ -52,7 +52,9 @@ def explain(
         raise UsageError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
     if method == "occlusion" and (check or layer):
         asked = "check" if check else "layer"
-        raise UsageError(f"--{asked} is for methods that take a gradient; occlusion is what they are checked by")
+        raise UsageError(
+            f"--{asked} is for methods that take a gradient; occlusion is what they are checked by"
+        )
     explained = None if of is None else _class(of, run.classes)
     folder = Path(output)
     earlier = _own_files(folder)
@@ -77,23 +79,17 @@ def explain(
             likeliest = shares.argmax(axis=1)
             classes = likeliest if explained is None else likeliest * 0 + explained
             heat = _heat(run, batch.images, classes, method, inner, batch_size)
-            agreements: Sequence[Any] = [None] * len(heat)
+            agreed: list[tuple[float, ...]] = [()] * len(heat)
             if check:
                 covered = _heat(run, batch.images, classes, "occlusion", None, batch_size)
-                agreements = agreement(heat, covered)
+                agreed = [(float(value),) for value in agreement(heat, covered)]
             heat = normalised(heat)
             empty += int((heat.max(axis=(1, 2)) == 0).sum())
             for i, path in enumerate(batch.paths):
                 _write_picture(folder / pictures[path], batch.images[i], heat[i])
-                row = {
-                    "path": path,
-                    "picture": pictures[path],
-                    "label": run.classes[likeliest[i]],
-                    "probability": float(shares[i, likeliest[i]]),
-                    "explained": run.classes[classes[i]],
-                    "method": method,
-                }
-                rows.append(row | ({"agreement": float(agreements[i])} if check else {}))
+                label, share = run.classes[likeliest[i]], float(shares[i, likeliest[i]])
+                values = (path, pictures[path], label, share, run.classes[classes[i]], method)
+                rows.append(dict(zip(columns(check), values + agreed[i], strict=True)))
             bar.update(len(rows) + unreadable)
     if rows:
         from rightfit.saving.folder import write_table
@@ -101,6 +97,19 @@ def explain(
         write_table(folder / TABLE, rows)
     _say(rows, unreadable, empty, inner, method, check, console)
     return rows
+
+
+def columns(check: bool) -> tuple[str, ...]:
+    """Of explanations.csv, in their order."""
+    return (
+        "path",
+        "picture",
+        "label",
+        "probability",
+        "explained",
+        "method",
+        *(("agreement",) if check else ()),
+    )
 
 
 def picture_names(files: Sequence[str]) -> list[str]:
@@ -172,7 +181,9 @@ def _own_files(folder: Path) -> list[Path]:
         with table.open(newline="", encoding="utf-8") as file:
             own = {row["picture"] for row in csv.DictReader(file)}
     except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise UsageError(f"{table} is no table of explanations ({error!r}); choose another --output") from error
+        raise UsageError(
+            f"{table} is no table of explanations ({error!r}); choose another --output"
+        ) from error
     held = [path for path in folder.iterdir() if path.name != TABLE]
     others = sorted(path.name for path in held if path.name not in own or not path.is_file())
     if others:
@@ -243,7 +254,9 @@ def _say(
             f"rank correlation with occlusion: median {found[len(found) // 2]:.2f}, least {found[0]:.2f}"
         )
     if empty:
-        console.say(f"{empty:,} of {len(rows):,} maps are empty: nothing that was seen there speaks for the class")
+        console.say(
+            f"{empty:,} of {len(rows):,} maps are empty: nothing that was seen there speaks for the class"
+        )
     if unreadable:
         several = "files were" if unreadable > 1 else "file was"
         console.say(f"{unreadable:,} {several} left out, named above; {len(rows):,} images are explained")

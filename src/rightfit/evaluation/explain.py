@@ -6,6 +6,7 @@ of the image and needs no gradient, so the one is a check of the other.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,7 +61,9 @@ class InnerMap:
         maps = _bottlenecks(flat)
         if layer is None:
             if not maps:
-                raise UsageError(f"{model.name} has no inner map (B, H, W, C) that all of its logits come from")
+                raise UsageError(
+                    f"{model.name} has no inner map (B, H, W, C) that all of its logits come from"
+                )
             layer = list(maps)[-1]
         elif layer not in maps:
             raise UsageError(f"{model.name}: {_why_not(flat, layer)}; take {_some(maps)}")
@@ -112,9 +115,7 @@ class InnerMap:
                 continue
             yield from self.gradients(images[part], asked[part], -(-batch_size // 2))
 
-    def _at_once(
-        self, images: NDArray[np.uint8], asked: Floats, batch_size: int
-    ) -> tuple[Floats, Floats]:
+    def _at_once(self, images: NDArray[np.uint8], asked: Floats, batch_size: int) -> tuple[Floats, Floats]:
         """A short batch is filled up, so one shape is compiled only."""
         count = len(images)
         filled = np.zeros((batch_size, *images.shape[1:]), np.float32)
@@ -190,7 +191,9 @@ def occlusion_maps(
     places = [(y, x) for y in _starts(height, size, stride) for x in _starts(width, size, stride)]
     rows = np.arange(len(images))
     signs = np.ones(len(images), np.float32) if signs is None else signs
-    whole = [logits_of(model, images[s : s + batch_size], batch_size) for s in range(0, len(images), batch_size)]
+    whole = [
+        logits_of(model, images[s : s + batch_size], batch_size) for s in range(0, len(images), batch_size)
+    ]
     before = np.concatenate(whole)[rows, outputs] if whole else np.empty(0, np.float32)
     colours = images.mean(axis=(1, 2)).round().astype(np.uint8)
     drops = np.zeros((len(images), height, width), np.float64)
@@ -198,7 +201,9 @@ def occlusion_maps(
     for y, x in places:
         covered[y : y + size, x : x + size] += 1
     for start in range(0, len(images) * len(places), batch_size):
-        pairs = [divmod(n, len(places)) for n in range(start, min(start + batch_size, len(images) * len(places)))]
+        pairs = [
+            divmod(n, len(places)) for n in range(start, min(start + batch_size, len(images) * len(places)))
+        ]
         batch = images[[image for image, _ in pairs]]
         for patched, (image, place) in zip(batch, pairs, strict=True):
             y, x = places[place]
@@ -247,26 +252,26 @@ def overlay(image: NDArray[np.uint8], heat: Floats) -> NDArray[np.uint8]:
 
 def _flat(model: keras.Model) -> Any:
     """The same layers as one functional graph, models within it taken apart."""
-    if isinstance(model, keras.Sequential):
-        model = keras.Model(model.inputs, model.outputs)
-    if not hasattr(model, "_nodes_by_depth"):
-        raise UsageError(f"{model.name} is no functional model, so no layer of it can be looked into")
+    model = _functional(model)
     if not any(isinstance(layer, keras.Model) for layer in model.layers):
         return model
 
-    def call(layer: Any, *args: Any, **named: Any) -> Any:
-        if not isinstance(layer, keras.Model):
-            return layer(*args, **named)
-        return traced(layer, args[0]).outputs[0]
+    def inside(operation: Any) -> Any:
+        return functools.partial(through, operation) if isinstance(operation, keras.Model) else operation
 
-    def traced(source: Any, inputs: Any) -> Any:
-        if isinstance(source, keras.Sequential):
-            source = keras.Model(source.inputs, source.outputs)
-        return keras.models.clone_model(
-            source, input_tensors=inputs, clone_function=lambda layer: layer, call_function=call
-        )
+    def through(source: Any, x: Any) -> Any:
+        return _functional(source)._run_through_graph(x, operation_fn=inside)
 
-    return traced(model, keras.Input(model.input_shape[1:], dtype="float32"))
+    image = keras.Input(model.input_shape[1:], dtype="float32")
+    return keras.Model(image, keras.tree.flatten(through(model, image))[0], name=model.name)
+
+
+def _functional(model: keras.Model) -> Any:
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs[0], model.outputs[0])
+    if not hasattr(model, "_nodes_by_depth"):
+        raise UsageError(f"{model.name} is no functional model, so no layer of it can be looked into")
+    return model
 
 
 def _bottlenecks(model: Any) -> dict[str, Any]:
@@ -343,7 +348,9 @@ def _by_jax(below: Any, above: Any) -> Any:
     import jax
 
     def values(model: Any) -> Any:
-        return [[v.value for v in group] for group in (model.trainable_variables, model.non_trainable_variables)]
+        return [
+            [v.value for v in group] for group in (model.trainable_variables, model.non_trainable_variables)
+        ]
 
     def score(maps: Any, state: Any, asked: Any) -> Any:
         logits, _ = above.stateless_call(*state, maps, training=False)
