@@ -187,8 +187,9 @@ def _own_files(folder: Path) -> list[Path]:
     held = [path for path in folder.iterdir() if path.name != TABLE]
     others = sorted(path.name for path in held if path.name not in own or not path.is_file())
     if others:
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
         raise UsageError(
-            f"{folder} holds {len(others):,} files that {TABLE} does not name ({others[0]}); "
+            f"{folder} holds {others[0]}{more}, which {TABLE} does not name; "
             "choose another --output, or remove it"
         )
     return [*held, table]

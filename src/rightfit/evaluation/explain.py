@@ -259,7 +259,7 @@ def _flat(model: keras.Model) -> Any:
     def inside(operation: Any) -> Any:
         return functools.partial(through, operation) if isinstance(operation, keras.Model) else operation
 
-    def through(source: Any, x: Any) -> Any:
+    def through(source: Any, x: Any, **_: Any) -> Any:  # Keras gives masks, which images have not
         return _functional(source)._run_through_graph(x, operation_fn=inside)
 
     image = keras.Input(model.input_shape[1:], dtype="float32")
@@ -275,23 +275,20 @@ def _functional(model: keras.Model) -> Any:
 
 
 def _bottlenecks(model: Any) -> dict[str, Any]:
-    """Layer -> its map (B, h, w, C), of more than one place, that the logits depend on the image through alone;
-    in their order, up to the layer "pool" where there is one."""
+    """Layer -> its map (B, h, w, C), of more than one place, that the logits depend on the image through alone,
+    in their order; the last is what the layer "pool" reads, where it has several places."""
     levels = model._nodes_by_depth
     nodes = [node for depth in sorted(levels, reverse=True) for node in levels[depth]]
     last = {id(tensor): place for place, node in enumerate(nodes) for tensor in node.input_tensors}
     found: dict[str, Any] = {}
     alive: set[int] = set()  # tensors that a later layer reads
     for place, node in enumerate(nodes):
-        name = node.operation.name
-        if name == "pool":
-            break
         alive = {t for t in alive if last[t] > place} | {id(t) for t in node.output_tensors if id(t) in last}
         (output,) = node.output_tensors if len(node.output_tensors) == 1 else (None,)
         if isinstance(node.operation, keras.layers.InputLayer) or output is None or alive != {id(output)}:
             continue
         if len(output.shape) == 4 and None not in output.shape[1:] and output.shape[1] * output.shape[2] > 1:
-            found[name] = output
+            found[node.operation.name] = output
     return found
 
 
