@@ -27,6 +27,7 @@ FLOORS = (
     {"run"},
     {"reporting"},
     {"fitting", "comparing", "explaining", "suspecting"},
+    {"fitting", "comparing", "explaining"},
     {"resuming"},
     {"beginning"},
     {"api"},

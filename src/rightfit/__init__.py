@@ -5,11 +5,13 @@ rightfit.check("photos/")
 run = rightfit.train("photos/", model="resnet50", image_size=150, epochs=100)
 run.evaluate()
 run.predict(["new/a.jpg"])
+rightfit.explain(run, "new/", output="looked")
 rightfit.resume("runs/photos-1")
 rightfit.load("runs/photos-1").model
 """
 
 from rightfit.api import check, compare, load, neighbours, report, resume, suspects, train
+from rightfit.api import check, compare, explain, load, resume, train
 from rightfit.errors import (
     BackendError,
     DataError,
@@ -24,4 +26,5 @@ from rightfit.run import Run
 __all__ = [
     "BackendError", "DataError", "ImageError", "RightfitError", "Run", "RunError", "UsageError", "WriteError", "check",
     "compare", "load", "neighbours", "report", "resume", "suspects", "train",
+    "compare", "explain", "load", "resume", "train",
 ]  # fmt: skip

@@ -18,6 +18,8 @@ from rightfit.run import Run
 from rightfit.runtime import cache_folder, choose_backend
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pandas as pd
 
     from rightfit.data.audit.findings import Audit
@@ -230,6 +232,32 @@ def neighbours(
     if output is not None:
         suspecting.write_csv(frame, output)
     return frame
+def explain(
+    run: str | os.PathLike[str] | Run,
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    output: str | os.PathLike[str],
+    method: str = "grad-cam",
+    of: str | None = None,
+    layer: str | None = None,
+    check: bool = False,
+    precision: str = "float32",
+    quiet: bool = False,
+) -> pd.DataFrame:
+    """Where the model looked: a picture of each image beside its heat map, and explanations.csv, in `output`.
+
+    `paths` are files, folders (walked) or URLs; `method` is grad-cam, grad-cam++ or occlusion; `of` names the
+    class that is explained, else the likeliest of each image; `layer` the map that is looked at, else the last
+    before the pooling; `check` adds the rank correlation with occlusion. Returns the table:
+    `rightfit.explaining.explain`, which says its columns and what it raises.
+    """
+    from rightfit import explaining
+
+    opened = run if isinstance(run, Run) else load(run, precision)
+    rows = explaining.explain(opened, paths, output, method, of, layer, check, Console(quiet))
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=explaining.columns(check))
 
 
 def import_weights(path: str | os.PathLike[str], model: str, output: str | os.PathLike[str]) -> str:

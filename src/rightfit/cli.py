@@ -384,6 +384,53 @@ def neighbours(
         found.to_csv(sys.stdout, index=False, lineterminator="\n")
     elif not quiet:
         print(f"{len(found):,} rows → {output}", file=sys.stderr)
+def explain(
+    run: RunFolder,
+    paths: Annotated[list[str], typer.Argument(help="Image files, folders or URLs")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of pictures to make")],
+    method: Annotated[
+        str, typer.Option(metavar="grad-cam|grad-cam++|occlusion", help="How the heat map is made")
+    ] = "grad-cam",
+    of: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="NAME",
+            help="The class to explain [default: the likeliest of each image]",
+            show_default=False,
+        ),
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The layer whose map is looked at [default: the last before the pooling]",
+            show_default=False,
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Add each map's rank correlation with occlusion (slow)")
+    ] = False,
+    precision: Precision = "float32",
+    quiet: Quiet = False,
+) -> None:
+    """Where the model looked: each image beside its heat map, and explanations.csv."""
+    from rightfit import api
+
+    table = api.explain(
+        run,
+        paths,
+        output=output,
+        method=method,
+        of=of,
+        layer=layer,
+        check=check,
+        precision=precision,
+        quiet=quiet,
+    )
+    if table.empty:
+        raise DataError("no file could be read as an image, so nothing is explained")
+    print(output)
 
 
 @app.command("import-weights")

@@ -38,10 +38,10 @@ def explain(
 ) -> list[dict[str, Any]]:
     """Write a picture of each image that can be read and explanations.csv into `output`; returns the table's rows.
 
-    Columns: path, picture (its file in `output`), label (the likeliest class), probability (of the label),
-    explained (the class whose logit is), method; with `check` also agreement, the rank correlation with
-    occlusion. Images that cannot be read are named and left out. Raises UsageError for a method, class or
-    layer that is not there, a path that does not exist, and an `output` that holds anything but explanations.
+    `columns`: path; picture, its file in `output`; label, the likeliest class; its probability; explained, the
+    class whose logit is; method; with `check` agreement, the rank correlation with occlusion. Images that
+    cannot be read are named and left out. Raises UsageError for a method, class or layer that is not there, a
+    path that does not exist, and an `output` that holds anything but explanations.
     """
     from rightfit.data.stream import images_of
     from rightfit.evaluation.explain import METHODS, InnerMap, agreement, normalised
@@ -79,23 +79,17 @@ def explain(
             likeliest = shares.argmax(axis=1)
             classes = likeliest if explained is None else likeliest * 0 + explained
             heat = _heat(run, batch.images, classes, method, inner, batch_size)
-            agreements: Sequence[Any] = [None] * len(heat)
+            agreed: list[tuple[float, ...]] = [()] * len(heat)
             if check:
                 covered = _heat(run, batch.images, classes, "occlusion", None, batch_size)
-                agreements = agreement(heat, covered)
+                agreed = [(float(value),) for value in agreement(heat, covered)]
             heat = normalised(heat)
             empty += int((heat.max(axis=(1, 2)) == 0).sum())
             for i, path in enumerate(batch.paths):
                 _write_picture(folder / pictures[path], batch.images[i], heat[i])
-                row = {
-                    "path": path,
-                    "picture": pictures[path],
-                    "label": run.classes[likeliest[i]],
-                    "probability": float(shares[i, likeliest[i]]),
-                    "explained": run.classes[classes[i]],
-                    "method": method,
-                }
-                rows.append(row | ({"agreement": float(agreements[i])} if check else {}))
+                label, share = run.classes[likeliest[i]], float(shares[i, likeliest[i]])
+                values = (path, pictures[path], label, share, run.classes[classes[i]], method)
+                rows.append(dict(zip(columns(check), values + agreed[i], strict=True)))
             bar.update(len(rows) + unreadable)
     if rows:
         from rightfit.saving.folder import write_table
@@ -103,6 +97,19 @@ def explain(
         write_table(folder / TABLE, rows)
     _say(rows, unreadable, empty, inner, method, check, console)
     return rows
+
+
+def columns(check: bool) -> tuple[str, ...]:
+    """Of explanations.csv, in their order."""
+    return (
+        "path",
+        "picture",
+        "label",
+        "probability",
+        "explained",
+        "method",
+        *(("agreement",) if check else ()),
+    )
 
 
 def picture_names(files: Sequence[str]) -> list[str]:
@@ -180,8 +187,9 @@ def _own_files(folder: Path) -> list[Path]:
     held = [path for path in folder.iterdir() if path.name != TABLE]
     others = sorted(path.name for path in held if path.name not in own or not path.is_file())
     if others:
+        more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
         raise UsageError(
-            f"{folder} holds {len(others):,} files that {TABLE} does not name ({others[0]}); "
+            f"{folder} holds {others[0]}{more}, which {TABLE} does not name; "
             "choose another --output, or remove it"
         )
     return [*held, table]

@@ -6,6 +6,7 @@ of the image and needs no gradient, so the one is a check of the other.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -251,46 +252,43 @@ def overlay(image: NDArray[np.uint8], heat: Floats) -> NDArray[np.uint8]:
 
 def _flat(model: keras.Model) -> Any:
     """The same layers as one functional graph, models within it taken apart."""
-    if isinstance(model, keras.Sequential):
-        model = keras.Model(model.inputs, model.outputs)
-    if not hasattr(model, "_nodes_by_depth"):
-        raise UsageError(f"{model.name} is no functional model, so no layer of it can be looked into")
+    model = _functional(model)
     if not any(isinstance(layer, keras.Model) for layer in model.layers):
         return model
 
-    def call(layer: Any, *args: Any, **named: Any) -> Any:
-        if not isinstance(layer, keras.Model):
-            return layer(*args, **named)
-        return traced(layer, args[0]).outputs[0]
+    def inside(operation: Any) -> Any:
+        return functools.partial(through, operation) if isinstance(operation, keras.Model) else operation
 
-    def traced(source: Any, inputs: Any) -> Any:
-        if isinstance(source, keras.Sequential):
-            source = keras.Model(source.inputs, source.outputs)
-        return keras.models.clone_model(
-            source, input_tensors=inputs, clone_function=lambda layer: layer, call_function=call
-        )
+    def through(source: Any, x: Any, **_: Any) -> Any:  # Keras gives masks, which images have not
+        return _functional(source)._run_through_graph(x, operation_fn=inside)
 
-    return traced(model, keras.Input(model.input_shape[1:], dtype="float32"))
+    image = keras.Input(model.input_shape[1:], dtype="float32")
+    return keras.Model(image, keras.tree.flatten(through(model, image))[0], name=model.name)
+
+
+def _functional(model: keras.Model) -> Any:
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs[0], model.outputs[0])
+    if not hasattr(model, "_nodes_by_depth"):
+        raise UsageError(f"{model.name} is no functional model, so no layer of it can be looked into")
+    return model
 
 
 def _bottlenecks(model: Any) -> dict[str, Any]:
-    """Layer -> its map (B, h, w, C), of more than one place, that the logits depend on the image through alone;
-    in their order, up to the layer "pool" where there is one."""
+    """Layer -> its map (B, h, w, C), of more than one place, that the logits depend on the image through alone,
+    in their order; the last is what the layer "pool" reads, where it has several places."""
     levels = model._nodes_by_depth
     nodes = [node for depth in sorted(levels, reverse=True) for node in levels[depth]]
     last = {id(tensor): place for place, node in enumerate(nodes) for tensor in node.input_tensors}
     found: dict[str, Any] = {}
     alive: set[int] = set()  # tensors that a later layer reads
     for place, node in enumerate(nodes):
-        name = node.operation.name
-        if name == "pool":
-            break
         alive = {t for t in alive if last[t] > place} | {id(t) for t in node.output_tensors if id(t) in last}
         (output,) = node.output_tensors if len(node.output_tensors) == 1 else (None,)
         if isinstance(node.operation, keras.layers.InputLayer) or output is None or alive != {id(output)}:
             continue
         if len(output.shape) == 4 and None not in output.shape[1:] and output.shape[1] * output.shape[2] > 1:
-            found[name] = output
+            found[node.operation.name] = output
     return found
 
 
