@@ -70,7 +70,7 @@ def known_classes(codes: NDArray[Any], classes: int, groups: NDArray[np.int64] |
     sides = [codes == code for code in range(classes)] if codes.ndim == 1 else [*(codes.T == 1)]
     others = [] if codes.ndim == 1 else [*(codes.T == 0)]
     enough = [len(np.unique(units[side])) >= FEWEST for side in [*sides, *others]]
-    return np.array(enough, bool).reshape(-1, classes).all(axis=0)
+    return np.asarray(np.array(enough, bool).reshape(-1, classes).all(axis=0))
 
 
 def _of_one(shares: Floats, codes: NDArray[np.int64], classes: tuple[str, ...], known: Flags) -> Suspects:

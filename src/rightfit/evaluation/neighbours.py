@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-ROWS = 8192  # of the images at a time
+ROWS = 4096  # of the images at a time
 QUERIES = 1024  # at a time
-DECIMALS = 6  # of a similarity in float32; what lies beyond depends on the order of a sum
+DECIMALS = 6  # of a similarity; sums in float64, so that their order decides no tie
 
 
-def nearest(queries: NDArray[Any], features: NDArray[Any], k: int) -> tuple[Ints, Floats]:
+def nearest(queries: NDArray[Any], features: NDArray[Any], k: int) -> tuple[Ints, NDArray[np.float32]]:
     """Features of queries (M, D) and of images (N, D) -> indices (M, k) int64 and cosine similarities
     (M, k) float32, the most similar first and of equal ones the lowest index first.
 
@@ -28,7 +28,7 @@ def nearest(queries: NDArray[Any], features: NDArray[Any], k: int) -> tuple[Ints
     if k < 1:
         raise ValueError(f"k is {k}; at least 1 is needed")
     indices = np.empty((len(queries), 0), np.int64)
-    similarities = np.empty((len(queries), 0), np.float32)
+    similarities = np.empty((len(queries), 0))
     parts = [slice(start, start + QUERIES) for start in range(0, len(queries), QUERIES)]
     for first in range(0, len(features), ROWS):
         block = _unit(features[first : first + ROWS])
@@ -36,16 +36,14 @@ def nearest(queries: NDArray[Any], features: NDArray[Any], k: int) -> tuple[Ints
         best = [_merged(indices[p], similarities[p], places, _unit(queries[p]) @ block.T, k) for p in parts]
         if best:
             indices, similarities = (np.concatenate(found) for found in zip(*best, strict=True))
-    return indices, similarities
+    return indices, similarities.astype(np.float32)
 
 
 def _unit(rows: NDArray[Any]) -> Floats:
-    """(B, D) -> the same directions, each of length 1, float32."""
-    rows = np.asarray(rows, np.float32)
-    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
-    scaled = rows / np.where(largest > 0, largest, 1)  # else squares overflow, or vanish
-    lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return np.asarray(scaled / np.where(lengths > 0, lengths, 1), np.float32)
+    """(B, D) -> the same directions, each of length 1, float64."""
+    rows = np.asarray(rows, np.float64)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1))
 
 
 def _merged(
