@@ -27,7 +27,6 @@ FLOORS = (
     {"run"},
     {"reporting"},
     {"fitting", "comparing", "explaining", "suspecting"},
-    {"fitting", "comparing", "explaining"},
     {"resuming"},
     {"beginning"},
     {"api"},

@@ -10,8 +10,7 @@ rightfit.resume("runs/photos-1")
 rightfit.load("runs/photos-1").model
 """
 
-from rightfit.api import check, compare, load, neighbours, report, resume, suspects, train
-from rightfit.api import check, compare, explain, load, resume, train
+from rightfit.api import check, compare, explain, load, neighbours, report, resume, suspects, train
 from rightfit.errors import (
     BackendError,
     DataError,
@@ -25,6 +24,5 @@ from rightfit.run import Run
 
 __all__ = [
     "BackendError", "DataError", "ImageError", "RightfitError", "Run", "RunError", "UsageError", "WriteError", "check",
-    "compare", "load", "neighbours", "report", "resume", "suspects", "train",
-    "compare", "explain", "load", "resume", "train",
+    "compare", "explain", "load", "neighbours", "report", "resume", "suspects", "train",
 ]  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,6 +231,8 @@ def neighbours(
     if output is not None:
         suspecting.write_csv(frame, output)
     return frame
+
+
 def explain(
     run: str | os.PathLike[str] | Run,
     paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],

@@ -326,6 +326,7 @@ def report(
     print(api.report(run, output, language=language, precision=precision, quiet=quiet))
 
 
+@app.command()
 def suspects(
     run: RunFolder,
     output: Annotated[
@@ -384,6 +385,9 @@ def neighbours(
         found.to_csv(sys.stdout, index=False, lineterminator="\n")
     elif not quiet:
         print(f"{len(found):,} rows → {output}", file=sys.stderr)
+
+
+@app.command()
 def explain(
     run: RunFolder,
     paths: Annotated[list[str], typer.Argument(help="Image files, folders or URLs")],
