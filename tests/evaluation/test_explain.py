@@ -254,8 +254,7 @@ def test_random_weights_change_the_map_from_the_head_down():
             for method, before in original.items():
                 found[method].append(agreement(before, heat_maps(model, images, outputs, method)))
         for method, rows in found.items():
-            print(method, drawn, np.mean(rows))
-            assert np.mean(rows) < 0.6, (method, drawn)
+            assert np.mean(rows) < 0.5, (method, drawn)
 
 
 def test_a_black_image_gives_an_empty_map():
