@@ -135,20 +135,22 @@ def test_grad_cam_of_a_net_that_ends_in_mean_and_sum_is_cam():
     np.testing.assert_allclose(heat_maps(model, noise(), outputs, signs=signs), against, rtol=0, atol=1e-5)
 
 
-def test_grad_cam_plus_plus_is_the_papers_formula():
-    """Chattopadhay et al. 2018, equations 10 and 19, place by place, of Y = exp(S)."""
+def test_the_weights_of_channels_are_the_papers():
+    """Selvaraju et al. 2017, equations 1 and 2; Chattopadhay et al. 2018, equations 10 and 19, of Y = exp(S)."""
     generator = np.random.default_rng(4)
     maps, gradients = generator.gamma(1, 1, (2, 3, 4, 5)), generator.normal(0, 1, (2, 3, 4, 5))
-    expected = np.zeros((2, 3, 4))
+    cam, plus_plus, score = np.zeros((2, 3, 4)), np.zeros((2, 3, 4)), np.exp(1.7)
     for b in range(2):
-        exp_score = np.exp(1.7)
         for k in range(5):
             a, g = maps[b, :, :, k], gradients[b, :, :, k]
-            second, third = exp_score * g**2, exp_score * g**3
+            cam[b] += g.sum() / 12 * a
+            second, third = score * g**2, score * g**3
             alpha = second / (2 * second + a.sum() * third)
-            expected[b] += (alpha * np.maximum(exp_score * g, 0)).sum() * a
-    found = grad_cam_plus_plus(maps.astype(np.float32), gradients.astype(np.float32))
-    np.testing.assert_allclose(found * np.exp(1.7), np.maximum(expected, 0), rtol=1e-5)
+            plus_plus[b] += (alpha * np.maximum(score * g, 0)).sum() * a
+    given = maps.astype(np.float32), gradients.astype(np.float32)
+    np.testing.assert_allclose(grad_cam(*given), np.maximum(cam, 0), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(score * grad_cam_plus_plus(*given), np.maximum(plus_plus, 0), rtol=1e-5)
+    assert (cam > 0).any() and (cam < 0).any()
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-20, 1e20])
@@ -189,6 +191,9 @@ def test_upsampling_moves_nothing():
     np.testing.assert_allclose(upsampled(maps[:, ::-1, ::-1], 32, 40), grown[:, ::-1, ::-1], atol=1e-6)
     centres = grown.reshape(3, 4, 8, 5, 8)[:, :, 3:5, :, 3:5].mean(axis=(2, 4))
     np.testing.assert_allclose(centres, maps, atol=0.1)
+    ramp = np.tile(np.arange(5, dtype=np.float32), (1, 4, 1))
+    straight = (np.arange(4, 36) - 3.5) / 8  # between the centres of the first place and the last
+    np.testing.assert_allclose(upsampled(ramp, 32, 40)[0, 9, 4:36], straight, atol=1e-5)
 
 
 # Where the evidence is ------------------------------------------------------------------------------
@@ -241,7 +246,7 @@ def test_random_weights_change_the_map_from_the_head_down():
         ["logits", "conv3", "conv2", "conv1"],
     ):
         found = {method: [] for method in original}
-        for seed in range(8):
+        for seed in range(6):
             model, generator = colour_net(depth=3), np.random.default_rng(seed)
             for name in drawn:
                 kernel = model.get_layer(name).kernel
@@ -249,7 +254,7 @@ def test_random_weights_change_the_map_from_the_head_down():
             for method, before in original.items():
                 found[method].append(agreement(before, heat_maps(model, images, outputs, method)))
         for method, rows in found.items():
-            assert np.mean(rows) < 0.6, (method, drawn)
+            assert np.mean(rows) < 0.5, (method, drawn)
 
 
 def test_a_black_image_gives_an_empty_map():
@@ -322,7 +327,7 @@ def test_neither_the_batch_size_nor_short_memory_changes_a_map():
 
     inner._compute = narrow
     np.testing.assert_allclose(inner.heat_maps(images, outputs, batch_size=8), expected, atol=1e-6)
-    assert max(seen) == 8 and {n for n in seen if n <= 2} == {2}
+    assert set(seen) == {8, 4, 2}
 
 
 def test_no_images_give_no_maps():
