@@ -142,7 +142,7 @@ def reliability(
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.set_aspect("equal")
-        axes.legend(loc="upper left")
+        axes.legend(loc="best")
         return drawn.svg()
 
 
