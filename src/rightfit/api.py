@@ -181,18 +181,25 @@ def report(
     run: str | os.PathLike[str] | Run,
     output: str | os.PathLike[str] | None = None,
     *,
-    language: str = "en",
+    language: str | None = None,
     precision: str = "float32",
     quiet: bool = False,
 ) -> Path:
-    """Draw the page of a run, `output` or its report.html, in "en" or "zh"; returns where: `rightfit.reporting.write`.
-
-    Training draws it too; after `evaluate` it has the test's numbers.
+    """Draw the page of a run, `output` or its report.html, in "en", "zh" or the run's own language; returns where:
+    `rightfit.reporting.write`. Training draws it too; after `evaluate` it has the test's numbers.
     """
     from rightfit import reporting
 
     opened = run if isinstance(run, Run) else load(run, precision)
     return reporting.write(opened, Path(output) if output else None, language, Console(quiet))
+
+
+def redraw(run: Run, *, quiet: bool = False) -> None:
+    """The page of a run that has one, with what is new; what goes wrong with it is said."""
+    from rightfit import reporting
+
+    if (run.path / reporting.NAME).exists():
+        reporting.draw(run, Console(quiet))
 
 
 def suspects(

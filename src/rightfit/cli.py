@@ -222,26 +222,14 @@ def evaluate(
     metrics = opened.evaluate(quiet=quiet)
     if json:
         _print_json(metrics)
-        _draw_again(opened, quiet)
+        api.redraw(opened, quiet=quiet)
         return
     groups = "" if metrics["groups"] == metrics["images"] else f" of {metrics['groups']:,} groups"
     print(f"{metrics['images']:,} test images{groups}, each counted once; 95 % intervals by bootstrap")
     for line in lines_of(metrics):
         print(line)
     sys.stdout.flush()
-    _draw_again(opened, quiet)
-
-
-def _draw_again(run: Run, quiet: bool) -> None:
-    """The page of a run that has one, with what is new; the numbers are out whether or not that goes well."""
-    from rightfit import api
-
-    language = run.settings.report
-    if language != "none" and (run.path / "report.html").exists():
-        try:
-            api.report(run, language=language, quiet=quiet)
-        except RightfitError as error:
-            print(f"report.html is not drawn again: {error}", file=sys.stderr)
+    api.redraw(opened, quiet=quiet)
 
 
 @app.command()
@@ -316,7 +304,9 @@ def report(
             "--output", "-o", help="HTML file to write [default: RUN/report.html]", show_default=False
         ),
     ] = None,
-    language: Annotated[str, typer.Option(help="en or zh")] = "en",
+    language: Annotated[
+        str | None, typer.Option(help="en or zh [default: the run's]", show_default=False)
+    ] = None,
     precision: Precision = "float32",
     quiet: Quiet = False,
 ) -> None:

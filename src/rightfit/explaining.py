@@ -43,6 +43,8 @@ def explain(
     cannot be read are named and left out. Raises UsageError for a method, class or layer that is not there, a
     path that does not exist, and an `output` that holds anything but explanations.
     """
+    import numpy as np
+
     from rightfit.data.stream import images_of
     from rightfit.evaluation.explain import METHODS, InnerMap, agreement, normalised
     from rightfit.evaluation.infer import logits_of
@@ -61,7 +63,7 @@ def explain(
     files = _files(paths, folder)
     pictures = dict(zip(files, picture_names(files), strict=True))
     inner = None if method == "occlusion" else InnerMap(run.model, layer)
-    _make_free(folder, earlier)
+    _make_free(folder, earlier, [{"path": file, "picture": pictures[file]} for file in files])
 
     batch_size = min(BATCH, len(files))
     height, width = run.image_size
@@ -77,7 +79,7 @@ def explain(
             logits = logits_of(run.model, batch.images, batch_size)
             shares = probabilities(logits, run.label_mode, run.calibration.temperature)
             likeliest = shares.argmax(axis=1)
-            classes = likeliest if explained is None else likeliest * 0 + explained
+            classes = likeliest if explained is None else np.full_like(likeliest, explained)
             heat = _heat(run, batch.images, classes, method, inner, batch_size)
             agreed: list[tuple[float, ...]] = [()] * len(heat)
             if check:
@@ -95,6 +97,8 @@ def explain(
         from rightfit.saving.folder import write_table
 
         write_table(folder / TABLE, rows)
+    else:
+        (folder / TABLE).unlink(missing_ok=True)
     _say(rows, unreadable, empty, inner, method, check, console)
     return rows
 
@@ -195,10 +199,16 @@ def _own_files(folder: Path) -> list[Path]:
     return [*held, table]
 
 
-def _make_free(folder: Path, earlier: Sequence[Path]) -> None:
+def _make_free(folder: Path, earlier: Sequence[Path], coming: Sequence[dict[str, str]]) -> None:
+    """The table names what is there and what is to come before either changes, so that a kill leaves nothing that
+    is not known as ours."""
+    from rightfit.saving.folder import write_table
+
+    there = [path for path in earlier if path.name != TABLE]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in earlier:  # the table last: what is left by a kill is still known as ours
+        write_table(folder / TABLE, [*coming, *({"path": "", "picture": path.name} for path in there)])
+        for path in there:
             path.unlink()
     except OSError as error:
         raise RunError(f"{error.filename or folder}: cannot be written: {error.strerror}") from error

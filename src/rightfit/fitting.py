@@ -121,18 +121,13 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     if metrics:
         console.say(calibration_sentence(metrics))
         console.say(sentence("validation", metrics))
-    _draw(run, settings, console)
+    _draw(run, console)
     return run
 
 
-def _draw(run: Run, settings: TrainSettings, console: Console) -> None:
-    """The run is whole without its page, so nothing that goes wrong with it is an error of the run."""
-    if settings.report == "none":
-        return
-    try:
-        console.say(f"report: {reporting.write(run, language=settings.report, console=console)}")
-    except Exception as error:
-        console.say(f"no report: {error}; `rightfit report {run.path}` tries again")
+def _draw(run: Run, console: Console) -> None:
+    if drawn := reporting.draw(run, console):
+        console.say(f"report: {drawn}")
 
 
 def _trained(
@@ -234,7 +229,7 @@ def _stopped(job: Job, progress: Progress, console: Console) -> Run:
     console.say(f"{progress.stopped}; `rightfit resume {job.place}` goes on{kept}")
     run = Run(job.place, dataset=job.dataset, unfinished=True)
     if usable:
-        _draw(run, job.settings, console)
+        _draw(run, console)
     return run
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rightfit.config import TrainSettings
 from rightfit.console import Console
-from rightfit.errors import RightfitError, UsageError
+from rightfit.errors import DataError, RightfitError, UsageError
 from rightfit.files import write_text
 from rightfit.run import Run
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rightfit.data.dataset import Dataset
+    from rightfit.data.table import Table
     from rightfit.evaluation.answers import Answers
     from rightfit.report.run_page import Picture, Story, Suspects
     from rightfit.training.state import Progress
@@ -37,8 +38,10 @@ PAUSE = 15.0  # seconds between two pages while training goes on, at least
 SHARE = 50  # and so many times what the last one took
 
 
-def write(run: Run, output: Path | None = None, language: str = "en", console: Console | None = None) -> Path:
-    """Write the page of `run` to `output`, by default its own report.html; returns where.
+def write(
+    run: Run, output: Path | None = None, language: str | None = None, console: Console | None = None
+) -> Path:
+    """Write the page of `run` to `output`, by default its own report.html, in the run's language; returns where.
 
     What cannot be shown, such as pictures of images that are gone, is left out and said. Raises UsageError
     for another language, RunError for a damaged run, WriteError where the page cannot be written.
@@ -46,11 +49,22 @@ def write(run: Run, output: Path | None = None, language: str = "en", console: C
     from rightfit.report.run_page import page
     from rightfit.report.words import LANGUAGES
 
+    if language is None:
+        language = run.settings.report if run.settings.report in LANGUAGES else "en"
     if language not in LANGUAGES:
         raise UsageError(f"language {language!r} is none of {', '.join(LANGUAGES)}")
     target = output or run.path / NAME
     write_text(target, page(_story(run, console or Console(quiet=True)), language))
     return target
+
+
+def draw(run: Run, console: Console) -> Path | None:
+    """As `write`, and never an error: a run is whole without its page. None where the run wants none, or it failed."""
+    try:
+        return None if run.settings.report == "none" else write(run, console=console)
+    except Exception as error:
+        console.say(f"no report: {error}; `rightfit report {run.path}` tries again")
+        return None
 
 
 class Follower:
@@ -95,7 +109,7 @@ class Follower:
             label_mode=self.label_mode,
             counts=self.counts,
             history=[dict(row) for row in progress.history],
-            planned=progress.epochs,
+            planned=progress.epochs or self.settings.epochs or 0,
             going_on=True,
             findings=found[0],
             audited=found[1],
@@ -113,17 +127,18 @@ def _story(run: Run, console: Console) -> Story:
     history = _history(run.path / "history.csv")
     metrics = run.metrics
     decisions = _records(run.path / "decisions.jsonl")
-    kept = [d["value"] for d in decisions if d["setting"] == "epoch"]
+    decided = [d["value"] for d in decisions if d["setting"] == "epoch"]
     findings, audited = _audit(run.path)
-    rows = [row for row in history if row["steps"]]
+    rows = [row for row in history if row.get("steps")]
     story = Story(
         name=str(run.path),
         settings=_plain(run.settings),
         classes=run.classes,
         label_mode=run.label_mode,
         counts=counts,
+        common=_common(table),
         history=history,
-        kept=int(kept[-1]) if kept else None,
+        kept=metrics.get("epoch", int(decided[-1]) if decided else None),
         stopped=metrics.get("unfinished", ""),
         metrics=metrics,
         findings=findings,
@@ -136,52 +151,56 @@ def _story(run: Run, console: Console) -> Story:
     if not counts["val"] or "validation" not in metrics:
         return story
     try:
-        dataset = run._seen()
+        dataset = run.seen_images()
     except (RightfitError, OSError) as error:
-        console.say(f"{error}; the report shows no pictures and no curves")
-        return story
-    return _with_answers(story, run, dataset, console)
+        console.say(f"{error}; the report shows no pictures")
+        dataset = None
+    return _with_answers(story, run, table, dataset, console)
 
 
-def _with_answers(story: Story, run: Run, dataset: Dataset, console: Console) -> Story:
-    """The story with what needs the answers to the validation images: curves, mistakes, suspects."""
+def _with_answers(story: Story, run: Run, table: Table, dataset: Dataset | None, console: Console) -> Story:
+    """The story with what needs the answers to the validation images: curves; with images, mistakes and suspects."""
     from rightfit.evaluation.answers import Answers
+    from rightfit.evaluation.infer import all_logits
     from rightfit.evaluation.metrics import image_hits
 
-    rows = dataset.table.rows("val")
-    targets = dataset.targets(rows)
-    logits = run.validation_logits(console).astype("float64")
-    mode = run.label_mode
-    answers = Answers(
-        logits / run.calibration.temperature, logits, targets, mode, run.classes, dataset.groups(rows)
-    )
-    wrong = image_hits(logits, targets, mode) < 1
-    return replace(
-        story,
-        answers=answers,
-        common=_common(answers),
-        wrong=int(wrong.sum()),
-        mistakes=_mistakes(run, dataset, rows, answers, console),
-        suspects=_suspects(run, dataset, rows, answers),
-    )
+    rows = table.rows("val")
+    logits = run.recorded_logits(len(rows))
+    try:
+        if logits is None and dataset is not None:
+            logits = all_logits(run.model, dataset.images, dataset.image_rows[dataset.table.rows("val")], 64)
+        if logits is None:
+            return story
+        raw, mode, targets = logits.astype("float64"), run.label_mode, table.targets(rows)
+        answers = Answers(
+            raw / run.calibration.temperature, raw, targets, mode, run.classes, table.groups(rows)
+        )
+        wrong = int((image_hits(raw, targets, mode) < 1).sum())
+        story = replace(story, answers=answers, wrong=wrong)
+        if dataset is None:
+            return story
+        mistakes = _mistakes(run, dataset, answers, console)
+        return replace(story, mistakes=mistakes, suspects=_suspects(run, dataset, answers))
+    except (DataError, OSError) as error:
+        console.say(f"{error}; the report shows no pictures")
+        return story
 
 
-def _common(answers: Answers) -> tuple[str, float]:
-    """The class that most of the images are of, and their share."""
+def _common(table: Table) -> tuple[str, float]:
+    """The class that most of the validation images are of, and their share."""
     import numpy as np
 
-    if answers.several:
+    rows = table.rows("val")
+    if table.label_mode == "multilabel" or not len(rows):
         return "", 0.0
-    images = np.bincount(answers.codes()[0], minlength=len(answers.classes))
-    return answers.classes[int(images.argmax())], float(images.max() / images.sum())
+    images = np.bincount(table.codes()[rows], minlength=len(table.classes))
+    return table.classes[int(images.argmax())], float(images.max() / images.sum())
 
 
 # Pictures -------------------------------------------------------------------------------------------
 
 
-def _mistakes(
-    run: Run, dataset: Dataset, rows: NDArray[np.int64], answers: Answers, console: Console
-) -> list[Picture]:
+def _mistakes(run: Run, dataset: Dataset, answers: Answers, console: Console) -> list[Picture]:
     """The wrong answers that were surest, each with its heat map."""
     import numpy as np
 
@@ -189,6 +208,7 @@ def _mistakes(
     from rightfit.report.pictures import data_uri
     from rightfit.report.run_page import Picture
 
+    rows = dataset.table.rows("val")
     shares = probabilities(answers.logits, answers.label_mode)
     if answers.several:
         sure = np.where(answers.truth, 1 - shares, shares)
@@ -202,16 +222,17 @@ def _mistakes(
             for i, k in zip(places, labels, strict=True)
         ]
         probability, shown = sure[places, labels], labels
+        present = ~answers.truth[places, labels]  # what was said of the label, wrongly
     else:
         truth, said = answers.codes()
         sure = np.where(truth != said, shares[np.arange(len(said)), said], -1)
         places = np.argsort(-sure, kind="stable")[: min(MISTAKES, int((truth != said).sum()))]
         names = [(answers.classes[truth[i]], answers.classes[said[i]], "") for i in places]
-        probability, shown = sure[places], said[places]
+        probability, shown, present = sure[places], said[places], np.ones(len(places), bool)
     if not len(places):
         return []
     images = dataset.images.gather(dataset.image_rows[rows[places]])
-    heats = _heats(run, images, shown, console)
+    heats = _heats(run, images, shown, present, console)
     files = _names(run, dataset, rows[places])
     return [
         Picture(name, data_uri(image, LONGEST), given, answer, float(p), label, heat)
@@ -221,21 +242,31 @@ def _mistakes(
     ]
 
 
-def _heats(run: Run, images: NDArray[np.uint8], classes: NDArray[np.int64], console: Console) -> list[str]:
-    """Data URIs of Grad-CAM overlays for the answered class of each image; "" where the net has no map to show."""
+def _heats(
+    run: Run,
+    images: NDArray[np.uint8],
+    classes: NDArray[np.int64],
+    present: NDArray[np.bool_],
+    console: Console,
+) -> list[str]:
+    """Data URIs of Grad-CAM overlays: what speaks for the class of each image, or against it where it was said to
+    be absent; "" where the net has no map to show."""
+    import numpy as np
+
     from rightfit.evaluation.explain import heat_maps, logits_for, overlay
     from rightfit.report.pictures import data_uri
 
     outputs, signs = logits_for(classes, run.label_mode)
     try:
-        maps = heat_maps(run.model, images, outputs, signs=signs)
+        signs = np.where(present, signs, -signs)
+        maps = heat_maps(run.model, images, outputs, signs=signs, batch_size=len(images))
     except RightfitError as error:
         console.say(f"no heat maps: {error}")
         return [""] * len(images)
     return [data_uri(overlay(image, heat), LONGEST) for image, heat in zip(images, maps, strict=True)]
 
 
-def _suspects(run: Run, dataset: Dataset, rows: NDArray[np.int64], answers: Answers) -> Suspects:
+def _suspects(run: Run, dataset: Dataset, answers: Answers) -> Suspects:
     """By confident learning on the answers to the validation images, whose labels the net did not see."""
     import numpy as np
 
@@ -245,6 +276,7 @@ def _suspects(run: Run, dataset: Dataset, rows: NDArray[np.int64], answers: Answ
     from rightfit.report.run_page import Picture, Suspects
 
     shares = probabilities(answers.logits, answers.label_mode)
+    rows = dataset.table.rows("val")
     codes = dataset.table.codes()[rows]
     judged = label_errors.suspects(shares, codes, answers.label_mode, answers.classes, answers.groups)
     shown = judged.found[:SUSPECTED]
@@ -255,7 +287,7 @@ def _suspects(run: Run, dataset: Dataset, rows: NDArray[np.int64], answers: Answ
         Picture(name, data_uri(image, LONGEST), s.label, s.suggested, s.probability_suggested)
         for name, s, image in zip(names, shown, images, strict=True)
     ]
-    return Suspects(pictures, len(judged.found), judged.images)
+    return Suspects(pictures, len(judged.found), judged.images, judged.unknown)
 
 
 def _names(run: Run, dataset: Dataset, rows: NDArray[np.int64]) -> list[str]:
@@ -314,6 +346,6 @@ def _history(path: Path) -> list[dict[str, Any]]:
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, text in row.items():
-        with suppress(ValueError):
+        with suppress(TypeError, ValueError):
             found[name] = float(text)
     return found

@@ -205,8 +205,8 @@ class Run:
         with console.bar("Evaluating", len(rows)) as bar:
             return all_logits(self.model, images or dataset.images, dataset.image_rows[rows], 64, bar.update)
 
-    def validation_logits(self, console: Console) -> NDArray[np.float32]:
-        """(N, outputs) of the validation images: those on record where there are any, else computed now."""
+    def recorded_logits(self, images: int) -> NDArray[np.float32] | None:
+        """(images, outputs) of the validation images, as training left them; None where there are none."""
         import numpy as np
 
         try:
@@ -216,9 +216,9 @@ class Run:
             ):
                 logits = np.asarray(kept["logits"], np.float32)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return self.logits("val", console)
-        fits = len(logits) == len(self._seen().table.rows("val"))
-        return logits if fits else self.logits("val", console)
+            return None
+        outputs = 1 if self.label_mode == "binary" else len(self.classes)
+        return logits if logits.shape == (images, outputs) else None
 
     def _rows(self, split: str) -> NDArray[np.int64]:
         rows = self._data().table.rows(split)
@@ -232,7 +232,7 @@ class Run:
             self._dataset = self._reopened(self._recorded())
         return self._dataset
 
-    def _seen(self) -> Dataset:
+    def seen_images(self) -> Dataset:
         """As `_data`, of the training and validation images at least: a test image is not looked for, let alone
         opened, where the images are not open yet."""
         import numpy as np

@@ -47,15 +47,16 @@ def suspects(run: Run, console: Console) -> pd.DataFrame:
     from rightfit.evaluation import label_errors
     from rightfit.training.crossfit import FOLDS, held_out_probabilities
 
-    dataset = run._seen()
+    dataset = run.seen_images()
     by_split = [dataset.table.rows(split) for split in ("train", "val")]  # as `neighbours` keeps features
     rows = np.concatenate(by_split)
     classes, codes, groups = run.classes, dataset.table.codes()[rows], dataset.groups(rows)
     known = label_errors.known_classes(codes, len(classes), groups)
-    if known.sum() < (1 if run.label_mode == "multilabel" else 2):
+    fewest, needed = (1, "one label") if run.label_mode == "multilabel" else (2, "two classes")
+    if known.sum() < fewest:
         raise DataError(
-            f"{run.path}: too few of its {len(rows):,} images to judge a label by the others; "
-            f"two classes of at least {label_errors.FEWEST} images or groups are needed"
+            f"{run.path}: too few of its {len(rows):,} images to judge a label by the others, which takes "
+            f"{needed} of at least {label_errors.FEWEST} images or groups"
         )
     extractor = _extractor(run, dataset)
     features = np.concatenate([_features(extractor, dataset, part, console) for part in by_split])
@@ -98,7 +99,7 @@ def neighbours(
 
     if k < 1:
         raise UsageError(f"--k {k} asks for no image; give 1 or more")
-    dataset = run._seen()
+    dataset = run.seen_images()
     rows = dataset.table.rows("train")
     extractor = _extractor(run, dataset)
     names, queries, unreadable = _features_of_files(run, extractor, paths, console)

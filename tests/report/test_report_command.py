@@ -40,7 +40,7 @@ def test_training_ends_with_a_page_that_says_what_came_out(drawn):
     for heading in (
         "Learning",
         "How good it is",
-        "What is taken for what",
+        "Confusion matrix",
         "ROC and",
         "The data",
         "To repeat it",
@@ -68,15 +68,31 @@ def test_a_page_without_its_images_says_so_and_keeps_the_numbers(copy, here, wri
     done = here("report", copy)
     assert done.returncode == 0 and "no pictures" in done.stderr
     assert "How good it is" in text(copy) and "<img" not in text(copy)
+    assert "Confusion matrix" in text(copy), "which takes no images"
+    assert "always predicting “" in text(copy) and "predicting “”" not in text(copy)
 
 
-def test_the_answers_on_record_are_those_of_the_model(copy):
+def test_the_answers_on_record_are_those_of_the_model(copy, here):
     run = Run(copy)
-    kept = run.validation_logits(Console(quiet=True))
-    (copy / "validation.npz").unlink()
-    assert abs(kept - run.validation_logits(Console(quiet=True))).max() < 1e-4
+    images = len(run.seen_images().table.rows("val"))
+    kept = run.recorded_logits(images)
+    assert abs(kept - run.logits("val", Console(quiet=True))).max() < 1e-4
+    assert run.recorded_logits(images + 1) is None
     (copy / "validation.npz").write_bytes(b"no zip")
-    assert run.validation_logits(Console(quiet=True)).shape == kept.shape
+    assert run.recorded_logits(images) is None
+    assert here("report", copy).returncode == 0 and "Confusion matrix" in text(copy)
+
+
+def test_what_goes_wrong_with_the_page_is_no_error_of_evaluate(copy, here):
+    (copy / "audit.json").write_text("{", encoding="utf-8")
+    done = here("evaluate", copy)
+    assert done.returncode == 0 and "no report: " in done.stderr and "accuracy" in done.stdout
+
+
+def test_a_page_is_in_the_language_of_its_run(copy, here):
+    config = (copy / "config.yaml").read_text(encoding="utf-8")
+    (copy / "config.yaml").write_text(config.replace("report: en", "report: zh"), encoding="utf-8")
+    assert here("report", copy).returncode == 0 and 'lang="zh-CN"' in text(copy)
 
 
 def test_while_it_trains_the_page_shows_the_epochs_and_is_not_drawn_too_often(drawn, tmp_path, monkeypatch):

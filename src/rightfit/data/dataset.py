@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from rightfit.config import TrainSettings
@@ -43,27 +42,14 @@ class Dataset:
     audit: Audit | None = None  # None for an earlier run's images
 
     def targets(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(len(rows), outputs): one-hot, or the 0/1 of the second class for binary, or multi-hot."""
-        codes = self.table.codes()[rows]
-        if self.table.label_mode == "multilabel":
-            return codes.astype(np.float32)
-        if self.table.label_mode == "binary":
-            return codes.astype(np.float32)[:, None]
-        return np.eye(len(self.table.classes), dtype=np.float32)[codes]
+        return self.table.targets(rows)
 
     def contents(self) -> NDArray[np.uint8]:
         """(N, 16) a digest of each image's file, in the order of the table."""
         return np.ascontiguousarray(self.images.contents[self.image_rows])
 
     def groups(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """(len(rows),) numbers of the groups, an image without one being its own; None if none has one."""
-        named = self.table.frame["group"].iloc[rows]
-        if (named == "").all():
-            return None
-        codes = pd.factorize(named)[0].astype(np.int64)
-        alone = (named == "").to_numpy()
-        codes[alone] = len(rows) + np.arange(int(alone.sum()))
-        return codes
+        return self.table.groups(rows)
 
     def class_counts(self, rows: NDArray[np.int64]) -> tuple[int, ...]:
         """Images of each class; for multilabel, images that have each label."""

@@ -68,6 +68,25 @@ class Table:
             row[[index[part] for part in parts_of(text)]] = 1
         return hot[label.codes.to_numpy()]
 
+    def targets(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(len(rows), outputs): one-hot, or the 0/1 of the second class for binary, or multi-hot."""
+        codes = self.codes()[rows]
+        if self.label_mode == "multilabel":
+            return codes.astype(np.float32)
+        if self.label_mode == "binary":
+            return codes.astype(np.float32)[:, None]
+        return np.eye(len(self.classes), dtype=np.float32)[codes]
+
+    def groups(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        """(len(rows),) numbers of the groups, an image without one being its own; None if none has one."""
+        named = self.frame["group"].iloc[rows]
+        if (named == "").all():
+            return None
+        codes = pd.factorize(named)[0].astype(np.int64)
+        alone = (named == "").to_numpy()
+        codes[alone] = len(rows) + np.arange(int(alone.sum()))
+        return codes
+
     def rows(self, split: str) -> npt.NDArray[np.int64]:
         """Row numbers of one split, ascending."""
         return np.flatnonzero((self.frame["split"] == split).to_numpy())

@@ -20,7 +20,7 @@ class Bin:
     """Answers of about the same confidence; for multilabel one a label."""
 
     confidence: float  # their mean
-    right: float  # the share that came true
+    accuracy: float  # the share that came true
     answers: int
 
 
@@ -29,8 +29,8 @@ class Curve:
     """One class against the rest, from the highest score to the lowest; (T,) each."""
 
     name: str
-    alarms: Floats  # 1 - specificity
-    hits: Floats  # sensitivity, which is recall
+    false_positive_rate: Floats  # 1 - specificity
+    true_positive_rate: Floats  # sensitivity, which is recall
     precision: Floats
     share: float  # of the images that are of the class
 

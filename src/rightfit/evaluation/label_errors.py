@@ -1,4 +1,4 @@
-"""Labels, and the probabilities that models which never saw them give; labels that are probably wrong out."""
+"""Labels and the probabilities that models which never saw them give in; labels that are probably wrong out."""
 
 from __future__ import annotations
 

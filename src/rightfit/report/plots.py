@@ -32,6 +32,7 @@ STYLE = {
     "svg.hashsalt": "rightfit",  # the same figure is the same bytes
     "font.family": "sans-serif",
     "font.size": 9,
+    "text.parse_math": False,  # a $ in the name of a class is a $
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.8,
@@ -128,7 +129,7 @@ def reliability(
         axes.plot([0, 1], [0, 1], color=FAINT, lw=0.8)
         for number, (bins, name) in enumerate(zip((before, after), names, strict=True)):
             x, y, count = (
-                np.array([getattr(b, of) for b in bins]) for of in ("confidence", "right", "answers")
+                np.array([getattr(b, of) for b in bins]) for of in ("confidence", "accuracy", "answers")
             )
             colour = (FIRST, SECOND)[1 - number]
             half = 1.96 * np.sqrt(np.maximum(y * (1 - y), 0.25 / count) / count)
@@ -152,13 +153,12 @@ def curves(found: Sequence[Curve], labels: tuple[str, str, str, str]) -> str:
         first, second = drawn.axes
         first.plot([0, 1], [0, 1], color=FAINT, lw=0.8)
         for number, curve in enumerate(found):
-            look: dict[str, Any] = {
-                "ls": LINES[number // 2 % 4],
-                "color": (FIRST, SECOND)[number % 2],
-                "lw": 1.3,
-            }
-            first.plot(curve.alarms, curve.hits, label=curve.name, **look)
-            second.step(curve.hits, curve.precision, where="post", label=curve.name, **look)
+            look: dict[str, Any] = {"ls": LINES[number % 4], "color": (FIRST, SECOND)[number % 2], "lw": 1.3}
+            look |= {"marker": ("", "o")[number // 4 % 2], "ms": 3, "markevery": 20}
+            first.plot(
+                curve.false_positive_rate, curve.true_positive_rate, label=_in_legend(curve.name), **look
+            )
+            second.step(curve.true_positive_rate, curve.precision, where="pre", **look)
         if len(found) == 1:
             second.axhline(found[0].share, color=FAINT, lw=0.8)
         for axes, x, y in ((first, labels[0], labels[1]), (second, labels[2], labels[3])):
@@ -183,6 +183,11 @@ def time_spent(parts: Mapping[str, float], seconds: str) -> str:
         return drawn.svg()
 
 
+def _in_legend(name: str) -> str:
+    """A legend leaves out what begins with an underscore; a space of no width before it does not."""
+    return _shortened(f"\u200b{name}" if name.startswith("_") else name)
+
+
 def _shortened(name: str, most: int = 18) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
@@ -202,6 +207,7 @@ class _Drawn:
             )
         body = text.getvalue()
         body = body[body.index("<svg") :].replace(INK, "currentColor")
+        body = re.sub(r' id="[a-z0-9]+_\d+"', "", body)  # the same in each figure of a page
         body = re.sub(r"<metadata>.*?</metadata>", "", body, count=1, flags=re.DOTALL)
         width = re.search(r'width="([\d.]+)pt"', body)
         assert width is not None

@@ -21,7 +21,6 @@ from rightfit.report.words import Words
 
 CURVES = 6  # classes whose curves are drawn
 ROWS = 60  # of a table of classes that are shown
-SETS = 6  # of an audit's finding that are shown
 AGAIN = 15  # seconds after which a page of a run that goes on loads itself anew
 
 
@@ -43,6 +42,7 @@ class Suspects:
     pictures: Sequence[Picture]
     count: int
     images: int  # whose labels were judged
+    unknown: Sequence[str] = ()  # classes of too few images to judge
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def page(story: Story, language: str = "en") -> str:
         refresh=AGAIN if story.going_on else None,
         learning=_learning(story, words),
         numbers=_numbers(story, words),
-        by_class=_by_class(story, words),
+        by_class=_by_class(story),
         slices=_slices(story, words),
         confusion=_confusion(story, words),
         reliability=_reliability(story, words),
@@ -95,7 +95,6 @@ def page(story: Story, language: str = "en") -> str:
         suspects=_suspects(story, words),
         time=_time(story, words),
         share=_share,
-        sets=SETS,
         made=words("made by", version=metadata.version("rightfit"), time=now),
     )
 
@@ -120,7 +119,9 @@ def _lead(story: Story, t: Words) -> list[str]:
     )
     lines = [asked]
     if story.going_on:
-        lines.append(t("going on", done=len(_epochs(story)), planned=story.planned, seconds=AGAIN))
+        now = datetime.now(UTC).strftime("%H:%M")
+        done = len(_epochs(story))
+        lines.append(t("going on", time=now, done=done, planned=story.planned, seconds=AGAIN, run=story.name))
         return lines
     if story.stopped:
         lines.append(t("stopped", why=story.stopped))
@@ -136,16 +137,18 @@ def _lead(story: Story, t: Words) -> list[str]:
 
 
 def _of_test(story: Story, images: int, t: Words) -> str:
-    found = story.metrics.get("test")
+    found, count = story.metrics.get("test"), len(story.openings)
+    times = t("once") if count <= 1 else t("times", count=count)
     if not images:
         return t("no test")
+    if not found and count:
+        return t("test opened", images=images, times=times)
     if not found:
         return t("test sealed", images=images, run=story.name)
-    times = len(story.openings)
     said = t(
         "test",
         images=found["images"],
-        times=t("once") if times <= 1 else t("times", count=times),
+        times=times,
         **{name: _share(value) for name, value in found["accuracy"].items()},
     )
     others = story.openings[-1].get("other_weights_before", 0) if story.openings else 0
@@ -174,7 +177,7 @@ def _with_code(text: str) -> Markup:
 
 
 def _epochs(story: Story) -> list[Mapping[str, float]]:
-    return [row for row in story.history if row["steps"]]
+    return [row for row in story.history if row.get("steps")]
 
 
 def _learning(story: Story, t: Words) -> dict[str, Any] | None:
@@ -202,23 +205,24 @@ def _learning(story: Story, t: Words) -> dict[str, Any] | None:
     return {
         "figure": Markup(plots.learning_curves(panels, t("epoch"), story.kept)),
         "alt": t("curves alt", epochs=len(rows)),
-        "gap": _gap(story, rows, t),
+        "gap": _gap(story, t),
+        "kept": t("kept", epoch=story.kept) if story.kept else t("kept head") if story.kept == 0 else "",
         "columns": columns,
         "rows": [[_number(row.get(column)) for column in columns] for row in rows],
     }
 
 
-def _gap(story: Story, rows: Sequence[Mapping[str, float]], t: Words) -> str:
+def _gap(story: Story, t: Words) -> str:
     """What the kept epoch says of over- and underfitting."""
-    row = next((row for row in rows if row["epoch"] == story.kept), None)
-    if row is None or _missing(row.get("val_accuracy")):
+    row = next((row for row in story.history if row.get("epoch") == story.kept), {})
+    if any(_missing(row.get(of)) for of in ("accuracy", "val_accuracy", "val_accuracy_half_width")):
         return ""
     trained, held, half = row["accuracy"], row["val_accuracy"], row["val_accuracy_half_width"]
     if trained - held > half:
         verdict = t("verdict over")
     elif held - trained > half:
         verdict = t("verdict augmented")
-    elif held < max(0.6, story.common[1] + half):
+    elif held <= story.common[1] + half:
         verdict = t("verdict under")
     else:
         verdict = t("verdict even", images=story.counts.get("val", 0))
@@ -287,7 +291,7 @@ def _estimate(found: Mapping[str, float | None] | None) -> tuple[str, str]:
     return f"{found['value']:.4f}", f"{found['low']:.4f} – {found['high']:.4f}"
 
 
-def _by_class(story: Story, t: Words) -> dict[str, Any] | None:
+def _by_class(story: Story) -> dict[str, Any] | None:
     found = story.metrics.get("validation")
     if not found:
         return None
@@ -364,7 +368,7 @@ def _reliability(story: Story, t: Words) -> dict[str, Any] | None:
         "alt": t("reliability alt"),
         "text": t("reliability text", temperature=temperature, **{k: f"{v:.3f}" for k, v in errors.items()}),
         "columns": [t(labels[0]), t(labels[1]), t("images")],
-        "rows": [[f"{b.confidence:.3f}", f"{b.right:.3f}", f"{b.answers:,}"] for b in after],
+        "rows": [[f"{b.confidence:.3f}", f"{b.accuracy:.3f}", f"{b.answers:,}"] for b in after],
     }
 
 
@@ -385,6 +389,7 @@ def _curves(story: Story, t: Words) -> dict[str, Any] | None:
         "note": t("curves of classes", count=CURVES) if len(drawn) > CURVES else "",
         "columns": [t("auroc"), t("auprc"), t("at specificity"), t("at sensitivity")],
         "rows": [(curve.name, [_estimate(of[curve.name][key]) for key in keys]) for curve in drawn[:ROWS]],
+        "more": max(0, len(drawn) - ROWS),
     }
 
 
@@ -411,10 +416,11 @@ def _suspects(story: Story, t: Words) -> dict[str, Any] | None:
     found = story.suspects
     if found is None:
         return None
-    phrase = "suspects text" if found.count else "no suspects"
+    phrase = "suspects text" if found.count else "no suspects" if found.images else "none judged"
     return {
         "text": t(phrase, count=found.count, images=found.images),
         "more": _with_code(t("suspects more", run=story.name)),
+        "unknown": t("not judged", classes=_listed(found.unknown, t)) if found.unknown else "",
         "pictures": [
             (p, t("suspect", given=p.given, suggested=p.said, probability=_share(p.probability)))
             for p in found.pictures
@@ -429,7 +435,7 @@ def _time(story: Story, t: Words) -> dict[str, Any] | None:
     parts = {t(name): seconds for name, seconds in story.seconds.items() if seconds > 0}
     if not parts:
         return None
-    told = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in parts.items())
+    told = ("、" if t.language == "zh" else ", ").join(f"{name} {s:.0f} s" for name, s in parts.items())
     return {
         "figure": Markup(plots.time_spent(parts, t("seconds"))),
         "alt": t("time alt", parts=told),

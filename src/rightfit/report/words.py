@@ -19,4 +19,6 @@ class Words:
         self.phrases: dict[str, str] = yaml.safe_load(file.read_text(encoding="utf-8"))
 
     def __call__(self, phrase: str, /, **values: Any) -> str:
-        return self.phrases[phrase].format(**values)
+        """Backticks, which mark code in a phrase, are none in a value."""
+        plain = {name: v.replace("`", "ˋ") if isinstance(v, str) else v for name, v in values.items()}
+        return self.phrases[phrase].format(**plain)

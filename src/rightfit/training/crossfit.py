@@ -13,7 +13,7 @@ from rightfit.evaluation.metrics import probabilities
 from rightfit.training.head import Samples, fit
 
 FOLDS = 5
-STREAM = 7  # of random numbers; training/head.py names the others
+STREAM = 7  # of random numbers; data/loader.py, training/head.py and nets/resnet.py have the others
 
 
 def folds(codes: NDArray[Any], groups: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
