@@ -28,6 +28,7 @@ RUN_FILES = {
     "model.keras",
     "golden.npz",
     "calibration.json",
+    "validation.npz",
     "history.csv",
     "decisions.jsonl",
     "metrics.json",
@@ -239,7 +240,7 @@ def test_a_multilabel_table_trains_and_predicts(here, photos, tmp_path, rows_of)
 def test_each_opening_of_the_test_set_is_counted_and_said(copy_of_run, process, here):
     first = succeeded(process("evaluate", copy_of_run))
     metrics = json.loads((copy_of_run / "metrics.json").read_text(encoding="utf-8"))
-    assert set(metrics) == {"validation", "speed", "test"}  # what training measured stays
+    assert set(metrics) == {"validation", "speed", "machine", "test"}  # what training measured stays
     accuracy = metrics["test"]["accuracy"]
     assert metrics["test"]["images"] == 13
     lines = first.stdout.splitlines()

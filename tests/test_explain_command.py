@@ -19,7 +19,7 @@ SIDE = 16
 def run(photos, tmp_path_factory):
     """A run of one epoch on the three colours, whose last map has 4x4 places."""
     folder = tmp_path_factory.mktemp("explained") / "run"
-    settings = {"image_size": SIDE, "epochs": 1, "batch_size": 20, "precision": "float32"}
+    settings = {"image_size": SIDE, "epochs": 1, "batch_size": 20, "precision": "float32", "report": "none"}
     return rightfit.train(photos, output=folder, quiet=True, **settings)
 
 
@@ -124,6 +124,26 @@ def test_its_own_files_are_replaced_and_nobody_elses(run, photos, tmp_path, here
     done = here("explain", run.path, photos / "red", "--output", other)
     assert done.returncode == 2 and "is no table of explanations" in done.stderr
     assert len(list(other.iterdir())) == 21
+
+
+def test_what_was_broken_off_is_known_as_its_own(run, photos, tmp_path, here, monkeypatch):
+    from rightfit import explaining
+
+    write, written = explaining._write_picture, []
+
+    def breaks_off(path, *rest):
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, *rest)
+
+    monkeypatch.setattr(explaining, "_write_picture", breaks_off)
+    assert here("explain", run.path, photos / "red", "--output", tmp_path / "looked").returncode != 0
+    assert written[0].exists()
+    monkeypatch.undo()
+    succeeded(here("explain", run.path, photos / "blue", "--output", tmp_path / "looked"))
+    pictures = sorted(path.name for path in (tmp_path / "looked").iterdir())
+    assert len(pictures) == 21 and written[0].name not in pictures
 
 
 def test_pictures_among_the_images_are_not_explained_in_turn(run, photos, tmp_path, here):

@@ -102,7 +102,12 @@ def test_an_image_that_training_saw_is_its_own_nearest_neighbour(trained, here, 
 def test_arrays_that_are_gone_are_named_as_the_reason_and_present_ones_serve(digits, tmp_path, here):
     images, labels = digits
     run = rightfit.train(
-        (images[:90], labels[:90]), image_size=8, epochs=1, output=tmp_path / "run", quiet=True
+        (images[:90], labels[:90]),
+        image_size=8,
+        epochs=1,
+        output=tmp_path / "run",
+        quiet=True,
+        report="none",
     )
     found = rightfit.suspects(run, quiet=True)
     assert found.attrs["images"] == len(run._data().table.rows("train")) + len(run._data().table.rows("val"))

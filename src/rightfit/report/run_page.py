@@ -75,7 +75,6 @@ class Story:
 
 def page(story: Story, language: str = "en") -> str:
     words = Words(language)
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
     return rendered(
         "run.html",
         story=story,
@@ -95,8 +94,12 @@ def page(story: Story, language: str = "en") -> str:
         suspects=_suspects(story, words),
         time=_time(story, words),
         share=_share,
-        made=words("made by", version=metadata.version("rightfit"), time=now),
+        made=words("made by", version=metadata.version("rightfit"), time=_stamp()),
     )
+
+
+def _stamp() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
 
 
 # In words -------------------------------------------------------------------------------------------
@@ -119,7 +122,7 @@ def _lead(story: Story, t: Words) -> list[str]:
     )
     lines = [asked]
     if story.going_on:
-        now = datetime.now(UTC).strftime("%H:%M")
+        now = _stamp()[-5:]
         done = len(_epochs(story))
         lines.append(t("going on", time=now, done=done, planned=story.planned, seconds=AGAIN, run=story.name))
         return lines
