@@ -48,6 +48,10 @@ def test_training_ends_with_a_page_that_says_what_came_out(drawn):
         assert f"<h2>{heading}" in said
 
 
+def test_a_browser_shows_the_page_of_a_run(drawn, browsed):
+    assert browsed(drawn[0] / "report.html") == text(drawn[0]).count("<img ")
+
+
 def test_evaluate_draws_the_page_again_with_the_test_on_it(copy, here):
     assert here("evaluate", copy).returncode == 0
     assert "opened once" in text(copy) and "still sealed" not in text(copy)
