@@ -67,8 +67,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/elpv.py build/elpv
 	$(BIN)/rightfit train build/elpv --image-size 96 --epochs 12 --output runs/demo
 	$(BIN)/rightfit evaluate runs/demo
-	@printf '\nrightfit: done; the run is in runs/demo. Next, label images with it:\n  %s\nor take your own:\n  %s\n' \
+	@printf '\nrightfit: done; the run is in runs/demo, its page is runs/demo/report.html. Next, label images with it:\n  %s\nor take your own:\n  %s\n' \
 		'$(BIN)/rightfit predict runs/demo build/elpv/defective' '$(BIN)/rightfit train FOLDER --output runs/mine'
+	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ]; then \
+		$(BIN)/python -m webbrowser -t "file://$(CURDIR)/runs/demo/report.html" >/dev/null 2>&1 || true; fi
 
 # A file of tests stays with one worker, so that what it builds once it builds once.
 test: $(VENV)/.dev
