@@ -139,7 +139,7 @@ def by_the_net(run: Any) -> list[str]:
     from rightfit.evaluation import label_errors
     from rightfit.evaluation.metrics import probabilities
 
-    dataset = run._seen()
+    dataset = run.seen_images()
     table = dataset.table
     rows = np.concatenate([table.rows(split) for split in ("train", "val")])
     logits = np.concatenate([run.logits(split, Console(quiet=True)) for split in ("train", "val")])

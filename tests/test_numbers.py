@@ -118,5 +118,7 @@ def test_only_images_that_both_hold_back_are_compared(copy_of_run, tmp_path, her
     assert found["images"] == 6
     assert found["loss"]["a"] == pytest.approx(found["loss"]["b"]), "the same weights on the same images"
     (other / "data.csv").write_text("\n".join(lines).replace('"val"', '"train"') + "\n", encoding="utf-8")
+    refused = here("compare", copy_of_run, copy_of_run / ".")
+    assert refused.returncode == 2 and "are one run" in refused.stderr
     refused = here("compare", copy_of_run, other)
     assert refused.returncode == 2 and "hold no val images" in refused.stderr

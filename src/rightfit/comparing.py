@@ -30,6 +30,8 @@ def compare(a: Run, b: Run, split: str, console: Console) -> dict[str, Any]:
 
     if split not in ("val", "test"):
         raise UsageError(f"split {split!r} is neither val nor test")
+    if a.path.resolve() == b.path.resolve():
+        raise UsageError(f"{a.path} and {b.path} are one run; give two")
     if (a.classes, a.label_mode) != (b.classes, b.label_mode):
         raise UsageError(
             f"{a.path} and {b.path} do not answer the same question: {a.label_mode} of "

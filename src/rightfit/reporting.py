@@ -59,12 +59,19 @@ def write(
 
 
 def draw(run: Run, console: Console) -> Path | None:
-    """As `write`, and never an error: a run is whole without its page. None where the run wants none, or it failed."""
+    """As `write` in the language of the page that is there, and never an error: a run is whole without its page.
+    None where the run wants none, or it failed."""
     try:
-        return None if run.settings.report == "none" else write(run, console=console)
+        return None if run.settings.report == "none" else write(run, None, _language_of(run.path), console)
     except Exception as error:
         console.say(f"no report: {error}; `rightfit report {run.path}` tries again")
         return None
+
+
+def _language_of(place: Path) -> str | None:
+    with suppress(OSError), (place / NAME).open(encoding="utf-8") as file:
+        return "zh" if 'lang="zh-CN"' in file.read(400) else "en"
+    return None
 
 
 class Follower:

@@ -99,6 +99,11 @@ def test_a_page_is_in_the_language_of_its_run(copy, here):
     assert here("report", copy).returncode == 0 and 'lang="zh-CN"' in text(copy)
 
 
+def test_evaluate_keeps_the_language_of_the_page(copy, here):
+    assert here("report", copy, "--language", "zh").returncode == 0
+    assert here("evaluate", copy).returncode == 0 and 'lang="zh-CN"' in text(copy)
+
+
 def test_while_it_trains_the_page_shows_the_epochs_and_is_not_drawn_too_often(drawn, tmp_path, monkeypatch):
     run = Run(drawn[0])
     said = []

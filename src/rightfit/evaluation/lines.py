@@ -25,7 +25,10 @@ def lines_of(metrics: dict[str, Any]) -> list[str]:
         )
     for what, of in (("recall", recalls), ("precision", precisions)):
         lines += [line(f"{what} of {kind}", of[kind]) for kind in kinds]
-    for point, labels in metrics.get("operating_points", {}).items():
+    points = metrics.get("operating_points", {})
+    if positive := [name for labels in points.values() for name in labels if len(labels) == 1][:1]:
+        lines.append(f"  {'sensitivity is of':<28} {positive[0]}")
+    for point, labels in points.items():
         if len(labels) == 1:
             for side in ("sensitivity", "specificity"):
                 lines += [line(f"{side} at {point}", at[side]) for at in labels.values()]

@@ -92,12 +92,10 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str], truth: str, ans
         if count <= NUMBERED:
             axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1.25, edgecolors="white", linewidth=0.5)
             for row, column in np.ndindex(count, count):
-                if matrix[row, column]:
-                    dark = shares[row, column] > 0.6
-                    colour = "white" if dark else "black"
-                    x, y = column + 0.5, row + 0.5
-                    number = f"{matrix[row, column]:,}"
-                    axes.text(x, y, number, ha="center", va="center", color=colour, fontsize=8)
+                colour = "white" if shares[row, column] > 0.6 else "black"
+                x, y = column + 0.5, row + 0.5
+                number = f"{matrix[row, column]:,}"
+                axes.text(x, y, number, ha="center", va="center", color=colour, fontsize=8)
         else:
             axes.imshow(
                 shares, cmap="Blues", vmin=0, vmax=1, extent=(0, count, count, 0), interpolation="none"
