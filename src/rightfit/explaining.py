@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rightfit.evaluation.explain import InnerMap
+    from rightfit.evaluation.inner_map import InnerMap
 
 TABLE = "explanations.csv"
 SHORTEST = 224  # px a side that a picture is shown with at least
@@ -45,9 +45,11 @@ def explain(
     """
     import numpy as np
 
-    from rightfit.data.stream import images_of
-    from rightfit.evaluation.explain import METHODS, InnerMap, agreement, normalised
+    from rightfit.data.stream import readable, said_left_out
+    from rightfit.evaluation.explain import METHODS
+    from rightfit.evaluation.heat import agreement, normalised
     from rightfit.evaluation.infer import logits_of
+    from rightfit.evaluation.inner_map import InnerMap
     from rightfit.evaluation.metrics import probabilities
 
     if method not in METHODS:
@@ -68,14 +70,10 @@ def explain(
     batch_size = min(BATCH, len(files))
     height, width = run.image_size
     rows: list[dict[str, Any]] = []
-    unreadable = empty = 0
+    unreadable: list[tuple[str, str]] = []
+    empty = 0
     with console.bar("Explaining", len(files)) as bar:
-        for batch in images_of(files, height, width, run.description.resize, batch_size):
-            for path, reason in batch.unreadable:
-                console.say(f"left out: {path}: {reason}")
-            unreadable += len(batch.unreadable)
-            if not batch.paths:
-                continue
+        for batch in readable(files, height, width, run.description.resize, batch_size, console, unreadable):
             logits = logits_of(run.model, batch.images, batch_size)
             shares = probabilities(logits, run.label_mode, run.calibration.temperature)
             likeliest = shares.argmax(axis=1)
@@ -92,14 +90,15 @@ def explain(
                 label, share = run.classes[likeliest[i]], float(shares[i, likeliest[i]])
                 values = (path, pictures[path], label, share, run.classes[classes[i]], method)
                 rows.append(dict(zip(columns(check), values + agreed[i], strict=True)))
-            bar.update(len(rows) + unreadable)
+            bar.update(len(rows) + len(unreadable))
     if rows:
         from rightfit.saving.folder import write_table
 
         write_table(folder / TABLE, rows)
     else:
         (folder / TABLE).unlink(missing_ok=True)
-    _say(rows, unreadable, empty, inner, method, check, console)
+    _say(rows, empty, inner, method, check, console)
+    said_left_out(console, unreadable, len(rows), "explained")
     return rows
 
 
@@ -236,7 +235,7 @@ def _write_picture(path: Path, image: NDArray[np.uint8], heat: NDArray[np.float3
     import cv2
     import numpy as np
 
-    from rightfit.evaluation.explain import overlay
+    from rightfit.evaluation.heat import overlay
     from rightfit.files import write_with
 
     times = -(-SHORTEST // min(image.shape[:2]))
@@ -250,7 +249,6 @@ def _write_picture(path: Path, image: NDArray[np.uint8], heat: NDArray[np.float3
 
 def _say(
     rows: Sequence[dict[str, Any]],
-    unreadable: int,
     empty: int,
     inner: InnerMap | None,
     method: str,
@@ -268,6 +266,3 @@ def _say(
         console.say(
             f"{empty:,} of {len(rows):,} maps are empty: nothing that was seen there speaks for the class"
         )
-    if unreadable:
-        several = "files were" if unreadable > 1 else "file was"
-        console.say(f"{unreadable:,} {several} left out, named above; {len(rows):,} images are explained")

@@ -141,6 +141,7 @@ def _trained(
     from rightfit.data.augment import policy_named
     from rightfit.data.loader import TrainLoader
     from rightfit.saving import folder
+    from rightfit.saving.tensorboard import TensorBoard
     from rightfit.training import finetune, loop, recipe
     from rightfit.training.head import Extractor
     from rightfit.training.judging import Validation
@@ -166,7 +167,7 @@ def _trained(
     validation = Validation(
         dataset.images, dataset.image_rows[held_out], dataset.targets(held_out), dataset.groups(held_out)
     )
-    board = _TensorBoard(place / "tensorboard") if settings.tensorboard else None
+    board = TensorBoard(place / "tensorboard") if settings.tensorboard else None
     counts = {split: len(table.rows(split)) for split in ("train", "val", "test")}
     follower = reporting.Follower(place, settings, counts, table.classes, table.label_mode, console)
 
@@ -335,27 +336,3 @@ def calibration_sentence(metrics: dict[str, Any]) -> str:
         f"temperature {metrics['temperature']:.3g} from the validation images: "
         f"expected calibration error {before:.4f} → {after:.4f} on them"
     )
-
-
-class _TensorBoard:
-    """Event files by TensorBoard's own writer, which needs no TensorFlow; a file an epoch is flushed to."""
-
-    def __init__(self, folder: Path) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        self.writer = EventFileWriter(str(folder))
-
-    def write(self, row: dict[str, Any]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        values = [
-            Summary.Value(tag=name, simple_value=float(value))
-            for name, value in row.items()
-            if isinstance(value, (int, float)) and name != "epoch"
-        ]
-        self.writer.add_event(Event(wall_time=time.time(), step=row["epoch"], summary=Summary(value=values)))
-        self.writer.flush()
-
-    def close(self) -> None:
-        self.writer.close()

@@ -20,22 +20,14 @@ from rightfit.files import write_text
 from rightfit.run import Run
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from rightfit.data.dataset import Dataset
     from rightfit.data.table import Table
-    from rightfit.evaluation.answers import Answers
-    from rightfit.report.run_page import Picture, Story, Suspects
+    from rightfit.report.story import Story
     from rightfit.training.state import Progress
 
 NAME = "report.html"
-MISTAKES = 12  # that are shown
-SUSPECTED = 16
 FINDINGS, SETS, TOGETHER = 8, 6, 4  # of the audit that are shown with images, and how many
-LONGEST = 160  # pixels of a picture's longer side
-PAUSE = 15.0  # seconds between two pages while training goes on, at least
-SHARE = 50  # and so many times what the last one took
+SHARE = 50  # times what the last page took pass before the next is drawn, and AGAIN seconds at least
 
 
 def write(
@@ -63,7 +55,7 @@ def draw(run: Run, console: Console) -> Path | None:
     None where the run wants none, or it failed."""
     try:
         return None if run.settings.report == "none" else write(run, None, _language_of(run.path), console)
-    except Exception as error:
+    except Exception as error:  # of whatever kind: training and evaluation are done and must stand
         console.say(f"no report: {error}; `rightfit report {run.path}` tries again")
         return None
 
@@ -95,18 +87,18 @@ class Follower:
         started = time.monotonic()
         if started < self.due:
             return
-        try:
-            from rightfit.report.run_page import page
+        from rightfit.report.run_page import AGAIN, page
 
+        try:
             story = self._story(progress)
             write_text(self.place / NAME, page(story, self.settings.report))
-        except Exception as error:
+        except Exception as error:  # as above: hours of training do not end for a picture
             self.console.say(f"{NAME} is not drawn: {error}; training goes on")
         took = time.monotonic() - started
-        self.due = started + took + max(PAUSE, SHARE * took)
+        self.due = started + took + max(AGAIN, SHARE * took)
 
     def _story(self, progress: Progress) -> Story:
-        from rightfit.report.run_page import Story
+        from rightfit.report.story import Story
 
         found = _audit(self.place, pictures=False)
         return Story(
@@ -126,7 +118,7 @@ class Follower:
 
 def _story(run: Run, console: Console) -> Story:
     from rightfit.data import recorded
-    from rightfit.report.run_page import Story
+    from rightfit.report.story import Story
     from rightfit.training import speed
 
     table = recorded.table_of(run.path / "data.csv", run.classes, run.label_mode)
@@ -170,6 +162,7 @@ def _with_answers(story: Story, run: Run, table: Table, dataset: Dataset | None,
     from rightfit.evaluation.answers import Answers
     from rightfit.evaluation.infer import all_logits
     from rightfit.evaluation.metrics import image_hits
+    from rightfit.report import gallery
 
     rows = table.rows("val")
     logits = run.recorded_logits(len(rows))
@@ -186,8 +179,9 @@ def _with_answers(story: Story, run: Run, table: Table, dataset: Dataset | None,
         story = replace(story, answers=answers, wrong=wrong)
         if dataset is None:
             return story
-        mistakes = _mistakes(run, dataset, answers, console)
-        return replace(story, mistakes=mistakes, suspects=_suspects(run, dataset, answers))
+        root = run.settings.data
+        mistakes = gallery.mistakes(answers, dataset, root, lambda: run.model, console)
+        return replace(story, mistakes=mistakes, suspects=gallery.suspects(answers, dataset, root))
     except (DataError, OSError) as error:
         console.say(f"{error}; the report shows no pictures")
         return story
@@ -204,109 +198,9 @@ def _common(table: Table) -> tuple[str, float]:
     return table.classes[int(images.argmax())], float(images.max() / images.sum())
 
 
-# Pictures -------------------------------------------------------------------------------------------
-
-
-def _mistakes(run: Run, dataset: Dataset, answers: Answers, console: Console) -> list[Picture]:
-    """The wrong answers that were surest, each with its heat map."""
-    import numpy as np
-
-    from rightfit.evaluation.metrics import probabilities
-    from rightfit.report.pictures import data_uri
-    from rightfit.report.run_page import Picture
-
-    rows = dataset.table.rows("val")
-    shares = probabilities(answers.logits, answers.label_mode)
-    if answers.several:
-        sure = np.where(answers.truth, 1 - shares, shares)
-        wrong = answers.truth != (answers.raw > 0)
-        order = np.argsort(-np.where(wrong, sure, -1), axis=None, kind="stable")[
-            : min(MISTAKES, int(wrong.sum()))
-        ]
-        places, labels = np.unravel_index(order, sure.shape)
-        names = [
-            (("present", "absent") if answers.truth[i, k] else ("absent", "present")) + (answers.classes[k],)
-            for i, k in zip(places, labels, strict=True)
-        ]
-        probability, shown = sure[places, labels], labels
-        present = ~answers.truth[places, labels]  # what was said of the label, wrongly
-    else:
-        truth, said = answers.codes()
-        sure = np.where(truth != said, shares[np.arange(len(said)), said], -1)
-        places = np.argsort(-sure, kind="stable")[: min(MISTAKES, int((truth != said).sum()))]
-        names = [(answers.classes[truth[i]], answers.classes[said[i]], "") for i in places]
-        probability, shown, present = sure[places], said[places], np.ones(len(places), bool)
-    if not len(places):
-        return []
-    images = dataset.images.gather(dataset.image_rows[rows[places]])
-    heats = _heats(run, images, shown, present, console)
-    files = _names(run, dataset, rows[places])
-    return [
-        Picture(name, data_uri(image, LONGEST), given, answer, float(p), label, heat)
-        for name, image, (given, answer, label), p, heat in zip(
-            files, images, names, probability, heats, strict=True
-        )
-    ]
-
-
-def _heats(
-    run: Run,
-    images: NDArray[np.uint8],
-    classes: NDArray[np.int64],
-    present: NDArray[np.bool_],
-    console: Console,
-) -> list[str]:
-    """Data URIs of Grad-CAM overlays: what speaks for the class of each image, or against it where it was said to
-    be absent; "" where the net has no map to show."""
-    import numpy as np
-
-    from rightfit.evaluation.explain import heat_maps, logits_for, overlay
-    from rightfit.report.pictures import data_uri
-
-    outputs, signs = logits_for(classes, run.label_mode)
-    try:
-        signs = np.where(present, signs, -signs)
-        maps = heat_maps(run.model, images, outputs, signs=signs, batch_size=len(images))
-    except RightfitError as error:
-        console.say(f"no heat maps: {error}")
-        return [""] * len(images)
-    return [data_uri(overlay(image, heat), LONGEST) for image, heat in zip(images, maps, strict=True)]
-
-
-def _suspects(run: Run, dataset: Dataset, answers: Answers) -> Suspects:
-    """By confident learning on the answers to the validation images, whose labels the net did not see."""
-    import numpy as np
-
-    from rightfit.evaluation import label_errors
-    from rightfit.evaluation.metrics import probabilities
-    from rightfit.report.pictures import data_uri
-    from rightfit.report.run_page import Picture, Suspects
-
-    shares = probabilities(answers.logits, answers.label_mode)
-    rows = dataset.table.rows("val")
-    codes = dataset.table.codes()[rows]
-    judged = label_errors.suspects(shares, codes, answers.label_mode, answers.classes, answers.groups)
-    shown = judged.found[:SUSPECTED]
-    positions = np.array([s.position for s in shown], np.int64)
-    images = dataset.images.gather(dataset.image_rows[rows[positions]])
-    names = _names(run, dataset, rows[positions])
-    pictures = [
-        Picture(name, data_uri(image, LONGEST), s.label, s.suggested, s.probability_suggested)
-        for name, s, image in zip(names, shown, images, strict=True)
-    ]
-    return Suspects(pictures, len(judged.found), judged.images, judged.unknown)
-
-
-def _names(run: Run, dataset: Dataset, rows: NDArray[np.int64]) -> list[str]:
-    """Paths below the folder that was trained on, else whole."""
-    root = run.settings.data.rstrip("/") + "/"
-    return [path.removeprefix(root) for path in dataset.table.paths(rows)]
-
-
 def _audit(place: Path, pictures: bool = True) -> tuple[list[dict[str, Any]], int]:
     """The findings of a run's audit.json with thumbnails, and how many images were looked at."""
-    from rightfit.data.audit.findings import path_of
-    from rightfit.report.pictures import thumbnail
+    from rightfit.report.pictures import sets_of
     from rightfit.saving.folder import read_json
 
     if not (place / "audit.json").exists():
@@ -314,14 +208,8 @@ def _audit(place: Path, pictures: bool = True) -> tuple[list[dict[str, Any]], in
     audit = read_json(place / "audit.json")
     found = []
     for number, finding in enumerate(audit["findings"]):
-        sets = finding["files"][:SETS] if pictures and number < FINDINGS else []
-        shown = [
-            [
-                {"name": name, "source": thumbnail(path_of(audit["root"], name))}
-                for name in together[:TOGETHER]
-            ]
-            for together in sets
-        ]
+        files = finding["files"] if pictures and number < FINDINGS else []
+        shown = sets_of(audit["root"], files, SETS, TOGETHER)
         found.append({**finding, "sets": shown})
     return found, audit["images"]
 

@@ -316,7 +316,7 @@ class Run:
         console: Console,
         thresholds: NDArray[np.float64] | None,
     ) -> Iterator[list[list[Any]]]:
-        from rightfit.data.stream import images_of
+        from rightfit.data.stream import readable, said_left_out
         from rightfit.evaluation.infer import logits_of
         from rightfit.evaluation.metrics import decide, probabilities
 
@@ -324,21 +324,15 @@ class Run:
         temperature = self.calibration.temperature
         done = 0
         with console.bar("Predicting", 0) as bar:
-            for batch in images_of(paths, height, width, self.description.resize, batch_size):
-                for path, reason in batch.unreadable:
-                    console.say(f"left out: {path}: {reason}")
-                unreadable += batch.unreadable
-                if not batch.paths:
-                    continue
+            resize = self.description.resize
+            for batch in readable(paths, height, width, resize, batch_size, console, unreadable):
                 logits = logits_of(self.model, batch.images, batch_size)
                 shares = probabilities(logits, self.label_mode, temperature)
                 labels = decide(shares, self.label_mode, self.classes, thresholds)
                 yield [[p, c, *map(float, s)] for p, c, s in zip(batch.paths, labels, shares, strict=True)]
                 done += len(batch.paths)
                 bar.update(done)
-        if unreadable:
-            several = "files were" if len(unreadable) > 1 else "file was"
-            console.say(f"{len(unreadable):,} {several} left out, named above; {done:,} images are labelled")
+        said_left_out(console, unreadable, done, "labelled")
 
 
 def _write_rows(file: TextIO, columns: list[str], chunks: Iterable[list[list[Any]]]) -> int:

@@ -9,7 +9,8 @@ choose_backend()
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
-from rightfit.evaluation.explain import GRADIENT_METHODS, InnerMap, occlusion_maps  # noqa: E402
+from rightfit.evaluation.explain import occlusion_maps  # noqa: E402
+from rightfit.evaluation.inner_map import GRADIENT_METHODS, InnerMap  # noqa: E402
 from rightfit.nets.layers import fused  # noqa: E402
 
 SIDE = 24

@@ -11,19 +11,16 @@ import pytest
 from scipy.stats import spearmanr
 
 from rightfit.errors import UsageError
-from rightfit.evaluation.explain import (
-    GRADIENT_METHODS,
-    InnerMap,
+from rightfit.evaluation.explain import heat_maps, logits_for, occlusion_maps
+from rightfit.evaluation.heat import (
     agreement,
     grad_cam,
     grad_cam_plus_plus,
-    heat_maps,
-    logits_for,
     normalised,
-    occlusion_maps,
     overlay,
     upsampled,
 )
+from rightfit.evaluation.inner_map import GRADIENT_METHODS, InnerMap
 from rightfit.nets import catalogue
 from rightfit.nets.layers import fused
 

@@ -17,7 +17,8 @@ from rightfit.evaluation.calibration import calibrate
 from rightfit.evaluation.summary import summary
 from rightfit.report import plots
 from rightfit.report.pictures import data_uri
-from rightfit.report.run_page import Picture, Story, Suspects, page
+from rightfit.report.run_page import page
+from rightfit.report.story import Picture, Story, Suspects
 from rightfit.report.words import LANGUAGES, Words
 
 HOSTILE = "<script>alert(1)</script>\"'&"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rightfit.console import Console
 from rightfit.data.image import decode, read_bytes
 from rightfit.data.listing import IMAGE_SUFFIXES, below
 from rightfit.data.loader import prefetch
@@ -37,6 +38,31 @@ def images_of(paths: Any, height: int, width: int, resize: str, batch_size: int)
         files = iter(files_of(paths))
         makers = (functools.partial(_decode, chunk, spec, pool) for chunk in _chunks(files, batch_size))
         yield from prefetch(makers, ahead=2, workers=1)
+
+
+def readable(
+    paths: Any,
+    height: int,
+    width: int,
+    resize: str,
+    batch_size: int,
+    console: Console,
+    unreadable: list[tuple[str, str]],
+) -> Iterator[Decoded]:
+    """The batches of `images_of` that hold images; what cannot be read is said, and added to `unreadable`."""
+    for batch in images_of(paths, height, width, resize, batch_size):
+        for path, reason in batch.unreadable:
+            console.say(f"left out: {path}: {reason}")
+        unreadable += batch.unreadable
+        if batch.paths:
+            yield batch
+
+
+def said_left_out(console: Console, unreadable: Sequence[object], done: int, what: str) -> None:
+    """At the end: how many files were `unreadable`, and how many images are done, "labelled" or whatever else."""
+    if unreadable:
+        several = "files were" if len(unreadable) > 1 else "file was"
+        console.say(f"{len(unreadable):,} {several} left out, named above; {done:,} images are {what}")
 
 
 def files_of(paths: Any) -> Iterator[str]:

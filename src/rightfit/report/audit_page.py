@@ -11,7 +11,7 @@ from rightfit.data.audit.findings import Audit, Finding
 from rightfit.data.table import SPLITS
 from rightfit.files import write_text
 from rightfit.report.pages import rendered
-from rightfit.report.pictures import thumbnail
+from rightfit.report.pictures import sets_of
 
 SETS = 12  # of a finding that are shown
 TOGETHER = 6  # images of a set that are shown
@@ -34,12 +34,13 @@ def page(audit: Audit) -> str:
 
 
 def _section(audit: Audit, finding: Finding) -> dict[str, Any]:
+    shown = sets_of(audit.root, finding.files, SETS, TOGETHER)
     sets = [
         {
-            "images": [{"name": name, "source": thumbnail(audit.path(name))} for name in together[:TOGETHER]],
+            "images": images,
             "reason": finding.reasons[number] if finding.reasons else "",
-            "more": max(0, len(together) - TOGETHER),
+            "more": max(0, len(finding.files[number]) - TOGETHER),
         }
-        for number, together in enumerate(finding.files[:SETS])
+        for number, images in enumerate(shown)
     ]
     return {"finding": finding, "sets": sets, "more": max(0, len(finding.files) - SETS)}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 from numpy.typing import NDArray
 
+from rightfit.data.audit.findings import path_of
 from rightfit.data.image import decode, read_bytes
 from rightfit.data.resize import ImageSpec
 from rightfit.errors import RightfitError
@@ -21,6 +23,16 @@ def thumbnail(path: str) -> str:
         return data_uri(decode(read_bytes(path), ImageSpec(SIDE, SIDE, "pad"), path))
     except RightfitError:
         return ""
+
+
+def sets_of(
+    root: str, files: Sequence[Sequence[str]], sets: int, together: int
+) -> list[list[dict[str, str]]]:
+    """The first images of the first sets of an audit's finding: each its name and its thumbnail, `source`."""
+    return [
+        [{"name": name, "source": thumbnail(path_of(root, name))} for name in names[:together]]
+        for names in files[:sets]
+    ]
 
 
 def data_uri(pixels: NDArray[Any], longest: int | None = None) -> str:
