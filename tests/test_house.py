@@ -26,11 +26,12 @@ FLOORS = (
     {"report", "export", "serve", "tuning", "machine"},
     {"run"},
     {"reporting"},
-    {"fitting", "comparing", "explaining", "suspecting"},
+    {"asking", "fitting", "comparing", "explaining", "suspecting"},
     {"resuming"},
     {"beginning"},
     {"api"},
     {"__init__"},
+    {"flags"},
     {"cli"},
     {"__main__"},
 )

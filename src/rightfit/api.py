@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rightfit import beginning, resuming
-from rightfit.config import TrainSettings, train_settings
+from rightfit import asking, beginning, resuming
+from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.errors import RunError, UsageError
 from rightfit.precision import choose_precision
@@ -63,43 +63,17 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     Raises UsageError for settings that are wrong, DataError for data that cannot be trained on,
     RightfitError when the work fails.
     """
-    if data is None and config is None:
-        raise UsageError("no data: give a folder of class folders, a table or a --config that names one")
-    settings = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in settings.items()}
-    named = data is None or isinstance(data, (str, os.PathLike))
-    if data is not None:
-        settings["data"] = os.fspath(data) if named else f"<{type(data).__name__} in memory>"
-    asked = train_settings(settings, config)
-    if named:
-        if asked.data.startswith("<"):
-            raise UsageError(f"{config} is of a run on data in memory, which are gone; give the data again")
-        asked = asked.model_copy(update={"data": _absolute(asked.data)})
-    if asked.cache_folder:
-        asked = asked.model_copy(update={"cache_folder": _absolute(asked.cache_folder)})
-    if asked.weights not in ("auto", "imagenet", "none"):
-        asked = asked.model_copy(update={"weights": _absolute(asked.weights)})
-    if asked.output:
-        from rightfit.saving.folder import check_free
-
-        check_free(asked.output)
-    source = asked.data if named else data
+    asked, source = asking.settled(data, config, settings)
     console = Console(quiet)
     backend = choose_backend(asked.backend)
     precision, because = choose_precision(asked.precision, cache_folder(asked.cache_folder))
-    if asked.model != "auto":
-        from rightfit.nets import catalogue, pretrained
-
-        catalogue.check(asked.model)
-        pretrained.check(asked.weights, asked.model)
-    _check_start(asked)
-    if asked.tensorboard:
-        _require("tensorboard")
+    asking.check(asked)
 
     from rightfit.data.dataset import prepare
 
-    dataset, asked = prepare(source, asked, console, _split_beside(config, asked))
+    dataset, asked = prepare(source, asked, console, asking.split_beside(config, asked))
     if asked.ordinal:
-        _say_grades(dataset.table.classes, dataset.table.label_mode, console)
+        asking.say_grades(dataset.table.classes, dataset.table.label_mode, console)
     with ExitStack() as held:
         return beginning.begin(dataset, asked, console, backend, precision, because, held)
 
@@ -173,7 +147,7 @@ def compare(
     told from noise: `rightfit.comparing.compare`. `split="test"` opens the test set of both, on record."""
     from rightfit import comparing
 
-    a, b = (run if isinstance(run, Run) else load(run, precision) for run in (run_a, run_b))
+    a, b = (_opened(run, precision) for run in (run_a, run_b))
     return comparing.compare(a, b, split, Console(quiet))
 
 
@@ -190,7 +164,7 @@ def report(
     """
     from rightfit import reporting
 
-    opened = run if isinstance(run, Run) else load(run, precision)
+    opened = _opened(run, precision)
     return reporting.write(opened, Path(output) if output else None, language, Console(quiet))
 
 
@@ -213,7 +187,7 @@ def suspects(
     frame and, with `output`, a CSV file: `rightfit.suspecting.suspects`. The test set stays sealed."""
     from rightfit import suspecting
 
-    opened = run if isinstance(run, Run) else load(run, precision)
+    opened = _opened(run, precision)
     frame = suspecting.suspects(opened, Console(quiet))
     if output is not None:
         suspecting.write_csv(frame, output)
@@ -233,7 +207,7 @@ def neighbours(
     `output`, a CSV file: `rightfit.suspecting.neighbours`."""
     from rightfit import suspecting
 
-    opened = run if isinstance(run, Run) else load(run, precision)
+    opened = _opened(run, precision)
     frame = suspecting.neighbours(opened, paths, k, Console(quiet))
     if output is not None:
         suspecting.write_csv(frame, output)
@@ -261,7 +235,7 @@ def explain(
     """
     from rightfit import explaining
 
-    opened = run if isinstance(run, Run) else load(run, precision)
+    opened = _opened(run, precision)
     rows = explaining.explain(opened, paths, output, method, of, layer, check, Console(quiet))
     import pandas as pd
 
@@ -304,48 +278,9 @@ def machine(measure: bool = True) -> dict[str, Any]:
     return describe(measure)
 
 
-def _check_start(asked: TrainSettings) -> None:
-    """UsageError for weights that cannot be started from, before an image is decoded."""
-    if asked.weights == "none" and asked.finetune != "auto":
-        raise UsageError(f"--finetune {asked.finetune} needs weights to start from; give --weights")
-    if asked.weights not in ("auto", "imagenet", "none"):
-        from rightfit.nets.importers.files import check_there
-
-        check_there(Path(asked.weights))
-
-
-def _say_grades(classes: tuple[str, ...], label_mode: str, console: Console) -> None:
-    """UsageError where classes have no order; their order is that of their names, which may not be meant."""
-    if label_mode == "multilabel":
-        raise UsageError("--ordinal is for classes that exclude each other; these images have several labels")
-    console.say(f"grades, in the order of their names: {' < '.join(classes)}")
-
-
-def _absolute(source: str) -> str:
-    return source if "://" in source else os.path.abspath(os.path.expanduser(source))
-
-
-def _split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, str] | None:
-    """The split of the run that `config` belongs to, when it is a run's config.yaml and what decides
-    a split is still as it was there."""
-    if config is None or not all((Path(config).parent / n).exists() for n in ("data.csv", "decisions.jsonl")):
-        return None
-    then = train_settings({}, config)
-    if then.data.startswith("<"):  # its rows have no names to find them by
-        return None
-    deciding = ("data", "split", "seed", "group_by", "group_near_duplicates")
-    if any(getattr(then, name) != getattr(asked, name) for name in deciding):
-        return None
-    from rightfit.data.recorded import splits_of
-
-    return splits_of(Path(config).parent / "data.csv")
-
-
-def _require(package: str) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec(package) is None:
-        raise UsageError(f"{package} is not installed; `pip install {package}` brings it")
+def _opened(run: str | os.PathLike[str] | Run, precision: str) -> Run:
+    """A run that is open already keeps its precision."""
+    return run if isinstance(run, Run) else load(run, precision)
 
 
 def _signature() -> inspect.Signature:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 
-from rightfit.config import TrainSettings
 from rightfit.errors import DataError, RightfitError
+from rightfit.flags import AsJson, CsvFile, Paths, Precision, Quiet, RunFolder, with_settings
+from rightfit.report import tables
 from rightfit.run import Run
 
 app = typer.Typer(
@@ -24,13 +24,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that training made")]
-Precision = Annotated[
-    str, typer.Option(help="float32 is the same on every backend; bfloat16 and auto are faster")
-]
 
 
 def _say_version(asked: bool) -> None:
@@ -67,46 +60,6 @@ def main() -> None:
             raise
         print("rightfit: interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command(**values)` one flag for each field of TrainSettings; a flag not given is None."""
-    own = inspect.signature(command, eval_str=True).parameters
-    parameters = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    for name, field in TrainSettings.model_fields.items():
-        if name in own:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        kind = _flag_type(field.annotation)
-        unset = field.default in (None, "auto") or "[default:" in (field.description or "")
-        text = field.description if unset else f"{field.description} [default: {_shown(field.default)}]"
-        choices = "|".join(get_args(field.annotation)) if get_origin(field.annotation) is Literal else None
-        option = typer.Option(
-            f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
-            help=text,
-            show_default=False,
-            metavar=choices,
-        )
-        parameters.append(
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
-            )
-        )
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
-    return command
-
-
-def _flag_type(annotation: Any) -> type:
-    """int | None -> int; a Literal is text, and pydantic says what it may be."""
-    kinds = (
-        [a for a in get_args(annotation) if a is not type(None)] if get_origin(annotation) else [annotation]
-    )
-    kind = str if get_origin(annotation) is Literal else kinds[0]
-    return kind if kind in (int, float, bool) else str
-
-
-def _shown(value: Any) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 @app.command()
@@ -247,32 +200,14 @@ def compare(
     from rightfit import api
 
     found = api.compare(run_a, run_b, split=split, precision=precision, quiet=quiet)
-    if json:
-        _print_json(found)
-        return
-    groups = "" if found["groups"] == found["images"] else f" of {found['groups']:,} groups"
-    print(f"{found['images']:,} {split} images{groups} that both have; B minus A with 95 % intervals")
-    for name in ("accuracy", "loss"):
-        both, apart = found[name], found[name]["difference"]
-        print(
-            f"  {name:<10} A {both['a']:.4f}   B {both['b']:.4f}   difference {apart['value']:+.4f}"
-            f"   {apart['low']:+.4f} to {apart['high']:+.4f}"
-        )
-    test = found["mcnemar"]
-    print(
-        f"  only A right {test['only_a_right']:,}, only B right {test['only_b_right']:,}; p = {test['p']:.2g}"
-    )
-    print(found["sentence"])
+    _print(found, tables.of_comparison, json)
 
 
 @app.command()
 def predict(
     run: RunFolder,
-    paths: Annotated[list[str], typer.Argument(help="Image files, folders or URLs")],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="CSV file to write [default: stdout]", show_default=False),
-    ] = None,
+    paths: Paths,
+    output: CsvFile = None,
     operating_point: Annotated[
         str | None,
         typer.Option(
@@ -337,33 +272,17 @@ def suspects(
         return
     print(f"{len(found):,} of {images:,} labels of training and validation images are suspected")
     if len(found):
-        _print_suspects(found.head(limit).to_dict("records"), len(found))
+        _print_lines(tables.of_suspects(found.head(limit).to_dict("records"), len(found)))
     if output and not quiet:
         print(f"{len(found):,} images → {output}", file=sys.stderr)
-
-
-def _print_suspects(rows: list[Any], count: int) -> None:
-    widths = [max(len(row[name]) for row in [*rows, {name: name}]) for name in ("label", "suggested")]
-    print(f"  {'label':<{widths[0]}}  {'p':>6}  {'suggested':<{widths[1]}}  {'p':>6}  split  path")
-    for row in rows:
-        print(
-            f"  {row['label']:<{widths[0]}}  {row['probability_label']:>6.4f}  {row['suggested']:<{widths[1]}}"
-            f"  {row['probability_suggested']:>6.4f}  {row['split']:<5}  {row['path']}"
-        )
-    if count > len(rows):
-        print(f"  and {count - len(rows):,} more: --limit {count}, or --output FILE.csv")
-    print("These are suspicions: look at each, correct the labels that are wrong, and train again.")
 
 
 @app.command()
 def neighbours(
     run: RunFolder,
-    paths: Annotated[list[str], typer.Argument(help="Image files, folders or URLs")],
+    paths: Paths,
     k: Annotated[int, typer.Option("--k", min=1, help="Training images for each")] = 5,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="CSV file to write [default: stdout]", show_default=False),
-    ] = None,
+    output: CsvFile = None,
     precision: Precision = "float32",
     quiet: Quiet = False,
 ) -> None:
@@ -380,7 +299,7 @@ def neighbours(
 @app.command()
 def explain(
     run: RunFolder,
-    paths: Annotated[list[str], typer.Argument(help="Image files, folders or URLs")],
+    paths: Paths,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of pictures to make")],
     method: Annotated[
         str, typer.Option(metavar="grad-cam|grad-cam++|occlusion", help="How the heat map is made")
@@ -452,19 +371,7 @@ def models(
     """What can be built: trainable parameters, billions of multiply-adds an image, the paper, weights to start from."""
     from rightfit import api
 
-    rows = api.models(outputs, image_size)
-    if json:
-        _print_json(rows)
-        return
-    print(
-        f"{'name':<24} {'parameters':>12} {'10^9 MACs':>9}  paper   (for {outputs} outputs, {image_size} px)"
-    )
-    for row in rows:
-        counted = row["parameters"] is not None
-        cost = f"{row['parameters']:>12,} {row['multiply_adds'] / 1e9:>9.2f}" if counted else f"{'':>22}"
-        also = f"; weights: {', '.join(row['weights'])}" if row["weights"] else ""
-        print(f"{row['name']:<24} {cost}  {row['paper']}{also}")
-    print("hub:PRESET               image backbones of KerasHub (pip install 'rightfit[hub]')")
+    _print(api.models(outputs, image_size), lambda rows: tables.of_models(rows, outputs, image_size), json)
 
 
 @app.command()
@@ -475,22 +382,19 @@ def machine(
     """What this machine has, and how fast each backend trains on it."""
     from rightfit import api
 
-    facts = api.machine(measure=not quick)
+    _print(api.machine(measure=not quick), tables.of_machine, json)
+
+
+def _print(found: Any, lines: Callable[[Any], list[str]], json: bool) -> None:
     if json:
-        _print_json(facts)
-        return
-    print(
-        f"processor   {facts['processor']}, {facts['cores']} cores; bfloat16: {', '.join(facts['bfloat16']) or 'no'}"
-    )
-    print(f"GPU         {facts['gpu'] or 'none'}")
-    for name, row in facts["backends"].items():
-        speed = f"{row['images_per_second']} images/s" if "images_per_second" in row else row.get("error", "")
-        print(f"{name:<11} {row['version'] or 'not installed: ' + row['install']:<12} {speed}")
-    if facts["measured"]:
-        print(f"({facts['measured']})")
-    for line in facts["in_words"]:
+        _print_json(found)
+    else:
+        _print_lines(lines(found))
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
         print(line)
-    print(f"rightfit would train on {facts['chosen']} in {facts['precision']}: {facts['precision_because']}")
 
 
 def _print_json(content: Any) -> None:

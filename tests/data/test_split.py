@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rightfit.data.dealing import largest_remainder
 from rightfit.data.reading import read
-from rightfit.data.split import assign, largest_remainder, parse_ratio
+from rightfit.data.split import assign, parse_ratio
 from rightfit.data.table import SPLITS, Table
 from rightfit.errors import DataError, UsageError
 

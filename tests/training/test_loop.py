@@ -21,7 +21,7 @@ from rightfit.evaluation.infer import all_logits
 from rightfit.evaluation.metrics import quick
 from rightfit.nets.layers import fused
 from rightfit.nets.resnet import build, initialise
-from rightfit.training import loop
+from rightfit.training import loop, speed
 from rightfit.training.judging import Validation
 from rightfit.training.optimizers import FusedSGD, make_optimizer
 from rightfit.training.schedule import WarmupCosine, averaging_decay
@@ -450,15 +450,15 @@ def test_the_epochs_line_is_what_the_documents_show():
         "val_accuracy_half_width": 0.0099,
     }
     line = "Epoch 3/100  1137/1137 · 42s 37ms/step · loss 0.3712 · acc 0.824 · val_loss 0.3770 · val_acc 0.805 ±0.010"
-    assert loop.epoch_line(row, 100, 1137) == line
+    assert speed.epoch_line(row, 100, 1137) == line
     for name in ("val_loss", "val_accuracy", "val_accuracy_half_width"):
         del row[name]
-    assert loop.epoch_line(row, 100, 1137) == line.partition(" · val_loss")[0]
+    assert speed.epoch_line(row, 100, 1137) == line.partition(" · val_loss")[0]
 
 
 def test_an_epoch_that_was_cut_short_shows_its_own_steps_and_pace():
     row = {"epoch": 1, "steps": 4, "train_seconds": 2.0, "loss": 1.0, "accuracy": 0.5}
-    assert loop.epoch_line(row, 5, 6) == "Epoch 1/5  4/6 · 2.0s 500ms/step · loss 1.0000 · acc 0.500"
+    assert speed.epoch_line(row, 5, 6) == "Epoch 1/5  4/6 · 2.0s 500ms/step · loss 1.0000 · acc 0.500"
 
 
 def test_the_fused_update_is_keras_own_update():

@@ -27,7 +27,7 @@ def lines_of(metrics: dict[str, Any]) -> list[str]:
         lines += [line(f"{what} of {kind}", of[kind]) for kind in kinds]
     points = metrics.get("operating_points", {})
     if positive := [name for labels in points.values() for name in labels if len(labels) == 1][:1]:
-        lines.append(f"  {'sensitivity is of':<28} {positive[0]}")
+        lines.append(f"  {'sensitivity is of':<30} {positive[0]}")
     for point, labels in points.items():
         if len(labels) == 1:
             for side in ("sensitivity", "specificity"):
@@ -43,4 +43,4 @@ def line(name: str, estimate: dict[str, Any]) -> str:
     value, low, high = (
         "-" if estimate[end] is None else f"{estimate[end]:.4f}" for end in ("value", "low", "high")
     )
-    return f"  {name:<28} {value}   {low} to {high}"
+    return f"  {name:<30} {value}   {low} to {high}"

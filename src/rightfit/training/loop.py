@@ -28,10 +28,10 @@ from rightfit.training.backend_steps import make_step
 from rightfit.training.interrupt import Interrupt, Stop, interruptible
 from rightfit.training.judging import Validation, is_kept, judged_on
 from rightfit.training.optimizers import make_optimizer
-from rightfit.training.phases import ALL, Phase, Span, span_at, thawed
+from rightfit.training.phases import ALL, Phase, Span, schedule_of, span_at, thawed
 from rightfit.training.safety import Safety, highest, images_of_the_first_lost_step
-from rightfit.training.schedule import WarmupCosine, averaging_decay
-from rightfit.training.speed import idle
+from rightfit.training.schedule import averaging_decay
+from rightfit.training.speed import epoch_line, epochs_that_fit, idle, seconds_of_an_epoch
 from rightfit.training.state import Progress, Saved
 from rightfit.training.step import Step
 
@@ -233,7 +233,7 @@ class _Training:
         """The rest of the epoch's steps, and what the whole epoch measured. Stop where that was asked for."""
         progress, step, loader, ema = self.progress, self.step, self.loader, self.settings.ema
         assert step
-        schedule = self.schedule(span)
+        schedule = schedule_of(self.settings, span, self.loader.steps)
         if progress.step == 0:
             step.begin()
             progress.part = dict.fromkeys(("train_seconds", "input_seconds", "saving_seconds"), 0.0)
@@ -289,18 +289,10 @@ class _Training:
             "saving_seconds": round(part["saving_seconds"], 3),
         }
 
-    def schedule(self, span: Span) -> WarmupCosine:
-        """Of a span: its share of the warm-up, and a cosine that ends with it."""
-        share = (span.end - span.first) / (self.settings.epochs or 1)
-        warmup = round((self.settings.warmup_epochs or 0.0) * share * self.loader.steps)
-        return WarmupCosine(
-            self.settings.learning_rate or 0.0, warmup, (span.end - span.first) * self.loader.steps
-        )
-
     def shorten(self, row: dict[str, Any], settings_for: Callable[[int], TrainSettings]) -> None:
         """After the first epoch: what fits into the time limit becomes the whole schedule."""
         progress, left = self.progress, self.limit - self._elapsed()
-        if progress.ended or (fit := _epochs_that_fit(row, left)) >= progress.epochs:
+        if progress.ended or (fit := epochs_that_fit(row, left)) >= progress.epochs:
             return
         progress.epochs, progress.shortened = fit, fit
         limit, self.settings = self.settings.time_limit, settings_for(fit)
@@ -308,7 +300,7 @@ class _Training:
 
     def foretell(self, row: dict[str, Any]) -> None:
         """After the first epoch: how long all of them will take, where that is long."""
-        left = (self.progress.epochs - 1) * _seconds_of_an_epoch(row)
+        left = (self.progress.epochs - 1) * seconds_of_an_epoch(row)
         if not self.progress.ended and WORTH_SAYING < left < math.inf:
             self.console.say(
                 f"about {duration(left)} more for all {self.progress.epochs} epochs; a --time-limit shortens the "
@@ -365,7 +357,7 @@ class _Training:
         if found.progress.epoch == failed.epoch:
             span = self.enter()
             assert self.step
-            rate, ema = self.schedule(span), self.settings.ema
+            rate, ema = schedule_of(self.settings, span, self.loader.steps), self.settings.ema
             positions = images_of_the_first_lost_step(
                 self.step, self.loader, rate, span.first, failed, ema, self.interrupt, limit
             )
@@ -406,30 +398,3 @@ class _Training:
 def _assert_resolved(settings: TrainSettings) -> None:
     assert settings.epochs and settings.learning_rate and settings.patience and settings.batch_size
     assert settings.warmup_epochs is not None
-
-
-def _epochs_that_fit(row: dict[str, Any], left: float) -> int:
-    """Epochs for the whole schedule when `left` seconds remain after the first."""
-    each = _seconds_of_an_epoch(row)
-    return 1 + int(min(left / each, 1e9)) if each > 0 else 10**9
-
-
-def _seconds_of_an_epoch(row: dict[str, Any]) -> float:
-    """What the next one takes, by the first, whose first step compiled."""
-    steps = row["steps"]
-    pace = (row["train_seconds"] - row["first_step_seconds"]) / (steps - 1) if steps > 1 else math.inf
-    return float(min(row["train_seconds"], pace * steps) + row["validation_seconds"])
-
-
-def epoch_line(row: dict[str, Any], epochs: int, steps: int) -> str:
-    """Epoch 3/100  1137/1137 · 42s 37ms/step · loss 0.3712 · acc 0.824 · val_loss 0.3770 · val_acc 0.805 ±0.010"""
-    seconds = row["train_seconds"]
-    pace = 1000 * seconds / max(1, row["steps"])
-    line = (
-        f"Epoch {row['epoch']}/{epochs}  {row['steps']}/{steps} · {duration(seconds)} {pace:.0f}ms/step"
-        f" · loss {row['loss']:.4f} · acc {row['accuracy']:.3f}"
-    )
-    if "val_loss" in row:
-        line += f" · val_loss {row['val_loss']:.4f} · val_acc {row['val_accuracy']:.3f}"
-        line += f" ±{row['val_accuracy_half_width']:.3f}"
-    return line

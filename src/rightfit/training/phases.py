@@ -10,7 +10,9 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from rightfit.config import TrainSettings
 from rightfit.nets.layers import fused
+from rightfit.training.schedule import WarmupCosine
 from rightfit.training.state import Progress
 
 LAYERS = (
@@ -73,3 +75,10 @@ def thawed(
         for layer in runner.layers:
             layer.trainable = layer.name in phase.rates
     return runner
+
+
+def schedule_of(settings: TrainSettings, span: Span, steps: int) -> WarmupCosine:
+    """Of a span of epochs of so many steps: its share of the warm-up, and a cosine that ends with it."""
+    share = (span.end - span.first) / (settings.epochs or 1)
+    warmup = round((settings.warmup_epochs or 0.0) * share * steps)
+    return WarmupCosine(settings.learning_rate or 0.0, warmup, (span.end - span.first) * steps)

@@ -1,7 +1,9 @@
-"""What a run's time went into, by its history; in words what bounded it, and what would help."""
+"""What a run's time went into, by its history; in words what bounded it, and what would help; and of one epoch
+its line, and how many more fit."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -142,3 +144,33 @@ def _advice(largest: str, setting: Setting) -> str:
             known += f"bfloat16 was measured {gain:.2f} times as fast as float32, which does not pay; "
     less = ["a smaller --image-size or --model" if setting.side > SMALL else "a smaller --model"]
     return known + ", or ".join(less + ([] if setting.gpu else ["a GPU,"])) + " would help"
+
+
+# An epoch ------------------------------------------------------------------------------------------
+
+
+def epochs_that_fit(row: Mapping[str, Any], left: float) -> int:
+    """Epochs for the whole schedule when `left` seconds remain after the first."""
+    each = seconds_of_an_epoch(row)
+    return 1 + int(min(left / each, 1e9)) if each > 0 else 10**9
+
+
+def seconds_of_an_epoch(row: Mapping[str, Any]) -> float:
+    """What the next one takes, by the first, whose first step compiled."""
+    steps = row["steps"]
+    pace = (row["train_seconds"] - row["first_step_seconds"]) / (steps - 1) if steps > 1 else math.inf
+    return float(min(row["train_seconds"], pace * steps) + row["validation_seconds"])
+
+
+def epoch_line(row: Mapping[str, Any], epochs: int, steps: int) -> str:
+    """Epoch 3/100  1137/1137 · 42s 37ms/step · loss 0.3712 · acc 0.824 · val_loss 0.3770 · val_acc 0.805 ±0.010"""
+    seconds = row["train_seconds"]
+    pace = 1000 * seconds / max(1, row["steps"])
+    line = (
+        f"Epoch {row['epoch']}/{epochs}  {row['steps']}/{steps} · {duration(seconds)} {pace:.0f}ms/step"
+        f" · loss {row['loss']:.4f} · acc {row['accuracy']:.3f}"
+    )
+    if "val_loss" in row:
+        line += f" · val_loss {row['val_loss']:.4f} · val_acc {row['val_accuracy']:.3f}"
+        line += f" ±{row['val_accuracy_half_width']:.3f}"
+    return line

@@ -1,0 +1,91 @@
+"""What a person asks of `train` in; settings that are whole and checked, before an image is decoded, out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from rightfit.config import TrainSettings, train_settings
+from rightfit.console import Console
+from rightfit.errors import UsageError
+
+
+def settled(data: Any, config: str | Path | None, settings: dict[str, Any]) -> tuple[TrainSettings, Any]:
+    """The settings as asked, with paths in full, and the source: a path, or data in memory. Raises UsageError."""
+    if data is None and config is None:
+        raise UsageError("no data: give a folder of class folders, a table or a --config that names one")
+    settings = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in settings.items()}
+    named = data is None or isinstance(data, (str, os.PathLike))
+    if data is not None:
+        settings["data"] = os.fspath(data) if named else f"<{type(data).__name__} in memory>"
+    asked = train_settings(settings, config)
+    if named:
+        if asked.data.startswith("<"):
+            raise UsageError(f"{config} is of a run on data in memory, which are gone; give the data again")
+        asked = asked.model_copy(update={"data": _absolute(asked.data)})
+    if asked.cache_folder:
+        asked = asked.model_copy(update={"cache_folder": _absolute(asked.cache_folder)})
+    if asked.weights not in ("auto", "imagenet", "none"):
+        asked = asked.model_copy(update={"weights": _absolute(asked.weights)})
+    if asked.output:
+        from rightfit.saving.folder import check_free
+
+        check_free(asked.output)
+    return asked, asked.data if named else data
+
+
+def check(asked: TrainSettings) -> None:
+    """UsageError for a model, weights or a package that there is not."""
+    if asked.model != "auto":
+        from rightfit.nets import catalogue, pretrained
+
+        catalogue.check(asked.model)
+        pretrained.check(asked.weights, asked.model)
+    _check_start(asked)
+    if asked.tensorboard:
+        _require("tensorboard")
+
+
+def _check_start(asked: TrainSettings) -> None:
+    """UsageError for weights that cannot be started from, before an image is decoded."""
+    if asked.weights == "none" and asked.finetune != "auto":
+        raise UsageError(f"--finetune {asked.finetune} needs weights to start from; give --weights")
+    if asked.weights not in ("auto", "imagenet", "none"):
+        from rightfit.nets.importers.files import check_there
+
+        check_there(Path(asked.weights))
+
+
+def split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, str] | None:
+    """The split of the run that `config` belongs to, when it is a run's config.yaml and what decides
+    a split is still as it was there."""
+    if config is None or not all((Path(config).parent / n).exists() for n in ("data.csv", "decisions.jsonl")):
+        return None
+    then = train_settings({}, config)
+    if then.data.startswith("<"):  # its rows have no names to find them by
+        return None
+    deciding = ("data", "split", "seed", "group_by", "group_near_duplicates")
+    if any(getattr(then, name) != getattr(asked, name) for name in deciding):
+        return None
+    from rightfit.data.recorded import splits_of
+
+    return splits_of(Path(config).parent / "data.csv")
+
+
+def say_grades(classes: tuple[str, ...], label_mode: str, console: Console) -> None:
+    """UsageError where classes have no order; their order is that of their names, which may not be meant."""
+    if label_mode == "multilabel":
+        raise UsageError("--ordinal is for classes that exclude each other; these images have several labels")
+    console.say(f"grades, in the order of their names: {' < '.join(classes)}")
+
+
+def _absolute(source: str) -> str:
+    return source if "://" in source else os.path.abspath(os.path.expanduser(source))
+
+
+def _require(package: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise UsageError(f"{package} is not installed; `pip install {package}` brings it")

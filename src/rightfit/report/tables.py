@@ -1,0 +1,69 @@
+"""What a command found in, the lines that a terminal shows out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def of_comparison(found: Mapping[str, Any]) -> list[str]:
+    """As `rightfit.compare` gives it."""
+    groups = "" if found["groups"] == found["images"] else f" of {found['groups']:,} groups"
+    lines = [
+        f"{found['images']:,} {found['split']} images{groups} that both have; B minus A with 95 % intervals"
+    ]
+    for name in ("accuracy", "loss"):
+        both, apart = found[name], found[name]["difference"]
+        lines.append(
+            f"  {name:<10} A {both['a']:.4f}   B {both['b']:.4f}   difference {apart['value']:+.4f}"
+            f"   {apart['low']:+.4f} to {apart['high']:+.4f}"
+        )
+    test = found["mcnemar"]
+    lines.append(
+        f"  only A right {test['only_a_right']:,}, only B right {test['only_b_right']:,}; p = {test['p']:.2g}"
+    )
+    return [*lines, found["sentence"]]
+
+
+def of_suspects(rows: Sequence[Mapping[Any, Any]], count: int) -> list[str]:
+    """The first `rows` of `count` suspects, as `rightfit.suspects` has them."""
+    widths = [max(len(row[name]) for row in [*rows, {name: name}]) for name in ("label", "suggested")]
+    lines = [f"  {'label':<{widths[0]}}  {'p':>6}  {'suggested':<{widths[1]}}  {'p':>6}  split  path"]
+    lines += [
+        f"  {row['label']:<{widths[0]}}  {row['probability_label']:>6.4f}  {row['suggested']:<{widths[1]}}"
+        f"  {row['probability_suggested']:>6.4f}  {row['split']:<5}  {row['path']}"
+        for row in rows
+    ]
+    if count > len(rows):
+        lines.append(f"  and {count - len(rows):,} more: --limit {count}, or --output FILE.csv")
+    return [*lines, "These are suspicions: look at each, correct the labels that are wrong, and train again."]
+
+
+def of_models(rows: Sequence[Mapping[str, Any]], outputs: int, image_size: int) -> list[str]:
+    """As `rightfit.api.models` lists them, counted for so many outputs and pixels a side."""
+    lines = [
+        f"{'name':<24} {'parameters':>12} {'10^9 MACs':>9}  paper   (for {outputs} outputs, {image_size} px)"
+    ]
+    for row in rows:
+        counted = row["parameters"] is not None
+        cost = f"{row['parameters']:>12,} {row['multiply_adds'] / 1e9:>9.2f}" if counted else f"{'':>22}"
+        also = f"; weights: {', '.join(row['weights'])}" if row["weights"] else ""
+        lines.append(f"{row['name']:<24} {cost}  {row['paper']}{also}")
+    return [*lines, "hub:PRESET               image backbones of KerasHub (pip install 'rightfit[hub]')"]
+
+
+def of_machine(facts: Mapping[str, Any]) -> list[str]:
+    """As `rightfit.machine.describe` gives them."""
+    lines = [
+        f"processor   {facts['processor']}, {facts['cores']} cores; bfloat16: {', '.join(facts['bfloat16']) or 'no'}",
+        f"GPU         {facts['gpu'] or 'none'}",
+    ]
+    for name, row in facts["backends"].items():
+        speed = f"{row['images_per_second']} images/s" if "images_per_second" in row else row.get("error", "")
+        lines.append(f"{name:<11} {row['version'] or 'not installed: ' + row['install']:<12} {speed}")
+    if facts["measured"]:
+        lines.append(f"({facts['measured']})")
+    chosen = (
+        f"rightfit would train on {facts['chosen']} in {facts['precision']}: {facts['precision_because']}"
+    )
+    return [*lines, *facts["in_words"], chosen]
