@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TABLE = "explanations.csv"
 SHORTEST = 224  # px a side that a picture is shown with at least
+DOUBTFUL = 0.2  # agreement below which gradient and occlusion tell different stories
 BATCH = 32
 
 
@@ -259,9 +260,9 @@ def _say(
         console.say(f"{method} of the {inner.size[0]}x{inner.size[1]} map of {inner.layer}")
     if check and rows:
         found = sorted(row["agreement"] for row in rows)
-        console.say(
-            f"rank correlation with occlusion: median {found[len(found) // 2]:.2f}, least {found[0]:.2f}"
-        )
+        median = found[len(found) // 2]
+        doubt = "; so low, the maps are not to be believed" if median < DOUBTFUL else ""
+        console.say(f"rank correlation with occlusion: median {median:.2f}, least {found[0]:.2f}{doubt}")
     if empty:
         console.say(
             f"{empty:,} of {len(rows):,} maps are empty: nothing that was seen there speaks for the class"

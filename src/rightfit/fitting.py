@@ -331,8 +331,10 @@ def sentence(split: str, metrics: dict[str, Any]) -> str:
 
 
 def calibration_sentence(metrics: dict[str, Any]) -> str:
-    before, after = metrics["ece_uncalibrated"]["value"], metrics["ece"]["value"]
+    before, after = metrics["ece_uncalibrated"]["value"], metrics["ece"]
+    known = after["low"] is not None and after["high"] is not None
+    span = f" ({after['low']:.4f} to {after['high']:.4f})" if known else ""  # one group has no interval
     return (
         f"temperature {metrics['temperature']:.3g} from the validation images: "
-        f"expected calibration error {before:.4f} → {after:.4f} on them"
+        f"expected calibration error {before:.4f} → {after['value']:.4f}{span} on them"
     )

@@ -74,9 +74,26 @@ def suspects(run: Run, console: Console) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(records, columns=list(SUSPECTS))
     frame.attrs.update(images=judged.images, unknown=judged.unknown)
+    _warn_of_chance(run, dataset, console)
     if judged.unknown:
         console.say(f"not judged, for want of images: {', '.join(judged.unknown)}")
     return frame
+
+
+def _warn_of_chance(run: Run, dataset: Dataset, console: Console) -> None:
+    """A net that is not told from a guess has features that judge no label."""
+    import numpy as np
+
+    codes = dataset.table.codes()[dataset.table.rows("val")]
+    accuracy = run.metrics.get("validation", {}).get("accuracy", {}).get("low")
+    if run.label_mode == "multilabel" or accuracy is None or not len(codes):
+        return
+    most = float(np.bincount(codes).max() / len(codes))
+    if accuracy <= most:
+        console.say(
+            f"the run is not told from always predicting the most frequent class ({most:.0%} of the validation "
+            "images), so its suspicions say little; train a better one first"
+        )
 
 
 def neighbours(

@@ -1,15 +1,39 @@
-"""A real browser that looks at a page."""
+"""A page read as a parser reads it, and a real browser that looks at it."""
 
 from __future__ import annotations
 
 import re
 import shutil
+from html.parser import HTMLParser
 
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PICTURES = "[...document.images].every(i => i.complete && i.naturalWidth > 0) && document.images.length"
 COLOURS = "['color', 'backgroundColor'].map(k => getComputedStyle(document.body)[k])"
+
+
+class Reader(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def named(self, tag):
+        """The attributes of each such tag, in order."""
+        return [attributes for found, attributes in self.tags if found == tag]
+
+
+@pytest.fixture(scope="session")
+def read():
+    """read(page) -> its tags with their attributes, and its text."""
+    return Reader
 
 
 @pytest.fixture

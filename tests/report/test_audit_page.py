@@ -2,7 +2,6 @@
 
 import base64
 import re
-from html.parser import HTMLParser
 
 import cv2
 import numpy as np
@@ -12,19 +11,6 @@ from rightfit.data.audit.findings import Audit, Finding
 from rightfit.report.audit_page import SETS, TOGETHER, page
 
 HOSTILE = "a/<img src=x onerror=alert(1)>&\"'.jpg"
-
-
-class Reader(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text = [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def audit(root, *sets, reasons=()):
@@ -41,13 +27,13 @@ def photograph(path):
     Image.fromarray(pixels).save(path, exif=exif)
 
 
-def test_names_are_text_and_never_markup(tmp_path):
+def test_names_are_text_and_never_markup(read, tmp_path):
     photograph(tmp_path / HOSTILE)
-    read = Reader(page(audit(tmp_path, (HOSTILE,), reasons=("<script>",))))
-    images = [attributes for tag, attributes in read.tags if tag == "img"]
+    seen = read(page(audit(tmp_path, (HOSTILE,), reasons=("<script>",))))
+    images = [attributes for tag, attributes in seen.tags if tag == "img"]
     assert [image["alt"] for image in images] == [HOSTILE]
-    assert "script" not in {tag for tag, _ in read.tags} and not any("onerror" in image for image in images)
-    assert HOSTILE in read.text and "<b>" in read.text and "<script>" in read.text
+    assert "script" not in {tag for tag, _ in seen.tags} and not any("onerror" in image for image in images)
+    assert HOSTILE in seen.text and "<b>" in seen.text and "<script>" in seen.text
 
 
 def test_thumbnails_are_small_jpegs_inside_the_page_and_without_exif(tmp_path):
@@ -60,12 +46,12 @@ def test_thumbnails_are_small_jpegs_inside_the_page_and_without_exif(tmp_path):
     assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape == (112, 112, 3)
 
 
-def test_what_cannot_be_decoded_is_said_and_what_is_many_is_cut(tmp_path):
+def test_what_cannot_be_decoded_is_said_and_what_is_many_is_cut(read, tmp_path):
     many = [tuple(f"a/{i}-{j}.png" for j in range(TOGETHER + 2)) for i in range(SETS + 3)]
-    read = Reader(page(audit(tmp_path, *many)))
-    assert not [tag for tag, _ in read.tags if tag == "img"]
-    assert read.text.count("cannot be shown") == SETS * TOGETHER
-    assert "and 2 more" in read.text and "and 3 more" in read.text
+    seen = read(page(audit(tmp_path, *many)))
+    assert not [tag for tag, _ in seen.tags if tag == "img"]
+    assert seen.text.count("cannot be shown") == SETS * TOGETHER
+    assert "and 2 more" in seen.text and "and 3 more" in seen.text
 
 
 def test_a_page_without_findings_says_so():

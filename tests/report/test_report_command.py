@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,8 @@ from rightfit import reporting
 from rightfit.console import Console
 from rightfit.run import Run
 from rightfit.training.state import Progress
+
+DEMO = Path(__file__).parents[2] / "runs" / "demo" / "report.html"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,11 @@ def test_training_ends_with_a_page_that_says_what_came_out(drawn):
 
 def test_a_browser_shows_the_page_of_a_run(drawn, browsed):
     assert browsed(drawn[0] / "report.html") == text(drawn[0]).count("<img ")
+
+
+@pytest.mark.skipif(not DEMO.exists(), reason="`make demo` was not run here")
+def test_a_browser_shows_the_page_of_the_demo(browsed):
+    assert browsed(DEMO) == DEMO.read_text(encoding="utf-8").count("<img ") > 12
 
 
 def test_evaluate_draws_the_page_again_with_the_test_on_it(copy, here):

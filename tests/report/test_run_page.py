@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import string
-from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
@@ -23,22 +22,6 @@ from rightfit.report.words import LANGUAGES, Words
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 SOURCE = Path(plots.__file__).parent
-
-
-class Reader(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text = [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def named(self, tag):
-        return [attributes for found, attributes in self.tags if found == tag]
 
 
 def told(label_mode="categorical", classes=("cat", "dog", HOSTILE), images=200, **changes):
@@ -86,41 +69,41 @@ def told(label_mode="categorical", classes=("cat", "dog", HOSTILE), images=200, 
     ("label_mode", "classes"),
     [("categorical", ("cat", "$x_{$", HOSTILE)), ("binary", ("no", "_yes")), ("multilabel", ("a", "b", "c"))],
 )
-def test_a_page_stands_alone_and_every_figure_has_words_and_a_table(label_mode, classes, language):
+def test_a_page_stands_alone_and_every_figure_has_words_and_a_table(read, label_mode, classes, language):
     text = page(told(label_mode, classes), language)
-    read = Reader(text)
+    seen = read(text)
     assert re.findall(r'(?:src|href|url\()=?"?(?!data:|#)(?:https?:|//|file:)', text) == []
-    assert not read.named("script") and not read.named("link")
-    figures = [d for d in read.named("div") if d.get("role") == "img"]
-    assert len(figures) == len(read.named("svg")) == (4 if label_mode == "multilabel" else 5)
+    assert not seen.named("script") and not seen.named("link")
+    figures = [d for d in seen.named("div") if d.get("role") == "img"]
+    assert len(figures) == len(seen.named("svg")) == (4 if label_mode == "multilabel" else 5)
     assert all(len(figure["aria-label"]) > 20 for figure in figures)
-    assert len(read.named("details")) >= len(figures)
-    images = read.named("img")
+    assert len(seen.named("details")) >= len(figures)
+    images = seen.named("img")
     assert len(images) == 4 and all(image["alt"] for image in images)
     assert len(text) < 5_000_000
-    assert read.named("html") == [{"lang": "zh-CN" if language == "zh" else "en"}]
+    assert seen.named("html") == [{"lang": "zh-CN" if language == "zh" else "en"}]
 
 
-def test_names_are_text_and_never_markup():
-    read = Reader(page(told()))
-    assert not read.named("script")
-    assert read.text.count(HOSTILE) >= 5
+def test_names_are_text_and_never_markup(read):
+    seen = read(page(told()))
+    assert not seen.named("script")
+    assert seen.text.count(HOSTILE) >= 5
 
 
-def test_what_a_page_says_is_what_the_run_holds():
+def test_what_a_page_says_is_what_the_run_holds(read):
     story = told()
     accuracy = story.metrics["validation"]["accuracy"]
-    said = Reader(page(story)).text
+    said = read(page(story)).text
     for value in accuracy.values():
         assert f"{100 * value:.1f} %" in said and f"{value:.4f}" in said
     assert "always predicting “cat” would get 40.0 %" in said
     assert "still sealed" in said and "bound by the processor" in said
     compared = told(openings=[{"time": "now", "purpose": "compare", "weights": "ab" * 32}])
-    assert "no numbers on it are on record" in Reader(page(compared)).text
+    assert "no numbers on it are on record" in read(page(compared)).text
     opened = told(metrics={**story.metrics, "test": story.metrics["validation"]}, openings=[
         {"time": "now", "purpose": "evaluate", "weights": "ab" * 32, "other_weights_before": n} for n in (0, 2)
     ])  # fmt: skip
-    said = Reader(page(opened)).text
+    said = read(page(opened)).text
     assert "opened 2 times" in said and "2 other set(s) of weights" in said and "still sealed" not in said
 
 
@@ -128,26 +111,26 @@ def test_what_a_page_says_is_what_the_run_holds():
     ("trained", "verdict"),
     [(0.99, "overfitting"), (0.6, "harder than validation"), (0.77, "within what"), (0.30, "underfitting")],
 )
-def test_over_and_underfit_are_told_from_what_the_interval_allows(trained, verdict):
+def test_over_and_underfit_are_told_from_what_the_interval_allows(read, trained, verdict):
     held = 0.32 if verdict == "underfitting" else 0.75
     row = {"epoch": 1.0, "steps": 9, "loss": 1.0, "accuracy": trained, "val_loss": 1.0, "val_accuracy": held}
     story = told(history=[row | {"val_accuracy_half_width": 0.05}], kept=1)
-    assert verdict in Reader(page(story)).text
+    assert verdict in read(page(story)).text
 
 
-def test_a_page_of_a_run_that_goes_on_loads_itself_anew_and_shows_what_there_is():
+def test_a_page_of_a_run_that_goes_on_loads_itself_anew_and_shows_what_there_is(read):
     bare = told(going_on=True, planned=9, metrics={}, answers=None, mistakes=(), suspects=None, kept=None)
-    read = Reader(page(bare))
-    assert {"http-equiv": "refresh", "content": "15"} in read.named("meta")
-    assert "5 of 9 epochs" in read.text and len(read.named("svg")) == 2
-    done = Reader(page(told()))
+    seen = read(page(bare))
+    assert {"http-equiv": "refresh", "content": "15"} in seen.named("meta")
+    assert "5 of 9 epochs" in seen.text and len(seen.named("svg")) == 2
+    done = read(page(told()))
     assert all(meta.get("http-equiv") != "refresh" for meta in done.named("meta"))
 
 
-def test_a_run_of_which_nothing_is_known_has_a_page_too():
+def test_a_run_of_which_nothing_is_known_has_a_page_too(read):
     empty = told(history=(), metrics={}, answers=None, mistakes=(), suspects=None, findings=(), decisions=(),
                  seconds={}, versions={}, counts={"train": 5}, kept=None)  # fmt: skip
-    said = Reader(page(empty)).text
+    said = read(page(empty)).text
     assert "no validation images" in said and "No images are kept for a test" in said
 
 

@@ -81,11 +81,11 @@ class _FusedBatchNormalization(keras.layers.BatchNormalization):
 
     def infer(self, inputs: Any) -> Any:
         """Outputs by the moving statistics: each backend's own kernel."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract; a Keras layer cannot be an ABC as well
 
     def normalise(self, inputs: Any) -> tuple[Any, Any, Any]:
         """Outputs, mean and sample variance of the batch: each backend's own kernel."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract, as above
 
 
 class TensorFlowBatchNormalization(_FusedBatchNormalization):
