@@ -12,11 +12,11 @@ from rightfit.report.words import Words
 
 
 def listed(names: Sequence[str], t: Words, most: int = 5) -> str:
-    comma = "、" if t.language == "zh" else ", "
-    if len(names) <= most:
-        return comma.join(names)
-    shown = comma.join(names[: most - 1])
-    return t("and others", names=shown, count=len(names) - most + 1, total=len(names))
+    comma, last = ("、", "、") if t.language == "zh" else (", ", " and ")
+    if len(names) > most:
+        shown = comma.join(names[: most - 1])
+        return t("and others", names=shown, count=len(names) - most + 1, total=len(names))
+    return last.join(filter(None, (comma.join(names[:-1]), *names[-1:])))
 
 
 def share(value: float | None) -> str:
