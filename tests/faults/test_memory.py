@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import keras
@@ -190,6 +191,28 @@ def test_predicting_takes_a_batch_in_halves_where_memory_is_short():
     found = infer.logits_of(Narrow(), batch, 16)
     assert np.array_equal(found, batch.reshape(11, -1)[:, :2])
     assert max(seen) == 16 and {n for n in seen if n <= 3} == {2}
+
+
+def test_what_a_batch_that_failed_held_is_free_before_the_halves_are_tried():
+    """Frameworks leave an error, its frames and their arrays in a cycle, which no count of references ends."""
+
+    class Held:
+        pass
+
+    alive = []
+
+    class Narrow:
+        def predict_on_batch(self, batch):
+            assert not any(reference() for reference in alive)
+            if len(batch) > 2:
+                held = Held()
+                held.itself, held.arrays = held, batch.copy()
+                alive.append(weakref.ref(held))
+                raise MemoryError
+            return np.zeros((len(batch), 2), np.float32)
+
+    assert infer.logits_of(Narrow(), np.zeros((16, 2, 2, 3), np.uint8), 16).shape == (16, 2)
+    assert len(alive) == 1 + 2 + 4
 
 
 # Real limits ----------------------------------------------------------------------------------------

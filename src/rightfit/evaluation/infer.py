@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import keras
@@ -37,6 +38,7 @@ def logits_of(model: keras.Model, batch: NDArray[np.uint8], batch_size: int) -> 
     except Exception as error:  # each backend has a type of its own for memory
         if batch_size == 1 or not is_short(error):
             raise
+    gc.collect()  # the error and the frames that hold its arrays are cycles; their memory is needed now
     half = -(-batch_size // 2)
     return np.concatenate([logits_of(model, batch[s : s + half], half) for s in range(0, len(batch), half)])
 

@@ -6,6 +6,7 @@ A model is split at a layer that all of its logits come from; models within it a
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,6 +83,7 @@ class InnerMap:
             else:
                 yield found
                 continue
+            gc.collect()  # as in infer.py: what failed is held by cycles
             yield from self.gradients(images[part], asked[part], -(-batch_size // 2))
 
     def _at_once(self, images: NDArray[np.uint8], asked: Floats, batch_size: int) -> tuple[Floats, Floats]:
