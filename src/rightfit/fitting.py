@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import os
 import time
@@ -88,6 +89,7 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
         _write_image_digests(job)
     started = time.monotonic()
     progress, chosen = _trained(job, console, checkpoints, saved, record_or_wait)
+    gc.collect()  # the net that was trained is a cycle; the one that was saved is about to be loaded
     if progress.stopped:
         return _stopped(job, progress, console)
     for decision in chosen:
