@@ -173,12 +173,13 @@ class Run:
         import numpy as np
 
         from rightfit.evaluation.calibration import calibrate
-        from rightfit.evaluation.slices import Brightness, slices_of
+        from rightfit.evaluation.slices import Brightness, pixels_beside, slices_of
         from rightfit.evaluation.summary import summary
         from rightfit.saving import folder
 
         dataset, rows = self._data(), self._rows(split)
         images, targets = Brightness(dataset.images), dataset.targets(rows)
+        areas = pixels_beside(dataset.table.paths(rows))
         if logits is None:
             logits = self.logits(split, console, images)
         if calibrating:
@@ -194,7 +195,7 @@ class Run:
             dataset.groups(rows),
             calibration=self.calibration,
             ordinal=self.settings.ordinal,
-            slices=slices_of(images.of(dataset.image_rows[rows]), dataset.table.paths(rows), named),
+            slices=slices_of(images.of(dataset.image_rows[rows]), areas(), named),
         )
 
     def logits(self, split: str, console: Console, images: Images | None = None) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from rightfit.evaluation.lines import lines_of
-from rightfit.evaluation.slices import Brightness, pixels, slices_of, thirds
+from rightfit.evaluation.slices import Brightness, pixels, pixels_beside, slices_of, thirds
 from rightfit.evaluation.summary import summary
 
 
@@ -19,19 +19,21 @@ def test_thirds_hold_every_image_once_and_equal_values_together():
 
 
 def test_images_that_are_all_alike_are_no_slices():
-    assert slices_of(np.full(9, 80.0), ["array:1"] * 9, [""] * 9) == {}
+    assert slices_of(np.full(9, 80.0), np.full(9, 4.0), [""] * 9) == {}
+    assert slices_of(np.full(9, 80.0), None, [""] * 9) == {}
 
 
 def test_few_groups_are_slices_and_many_are_not():
-    names, codes = slices_of(np.full(4, 1.0), ["array:1"] * 4, ["b", "a", "", "b"])["group"]
+    names, codes = slices_of(np.full(4, 1.0), None, ["b", "a", "", "b"])["group"]
     assert names == ["a", "b"] and codes.tolist() == [1, 0, -1, 1]
-    assert "group" not in slices_of(np.full(40, 1.0), ["array:1"] * 40, list(map(str, range(40))))
+    assert "group" not in slices_of(np.full(40, 1.0), None, list(map(str, range(40))))
 
 
 def test_image_sizes_come_from_the_files_headers(tmp_path, picture):
     for side in (10, 20, 30):
         (tmp_path / f"{side}.png").write_bytes(picture(side))
-    assert pixels([str(tmp_path / f"{side}.png") for side in (20, 10, 30)]).tolist() == [400, 100, 900]
+    paths = [str(tmp_path / f"{side}.png") for side in (20, 10, 30)]
+    assert pixels(paths).tolist() == pixels_beside(paths)().tolist() == [400, 100, 900]
     assert pixels(["s3://bucket/a.png"]) is None and pixels([str(tmp_path / "gone.png")]) is None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -36,12 +36,13 @@ class Brightness:
         return np.array([self._of_row[row] for row in rows.tolist()])
 
 
-def slices_of(brightness: NDArray[np.float64], paths: Sequence[str], named_groups: Sequence[str]) -> Slices:
-    """Every way of slicing that has two parts or more; all three arguments are of the same N images."""
+def slices_of(
+    brightness: NDArray[np.float64], areas: NDArray[np.float64] | None, named_groups: Sequence[str]
+) -> Slices:
+    """Every way of slicing that has two parts or more; all three are of the same N images, areas in pixels."""
     found: Slices = {
         "brightness": thirds(brightness, ("dark", "medium", "bright"), "{:.0f} to {:.0f} of 255")
     }
-    areas = pixels(paths)
     if areas is not None:
         found["image size"] = thirds(areas / 1e6, ("small", "medium", "large"), "{:.3g} to {:.3g} megapixels")
     groups = [name for name in named_groups if name]
@@ -67,12 +68,19 @@ def pixels(paths: Iterable[str]) -> NDArray[np.float64] | None:
     files = list(paths)
     if any("://" in path or path.startswith("array:") for path in files):
         return None
-    try:
-        with ThreadPoolExecutor() as pool:
-            areas = list(pool.map(_area, files))
-    except RuntimeError:  # no memory for another thread
-        areas = [_area(path) for path in files]
+    areas = [_area(path) for path in files]  # threads would wait for each other: a header is little work
     return np.array(areas) if all(areas) else None
+
+
+def pixels_beside(paths: Iterable[str]) -> Callable[[], NDArray[np.float64] | None]:
+    """`pixels` while something else goes on, such as predicting; call what is returned for them."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="rightfit-sizes")
+    try:
+        found = pool.submit(pixels, paths)
+    except RuntimeError:  # no memory for another thread
+        return lambda: pixels(paths)
+    pool.shutdown(wait=False)
+    return found.result
 
 
 def _area(path: str) -> float:
