@@ -173,7 +173,7 @@ def ended_by_kill(process: subprocess.Popen[str], run: Path, chance: random.Rand
         time.sleep(0.01)
     if chance.random() < 0.4:
         while process.poll() is None and not half_written(run):
-            pass
+            time.sleep(0.0005)
     if process.poll() is not None:
         return False
     process.kill()
