@@ -19,6 +19,7 @@ FLOORS = (
     {"config", "runtime", "files", "console", "memory"},
     {"precision"},
     {"data"},
+    {"formats"},
     {"nets"},
     {"evaluation"},
     {"saving"},

@@ -44,3 +44,7 @@ class ArchitectureError(RunError):
 
 class BackendError(UsageError):
     """A backend or precision that this machine does not have."""
+
+
+class ModelFileError(RightfitError):
+    """A model file is damaged, of no known kind, beyond the bounds, or asks for what is never done."""
