@@ -21,11 +21,17 @@ def built(config: dict[str, Any]) -> keras.Model:
     """
     if _keeps_state(config):
         # Keras makes the variables of remembered states at once, so a copy without them is measured first.
-        _shaped(_without_state(config))
-        _forget()
+        measured(config)
         return _deserialized(config)
     model = _shaped(config)
     keras.src.backend.common.variables.initialize_all_variables()
+    return model
+
+
+def measured(config: dict[str, Any]) -> keras.Model:
+    """The model for its shapes alone: it has no weights and never will. Errors as of `built`."""
+    model = _shaped(_without_state(config))
+    _forget()
     return model
 
 

@@ -45,7 +45,6 @@ class Node:
     calls: list[Call] = field(default_factory=list)
     recipe: Recipe = as_they_are
     graph: Graph | None = None  # of a nested model
-    legacy_name: str = ""  # what the file calls it, where several layers replace one
 
     def serialized(self) -> dict[str, Any]:
         if self.graph is not None:

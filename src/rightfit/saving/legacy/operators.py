@@ -94,7 +94,8 @@ def call(data: Any, names: set[str]) -> Call:
         raise ArchitectureError(f"the architecture has {data!r:.60} for a call of a layer")
     if data and isinstance(data[0], str):  # tf.keras writes the only tensor without a list around it
         data = [data]
-    tensors, kwargs = [], {}
+    tensors: list[Any] = []
+    kwargs: dict[str, Any] = {}
     for entry in data:
         if not isinstance(entry, list) or not 3 <= len(entry) <= 4:
             raise ArchitectureError(f"the architecture has {entry!r:.60} for a tensor")

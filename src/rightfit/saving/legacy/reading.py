@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -100,7 +101,7 @@ def _chain(inner: Any, name: str, era: Era, depth: int) -> Graph:
         nodes = _with_input(nodes, first, shape) + nodes
     graph = Graph(name, nodes, sequential=True, trainable=trainable)
     if nodes and nodes[0].class_name == "InputLayer":
-        for before, node in zip(nodes, nodes[1:], strict=False):
+        for before, node in pairwise(nodes):
             node.calls = [Call([Ref(before.name)])]
         graph.inputs, graph.outputs = Ref(nodes[0].name), Ref(nodes[-1].name)
     _check_names(graph)
@@ -163,7 +164,7 @@ def _functional(inner: dict[str, Any], era: Era, depth: int) -> Graph:
         calls = [operators.call(call, names) for call in layer.get("inbound_nodes") or ()]
         chain = _nodes(layer, era, depth + 1, calls)
         if calls and len(chain) > 1:
-            for before, node in zip(chain, chain[1:], strict=False):
+            for before, node in pairwise(chain):
                 node.calls = [Call([Ref(before.name, number)]) for number in range(len(calls))]
         chain[0].calls = [_called(chain[0], call) for call in calls]
         nodes += chain
