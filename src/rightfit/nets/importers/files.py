@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rightfit.errors import BackendError
 from rightfit.formats.model_file import check_start, opened
 from rightfit.nets.importers.core import Array, WeightsError, as_weights, single
