@@ -38,6 +38,10 @@ class RunError(RightfitError):
     """A run folder is missing or damaged."""
 
 
+class ArchitectureError(RunError):
+    """An architecture asks for what rightfit does not build: an unknown layer, a module, too much memory."""
+
+
 class BackendError(UsageError):
     """A backend or precision that this machine does not have."""
 
