@@ -27,7 +27,7 @@ FLOORS = (
     {"report", "export", "serve", "tuning", "machine"},
     {"run"},
     {"reporting"},
-    {"asking", "fitting", "comparing", "explaining", "suspecting"},
+    {"asking", "fitting", "comparing", "explaining", "suspecting", "inspecting"},
     {"resuming"},
     {"beginning"},
     {"api"},

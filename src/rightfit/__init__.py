@@ -10,11 +10,12 @@ rightfit.resume("runs/photos-1")
 rightfit.load("runs/photos-1").model
 """
 
-from rightfit.api import check, compare, explain, load, neighbours, report, resume, suspects, train
+from rightfit.api import check, compare, explain, inspect, load, neighbours, report, resume, suspects, train
 from rightfit.errors import (
     BackendError,
     DataError,
     ImageError,
+    ModelFileError,
     RightfitError,
     RunError,
     UsageError,
@@ -23,6 +24,6 @@ from rightfit.errors import (
 from rightfit.run import Run
 
 __all__ = [
-    "BackendError", "DataError", "ImageError", "RightfitError", "Run", "RunError", "UsageError", "WriteError", "check",
-    "compare", "explain", "load", "neighbours", "report", "resume", "suspects", "train",
+    "BackendError", "DataError", "ImageError", "ModelFileError", "RightfitError", "Run", "RunError", "UsageError",
+    "WriteError", "check", "compare", "explain", "inspect", "load", "neighbours", "report", "resume", "suspects", "train",
 ]  # fmt: skip

@@ -363,6 +363,17 @@ def import_weights(
 
 
 @app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Model file of any kind, or a run folder")],
+    json: AsJson = False,
+) -> None:
+    """What is in a model file, and whether it would be loaded, without building or running any of it."""
+    from rightfit import api
+
+    _print(api.inspect(file), tables.of_model_file, json)
+
+
+@app.command()
 def models(
     json: AsJson = False,
     outputs: Annotated[int, typer.Option(min=1, help="Units of the last layer")] = 1000,

@@ -24,7 +24,7 @@ from rightfit.formats.archive import Archive
 from rightfit.formats.bounds import BOUNDS, Bounds
 from rightfit.formats.contents import ModelFile, Tensor
 
-__all__ = ["BOUNDS", "Bounds", "ModelFile", "Tensor", "opened"]
+__all__ = ["BOUNDS", "Bounds", "ModelFile", "Tensor", "check_start", "opened"]
 
 NO_MODEL = {
     b"version https://git-lfs": "a Git LFS pointer; `git lfs pull` fetches the file itself",
@@ -62,6 +62,21 @@ def opened(path: str | os.PathLike[str], bounds: Bounds = BOUNDS) -> Iterator[Mo
         yield found
 
 
+def check_start(path: Path) -> None:
+    """ModelFileError when the file cannot be read, is empty, or its first bytes are those of no model."""
+    try:
+        with _open(path, BOUNDS) as file:
+            _check_start(file.read(64), path)
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _check_start(start: bytes, path: Path) -> None:
+    for sign, meaning in NO_MODEL.items():
+        if start.lower().startswith(sign):
+            raise ModelFileError(f"{path} is {meaning}")
+
+
 def _open(path: Path, bounds: Bounds) -> IO[bytes]:
     if not path.exists():
         raise ModelFileError(f"{path} is not there; name a model file: {KNOWN}")
@@ -78,9 +93,7 @@ def _open(path: Path, bounds: Bounds) -> IO[bytes]:
 def _file(file: IO[bytes], path: Path, bounds: Bounds) -> ModelFile:
     length = os.fstat(file.fileno()).st_size
     start = file.read(64)
-    for sign, meaning in NO_MODEL.items():
-        if start.lower().startswith(sign):
-            raise ModelFileError(f"{path} is {meaning}")
+    _check_start(start, path)
     if start.startswith(hdf5.MAGIC):
         return keras_files.of_hdf5(file, path, length, bounds)
     if start.startswith(ZIP):

@@ -39,6 +39,8 @@ def calls(file: IO[bytes], place: str, bounds: Bounds, pickles: int = PICKLES) -
             raise
         except Exception as error:  # hostile bytes raise anything
             if index == 0:
-                raise ModelFileError(f"{place}: a damaged pickle ({str(error)[:200]})") from error
+                raise ModelFileError(
+                    f"{place}: a damaged pickle ({str(error)[:200]}); download or copy it again"
+                ) from error
             break  # the numbers that follow the pickles
     return tuple(sorted(found))
