@@ -15,6 +15,7 @@ from rightfit.saving.architecture import from_config
 from rightfit.saving.legacy import channels, optimizer
 from rightfit.saving.legacy.graph import Graph
 from rightfit.saving.legacy.reading import Translation, translated
+from rightfit.saving.legacy.saved_model import hint
 from rightfit.saving.legacy.weights import fill
 from rightfit.saving.training_state import compiled
 from rightfit.saving.weights import assign, fill_keras3, named_weights
@@ -44,8 +45,13 @@ def load_model(path: Path, *, compile: bool = True) -> keras.Model:
     that out. ModelFileError when the file is damaged, beyond the bounds or of another kind; ArchitectureError (a
     RunError) for a layer not on the closed list. What was not carried is in `rightfit.convert`'s report.
     """
+    return read_model(path, compile=compile).model
+
+
+def read_model(path: Path, *, compile: bool = True) -> Loaded:
+    """As `load_model`, with what of the file was not carried."""
     with opened(path) as file:
-        return loaded(file, compile=compile).model
+        return loaded(file, compile=compile)
 
 
 def loaded(
@@ -83,8 +89,7 @@ def _architecture(file: ModelFile, architecture: Path | None) -> dict[str, Any]:
         raise ModelFileError(f"{file.path} is an architecture without weights; name the file that has them")
     if file.kind == "saved model":
         raise ModelFileError(
-            f"{file.path} is a TensorFlow SavedModel, a program and not a model's description; "
-            "`rightfit.open_saved_model(path, trusted=True)` predicts with one that you trust"
+            f"{file.path} is a TensorFlow SavedModel, a program and not a model's description; {hint(file.path)}"
         )
     if architecture is not None:
         with opened(architecture) as beside:
