@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from contextlib import ExitStack
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -261,6 +261,16 @@ def import_weights(path: str | os.PathLike[str], model: str, output: str | os.Pa
     return source
 
 
+def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What is in a model file of any kind, or a run folder, without building it: `rightfit.inspecting.inspect`.
+
+    Raises ModelFileError for a file that is damaged, of no known kind, or refused for what it is.
+    """
+    from rightfit import inspecting
+
+    return inspecting.inspect(path)
+
+
 def models(outputs: int = 1000, image_size: int = 224) -> list[dict[str, Any]]:
     """Every model that can be built: name, trainable parameters, multiply-adds an image, where it is from,
     and which weights can be had by name. Other libraries' nets are not counted (None)."""
@@ -283,16 +293,16 @@ def _opened(run: str | os.PathLike[str] | Run, precision: str) -> Run:
     return run if isinstance(run, Run) else load(run, precision)
 
 
-def _signature() -> inspect.Signature:
+def _signature() -> Signature:
     """What `help(rightfit.train)` shows: every setting with its default."""
-    own = inspect.signature(train, eval_str=False).parameters
-    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = signature(train, eval_str=False).parameters
+    keyword = Parameter.KEYWORD_ONLY
     fields = [
-        inspect.Parameter(name, keyword, default=field.default, annotation=field.annotation)
+        Parameter(name, keyword, default=field.default, annotation=field.annotation)
         for name, field in TrainSettings.model_fields.items()
         if name != "data"
     ]
-    return inspect.Signature([own["data"], own["config"], own["quiet"], *fields], return_annotation="Run")
+    return Signature([own["data"], own["config"], own["quiet"], *fields], return_annotation="Run")
 
 
 train.__signature__ = _signature()  # type: ignore[attr-defined]  # typing knows it not, `help` reads it

@@ -38,5 +38,13 @@ class RunError(RightfitError):
     """A run folder is missing or damaged."""
 
 
+class ArchitectureError(RunError):
+    """An architecture asks for what rightfit does not build: an unknown layer, a module, too much memory."""
+
+
 class BackendError(UsageError):
     """A backend or precision that this machine does not have."""
+
+
+class ModelFileError(RightfitError):
+    """A model file is damaged, of no known kind, beyond the bounds, or asks for what is never done."""

@@ -67,3 +67,68 @@ def of_machine(facts: Mapping[str, Any]) -> list[str]:
         f"rightfit would train on {facts['chosen']} in {facts['precision']}: {facts['precision_because']}"
     )
     return [*lines, *facts["in_words"], chosen]
+
+
+def of_model_file(facts: Mapping[str, Any]) -> list[str]:
+    """As `rightfit.inspect` gives them. Names come from the file: what is not printable is escaped."""
+    version = f" of Keras {facts['keras_version']}" if facts["keras_version"] else ""
+    backend = f", trained on {facts['backend']}" if facts["backend"] else ""
+    rows = [
+        ("file", f"{facts['path']}, {facts['bytes']:,} bytes"),
+        ("kind", f"{facts['kind']}{version}{backend}"),
+    ]
+    if facts["model"]:
+        rows.append(("model", facts["model"]))
+    if facts.get("classes"):
+        rows.append(("classes", f"{len(facts['classes']):,}: {_listed(facts['classes'], 8)}"))
+    if facts["layers"]:
+        counted = [f"{count:,} {name}" for name, count in facts["layers"].items()]
+        rows.append(("layers", f"{sum(facts['layers'].values()):,}: {_listed(counted, 12)}"))
+    if facts["custom"]:
+        rows.append(("custom", _listed(facts["custom"], 8)))
+    if facts["tensors"]:
+        slots = f", {facts['optimizer_tensors']:,} of them no weights" if facts["optimizer_tensors"] else ""
+        rows.append(("tensors", f"{facts['tensors']:,}{slots}; {facts['tensor_bytes']:,} bytes"))
+        rows.append(("parameters", f"{facts['parameters']:,}"))
+    if facts["calls"]:
+        rows.append(("runs", _listed(facts["calls"], 12)))
+    if facts["note"]:
+        rows.append(("note", facts["note"]))
+    rows.append(("loads", "yes" if facts["loads"] else f"no: {facts['refused']}"))
+    lines = [f"{name:<11} {_shown(text)}" for name, text in rows]
+    tensors = facts["first_tensors"]
+    if tensors:
+        width = max(len(_shown(tensor["name"])) for tensor in tensors)
+        lines.append("")
+        lines += [
+            f"  {_shown(tensor['name']):<{width}}  {tensor['dtype']:<9} {'×'.join(map(str, tensor['shape'])) or 'one'}"
+            for tensor in tensors
+        ]
+        if facts["tensors"] > len(tensors):
+            lines.append(f"  and {facts['tensors'] - len(tensors):,} more")
+    return lines
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def _shown(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def of_conversion(found: dict[str, Any]) -> list[str]:
+    """What became of an old model file, a line for each thing to know."""
+    trained = "compiled as it was" if found["compiled"] else "not compiled"
+    state = ", with the optimizer's state" if found["optimizer_state"] else ""
+    lines = [
+        f"{found['output']}: {found['parameters']:,} parameters, from {found['source']}; {trained}{state}"
+    ]
+    lines += [found["channels"]] if found["channels"] else []
+    lines += [f"not carried: {note}" for note in found["not_carried"]]
+    if found["distance"] is None:
+        return [*lines, found["compared"]]
+    return [
+        *lines,
+        f"compared {found['compared']}: the largest distance is {found['distance']:.2g} of the largest output",
+    ]

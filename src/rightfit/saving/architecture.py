@@ -1,79 +1,76 @@
-"""A model's architecture as plain data, and back: nothing but a closed list of Keras' own layers is built."""
+"""A model's architecture as plain data, JSON or YAML, and back: nothing but a closed list of layers is built.
+
+The text is what `keras.Model.to_json` writes, so plain Keras reads it too; in a run's architecture.json it stands
+under the key "keras". Text of Keras 1 and 2 is read as well (`saving/legacy`).
+"""
 
 from __future__ import annotations
 
-import copy
 import json
+import os
 from typing import Any
 
 import keras
+import yaml
 
-from rightfit.errors import RunError
+from rightfit.errors import ArchitectureError
+from rightfit.saving.building import built
+from rightfit.saving.checked import checked
+from rightfit.saving.texts import read_json, read_yaml
 
-LAYERS = frozenset(
-    {
-        "InputLayer", "Rescaling", "Conv2D", "ZeroPadding2D", "BatchNormalization", "ReLU", "Add",
-        "MaxPooling2D", "AveragePooling2D", "GlobalAveragePooling2D", "Dense", "Multiply", "Dropout",
-        # what the nets of keras.applications need besides
-        "Activation", "Concatenate", "Cropping2D", "DepthwiseConv2D", "LayerNormalization", "Reshape",
-        "SeparableConv2D",
-    }
-)  # fmt: skip
-# What a layer's configuration may hold besides: initialisers, precision, and references to tensors.
-PARTS = frozenset(
-    {
-        "Functional", "VarianceScaling", "GlorotUniform", "HeNormal", "Constant", "Zeros", "Ones", "DTypePolicy",
-        "__keras_tensor__", "__tuple__", "__numpy__",
-    }
-)  # fmt: skip
-MODULES = (
-    "keras",
-    "keras.layers",
-    "keras.initializers",
-    "keras.src.models.functional",
-    "keras.models",
-    "builtins",
-)
+Source = str | os.PathLike[str]
+
+
+def to_json(model: keras.Model) -> str:
+    """The architecture of `model` as JSON, without weights; ArchitectureError for a layer not on the list."""
+    return json.dumps(to_config(model), indent=1, ensure_ascii=False) + "\n"
+
+
+def to_yaml(model: keras.Model) -> str:
+    """The architecture of `model` as YAML, without weights; ArchitectureError for a layer not on the list."""
+    text: str = yaml.dump(to_config(model), Dumper=_Dumper, allow_unicode=True, sort_keys=False)
+    return text
+
+
+def from_json(source: Source) -> keras.Model:
+    """The model that `source` describes: JSON text, or the path of a file of it; with first weights.
+
+    A string is a path unless it begins with a brace or a bracket, or has several lines. Raises ArchitectureError for
+    text that is no JSON, a layer not on the list, or a model too large.
+    """
+    return from_config(read_json(source))
+
+
+def from_yaml(source: Source) -> keras.Model:
+    """The model that `source` describes: YAML text, or the path of a file of it. As `from_json`; no tag is obeyed."""
+    return from_config(read_yaml(source))
 
 
 def to_config(model: keras.Model) -> dict[str, Any]:
-    """The configuration of a functional model made of stock layers, as JSON types only."""
-    config: dict[str, Any] = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
-    check(config)
-    return config
+    """The configuration of `model` as JSON types only."""
+    try:
+        config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ArchitectureError(f"{model.name} cannot be written as plain data: {error}") from error
+    found: dict[str, Any] = checked(config)
+    return found
 
 
 def from_config(config: Any) -> keras.Model:
-    """Build the model; RunError names what is not on the list. No code, module or path in it is ever run."""
-    check(config)
-    try:
-        # A copy, as Keras takes keys out of what it is given.
-        model: keras.Model = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise RunError(f"the architecture cannot be built: {error}") from error
-    if not isinstance(model, keras.Model):
-        raise RunError("the architecture describes no model")
-    return model
+    """Build the model; ArchitectureError names what is not on the list. No code, module or path in it is ever run."""
+    if isinstance(config, dict) and isinstance(config.get("keras"), dict) and "class_name" not in config:
+        config = config["keras"]
+    if not isinstance(config, dict) or config.get("class_name") not in ("Functional", "Sequential", "Model"):
+        raise ArchitectureError("the architecture describes no model")
+    if "module" not in config:
+        from rightfit.saving.legacy.reading import translated
+
+        return translated(config).build()
+    return built(checked(config))
 
 
-def check(node: Any, depth: int = 0) -> None:
-    """Walk the whole configuration; RunError for any class or module that is not on the lists."""
-    if depth > 40:
-        raise RunError("the architecture is nested more than 40 deep")
-    if isinstance(node, dict):
-        name, module = node.get("class_name"), node.get("module")
-        if "class_name" in node and (not isinstance(name, str) or name not in LAYERS | PARTS):
-            raise RunError(
-                f"the architecture asks for {name!r}, which is not among the layers rightfit loads"
-            )
-        if module is not None and module not in MODULES:
-            raise RunError(f"the architecture asks for the module {module!r}, which rightfit never imports")
-        if node.get("registered_name") not in (None, name):
-            raise RunError(f"the architecture asks for the registered object {node['registered_name']!r}")
-        for value in node.values():
-            check(value, depth + 1)
-    elif isinstance(node, list):
-        for value in node:
-            check(value, depth + 1)
-    elif not isinstance(node, (str, int, float, bool, type(None))):
-        raise RunError(f"the architecture holds a {type(node).__name__}, which is no plain data")
+class _Dumper(yaml.SafeDumper):
+    """Every value in its own place: no anchors, which readers would have to follow."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True

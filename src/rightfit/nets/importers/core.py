@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rightfit.errors import RightfitError
+from rightfit.errors import ModelFileError, RightfitError
 
 Array = NDArray[Any]
 
 
 class WeightsError(RightfitError):
     """A weights file does not fit the net it was meant for, or cannot be read."""
+
+
+@contextmanager
+def as_weights() -> Iterator[None]:
+    """What `rightfit.formats` says of a file, as the WeightsError of whoever asked for its weights."""
+    try:
+        yield
+    except ModelFileError as error:
+        raise WeightsError(str(error)) from error
+
+
+def single(array: Array) -> Array:
+    """Two-byte and narrower floats as float32, bfloat16 among them (to NumPy of kind V)."""
+    return array.astype(np.float32) if array.dtype.kind in "fV" and array.dtype.itemsize < 4 else array
 
 
 class Tensors:

@@ -1,4 +1,7 @@
-"""A weights file of any format in, its name and tensors by name out; nothing in the file is ever executed."""
+"""A weights file of any format in, its name and tensors by name out; nothing in the file is ever executed.
+
+The bytes are read by `rightfit.formats`, within its bounds; PyTorch's pickles by torch, as tensors alone.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rightfit.errors import BackendError
-from rightfit.nets.importers.core import Array, WeightsError
+from rightfit.formats.model_file import check_start, opened
+from rightfit.nets.importers.core import Array, WeightsError, as_weights, single
 from rightfit.runtime import INSTALL
 
-PYTORCH = (".pth", ".pt", ".bin")
-KERAS = (".h5", ".hdf5", ".keras")
 READABLE = ".pth, .pt or .bin (PyTorch), .safetensors, .h5 or .keras (Keras), .npz, or a TensorFlow checkpoint's .index"
-HDF5 = b"\x89HDF\r\n\x1a\n"
-NO_WEIGHTS = {
-    b"version https://git-lfs": "a Git LFS pointer; `git lfs pull` fetches the file itself",
-    b"<!doctype html": "a web page; the download link led elsewhere",
-    b"<html": "a web page; the download link led elsewhere",
-}
+KERAS = ("keras", "hdf5 model", "hdf5 weights", "keras weights")
 # Where training scripts keep the weights within a checkpoint; averaged ones first, as evaluation uses them.
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model_state", "model")
 PREFIXES = ("module.", "model.", "_orig_mod.")  # left by DataParallel, by wrappers and by torch.compile
@@ -29,7 +24,7 @@ PREFIXES = ("module.", "model.", "_orig_mod.")  # left by DataParallel, by wrapp
 def read(path: str | Path, by_index: bool = False) -> tuple[str, dict[str, Array]]:
     """The format ("pytorch", "safetensors", "keras", "tensorflow", "npz") and the tensors of `path`.
 
-    `by_index` is as in `files_keras.read`.
+    `by_index` is as in `files_keras.tensors_of`.
 
     WeightsError when there is no such file, it is damaged, of no known format, or asks to run code;
     BackendError when reading it takes a library that is not installed.
@@ -37,65 +32,40 @@ def read(path: str | Path, by_index: bool = False) -> tuple[str, dict[str, Array
     from rightfit.nets.importers import files_keras, files_tensorflow
 
     path = Path(path)
-    start = check_there(path)
+    check_there(path)
     if files_tensorflow.is_checkpoint(path):
         return "tensorflow", files_tensorflow.read(path)
-    if start.startswith(HDF5) or path.suffix in KERAS:
-        return "keras", files_keras.read(path, by_index)
-    if path.suffix == ".npz":
-        return "npz", files_tensorflow.read_npz(path)
-    if path.suffix == ".safetensors":
-        return "safetensors", without_prefix(read_safetensors(path))
-    if path.suffix in PYTORCH:
-        return "pytorch", without_prefix(read_pytorch(path))
-    raise WeightsError(f"{path}: {path.suffix or 'no suffix'} is no format known here; there are {READABLE}")
+    with as_weights(), opened(path) as file:
+        if file.kind in KERAS:
+            return "keras", files_keras.tensors_of(file, by_index)
+        if file.kind == "npz":
+            return "npz", {name: tensor.read() for name, tensor in file.tensors.items()}
+        if file.kind == "safetensors":
+            return "safetensors", without_prefix(
+                {name: single(tensor.read()) for name, tensor in file.tensors.items()}
+            )
+        if file.kind != "pytorch":
+            raise WeightsError(
+                f"{path} is of the kind {file.kind!r} and holds no weights; there are {READABLE}"
+            )
+    return "pytorch", without_prefix(read_pytorch(path))
 
 
-def check_there(path: Path) -> bytes:
-    """The first bytes of a weights file, none of a checkpoint's prefix; WeightsError when it is neither."""
+def check_there(path: Path) -> None:
+    """WeightsError when `path` is neither a file that holds something nor a checkpoint's prefix."""
     from rightfit.nets.importers import files_tensorflow
 
-    start = _first_bytes(path) if path.is_file() else b""
-    if not start and not files_tensorflow.is_checkpoint(path):
+    if files_tensorflow.is_checkpoint(path):
+        return
+    if not path.is_file():
         inside = path / "weights.safetensors"
         if inside.is_file():
             raise WeightsError(f"{path} is a run's folder; its weights are {inside}")
         raise WeightsError(
             f"{path} is {'a folder' if path.is_dir() else 'not there'}; name a weights file: {READABLE}"
         )
-    return start
-
-
-def _first_bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not start:
-        raise WeightsError(f"{path} is empty; download or copy it again")
-    for sign, meaning in NO_WEIGHTS.items():
-        if start.lower().startswith(sign):
-            raise WeightsError(f"{path} is {meaning}")
-    return start
-
-
-def read_safetensors(path: Path) -> dict[str, Array]:
-    """Tensors by name; half precisions become float32."""
-    import ml_dtypes  # noqa: F401  tells NumPy what bfloat16 is
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: cannot be read ({error}); download or copy it again") from error
-    return {name: _single(array) for name, array in tensors.items()}
-
-
-def _single(array: Array) -> Array:
-    """Two-byte and narrower floats as float32, bfloat16 among them (to NumPy of kind V)."""
-    return array.astype(np.float32) if array.dtype.kind in "fV" and array.dtype.itemsize < 4 else array
+    with as_weights():
+        check_start(path)
 
 
 def read_pytorch(path: Path) -> dict[str, Array]:

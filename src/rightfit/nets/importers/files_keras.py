@@ -1,28 +1,18 @@
 """Keras' files in, their tensors as `layer/variable` out: HDF5 of Keras 1 to 3, and `.keras` archives.
 
-Only numbers and names are read. No layer is built, no code runs, and no link is followed.
+The bytes are read by `rightfit.formats`; here only names are given. No layer is built and no code runs.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rightfit.nets.importers.core import Array, WeightsError
-
-MOST_DATASETS = 5_000
-MOST_OBJECTS = 50_000
-MOST_BYTES = 4 * 2**30
-MOST_CONFIG_BYTES = 64 * 2**20
-ARCHIVE = re.compile(r"config\.json|metadata\.json|model\.weights\.h5|assets/.*")
+from rightfit.formats.model_file import ModelFile, Tensor, opened
+from rightfit.nets.importers.core import Array, WeightsError, as_weights, single
 
 # The order in which Keras 3 numbers a layer's variables, by the layer's class.
 VARIABLES = {
@@ -33,37 +23,31 @@ VARIABLES = {
 
 
 def read(path: Path, by_index: bool = False) -> dict[str, Array]:
-    """The tensors of `path` by `layer/variable`, as in conv1_bn/gamma; halves of any kind become float32.
+    """As `tensors_of`, of a file by its path. WeightsError when it is damaged, or refused by `rightfit.formats`."""
+    with as_weights(), opened(path) as file:
+        return tensors_of(file, by_index)
+
+
+def tensors_of(file: ModelFile, by_index: bool = False) -> dict[str, Array]:
+    """The tensors of an open file by `layer/variable`, as in conv1_bn/gamma; halves of any kind become float32.
 
     With `by_index` files of Keras 3 give `layer/0`, `layer/1`, ... in the order of the layer's variables.
 
     Optimizer slots are left out. Where Keras 3 kept no layer's name, layers are called after their
     class, in the order of the model that was saved: conv2d, conv2d_1, ...; see `numbered`.
-    WeightsError when the file is damaged, no weights of Keras, too large, or points outside itself.
+    WeightsError when two tensors would have one name, or there are none.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(4) == b"PK\x03\x04"
-        if zipped:
-            with zipfile.ZipFile(path) as archive:
-                weights, config = _open_archive(archive, path)
-                return _read_hdf5(weights, path, _names(config.get("config")), by_index)
-        return _read_hdf5(path, path, {}, by_index)
-    # h5py and zipfile have a dozen kinds for a damaged file; MemoryError is left alone.
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    found = _legacy(file) if file.kind.startswith("hdf5") else _keras3(file, by_index)
+    tensors: dict[str, Array] = {}
+    for name, tensor in found:
+        if name in tensors:
+            raise WeightsError(f"{file.path}: two tensors are called {name}; save the ResNet by itself")
+        tensors[name] = single(tensor.read())
+    if not tensors:
         raise WeightsError(
-            f"{path}: cannot be read as Keras' weights ({reason}); download or copy it again"
-        ) from error
+            f"{file.path} holds no weights of Keras' layers; save with model.save_weights(...)"
+        )
+    return tensors
 
 
 def numbered(layers: Sequence[tuple[str, str]], names: Mapping[str, Any]) -> dict[str, str]:
@@ -79,27 +63,6 @@ def numbered(layers: Sequence[tuple[str, str]], names: Mapping[str, Any]) -> dic
         found[name] = f"{kind}_{count[kind]}" if count[kind] else kind
         count[kind] += 1
     return found
-
-
-def _open_archive(archive: zipfile.ZipFile, path: Path) -> tuple[BytesIO, dict[str, Any]]:
-    """The weights and config.json of a `.keras` file, which holds nothing else."""
-    members = archive.infolist()
-    names = [member.filename for member in members]
-    for name, times in Counter(names).items():
-        if times > 1 or not ARCHIVE.fullmatch(name) or ".." in re.split(r"[/\\]", name):
-            raise WeightsError(
-                f"{path}: {name!r} has no place in a .keras file; the file is not to be trusted"
-            )
-    sizes = {member.filename: member.file_size for member in members}
-    if "model.weights.h5" not in sizes or "config.json" not in sizes:
-        raise WeightsError(f"{path}: no model.weights.h5 with its config.json in it; is it a .keras file?")
-    if sizes["model.weights.h5"] > MOST_BYTES or sizes["config.json"] > MOST_CONFIG_BYTES:
-        raise WeightsError(f"{path}: larger than any ResNet ({sum(sizes.values()):,} bytes unpacked)")
-    try:
-        config = json.loads(archive.read("config.json"))
-    except RecursionError as error:
-        raise WeightsError(f"{path}: config.json is nested too deeply") from error
-    return BytesIO(archive.read("model.weights.h5")), config if isinstance(config, dict) else {}
 
 
 def _names(config: Any, place: str = "layers") -> dict[str, str]:
@@ -123,123 +86,34 @@ def _snake_case(name: str) -> str:
 
 def is_legacy(path: Path) -> bool:
     """Whether a file that `read` has read is an `.h5` of the old kind, whose layers have an order."""
-    import h5py
-
-    if not h5py.is_hdf5(path):
-        return False
-    with h5py.File(path, "r") as root:
-        return _has_order(root.get("model_weights", root))
+    with as_weights(), opened(path) as file:
+        return file.kind.startswith("hdf5")
 
 
-def _has_order(group: Any) -> bool:
-    return "layer_names" in group.attrs or "layer_names0" in group.attrs
-
-
-def _read_hdf5(
-    file: Path | BytesIO, path: Path, names: Mapping[str, str], by_index: bool
-) -> dict[str, Array]:
-    import h5py
-
-    with h5py.File(file, "r") as root:
-        datasets = _datasets(root, path)
-        group = root.get("model_weights", root)
-        if _has_order(group):
-            found = _legacy(group, datasets)
-        else:
-            found = _keras3(root, datasets, names, by_index)
-        tensors: dict[str, Array] = {}
-        for name, dataset in found:
-            if name in tensors:
-                raise WeightsError(f"{path}: two tensors are called {name}; save the ResNet by itself")
-            tensors[name] = _array(dataset, f"{path}: {name}")
-    if not tensors:
-        raise WeightsError(f"{path} holds no weights of Keras' layers; save with model.save_weights(...)")
-    return tensors
-
-
-def _datasets(root: Any, path: Path) -> dict[str, Any]:
-    """Every dataset by its path, when all of them are plain arrays inside this file."""
-    import h5py
-
-    datasets: dict[str, Any] = {}
-    seen: set[int] = set()
-    total = 0
-    waiting = [("", root)]
-    while waiting:
-        place, group = waiting.pop()
-        for name in group:
-            inside = f"{place}/{name}" if place else name
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink) or name in ("..", "."):
-                raise WeightsError(f"{path}: {inside} is a link elsewhere; the file is not to be trusted")
-            item = group[name]
-            address = h5py.h5o.get_info(item.id).addr
-            if address in seen or len(seen) > MOST_OBJECTS:
-                raise WeightsError(
-                    f"{path}: {inside} occurs twice, or is one of over {MOST_OBJECTS:,} groups"
-                )
-            seen.add(address)
-            if isinstance(item, h5py.Group):
-                waiting.append((inside, item))
-            elif isinstance(item, h5py.Dataset):
-                if item.external or item.is_virtual:
-                    raise WeightsError(
-                        f"{path}: {inside} keeps its numbers elsewhere; the file is not to be trusted"
-                    )
-                datasets[inside] = item
-                total += int(item.size or 0) * item.dtype.itemsize
-            if len(datasets) > MOST_DATASETS or total > MOST_BYTES:
-                raise WeightsError(
-                    f"{path}: larger than any ResNet ({len(datasets)} tensors, {total:,} bytes)"
-                )
-    return datasets
-
-
-def _legacy(group: Any, datasets: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keras 1 and 2, and `.h5` of Keras 3: attributes list each layer's tensors, named in many spellings."""
-    place = group.name.strip("/")
-    for layer in _listed(group, "layer_names"):
-        for weight in _listed(group[layer], "weight_names"):
+def _legacy(file: ModelFile) -> Iterator[tuple[str, Tensor]]:
+    """Keras 1 and 2, and `.h5` of Keras 3: each layer's tensors are listed, and named in many spellings."""
+    for layer, weights in file.layers:
+        for weight in weights:
             *above, variable = weight.split("/")
             name = f"{above[-1] if above else layer}/{re.sub(r':[0-9]+$', '', variable)}"
-            yield name, datasets["/".join(filter(None, (place, layer, weight)))]
+            yield name, file.tensors[f"{layer}/{weight}"]
 
 
-def _listed(group: Any, name: str) -> list[str]:
-    """An attribute of names; a long one is cut up into name0, name1, ..."""
-    if name in group.attrs:
-        values = list(group.attrs[name])
-    else:
-        values = []
-        while f"{name}{len(values)}" in group.attrs:
-            values.append(group.attrs[f"{name}{len(values)}"])
-        values = [value for part in values for value in part]
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
-
-
-def _keras3(
-    root: Any, datasets: Mapping[str, Any], names: Mapping[str, str], by_index: bool
-) -> Iterator[tuple[str, Any]]:
+def _keras3(file: ModelFile, by_index: bool) -> Iterator[tuple[str, Tensor]]:
     """Keras 3 (and `.keras` of TensorFlow 2.12 on): layers/conv2d_1/vars/0, with the layer's name beside or not."""
-    for place, dataset in sorted(datasets.items()):
-        place = place.replace("_layer_checkpoint_dependencies", "layers").replace("\\", "/")
+    try:
+        names = _names((file.architecture or {}).get("config"))
+    except (KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{file.path}: its configuration lacks {error}; download or copy it again"
+        ) from error
+    for path, tensor in sorted(file.tensors.items()):
+        place = path.replace("_layer_checkpoint_dependencies", "layers").replace("\\", "/")
         stored, _, index = place.rpartition("/vars/")
         group = stored.rpartition("/")[2]
         if not stored.startswith("layers/") or group.startswith("seed_generator"):
             continue  # variables of the optimizer, the metrics or a dropout's dice
-        layer = dataset.parent.attrs.get("name") or names.get(stored) or group
+        beside = file.attributes.get(path.rpartition("/")[0], {}).get("name")
+        layer = beside or names.get(stored) or group
         order = () if by_index else VARIABLES.get(re.sub(r"_[0-9]+$", "", group), ())
-        yield (
-            f"{layer}/{order[int(index)] if index.isdigit() and int(index) < len(order) else index}",
-            dataset,
-        )
-
-
-def _array(dataset: Any, place: str) -> Array:
-    """The numbers, halves as float32; Keras stores bfloat16 as two opaque bytes and says so."""
-    kind, width = dataset.dtype.kind, dataset.dtype.itemsize
-    if kind == "V" and width == 2 and dataset.attrs.get("dtype") == "bfloat16":
-        return np.asarray((dataset[()].view(np.uint16).astype(np.uint32) << 16).view(np.float32))
-    if kind not in "fiu":
-        raise WeightsError(f"{place} holds no numbers but {dataset.dtype}; the file is not to be trusted")
-    array = np.asarray(dataset[()])
-    return array.astype(np.float32) if kind == "f" and width < 4 else array
+        yield f"{layer}/{order[int(index)] if index.isdigit() and int(index) < len(order) else index}", tensor

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from rightfit.errors import BackendError
-from rightfit.nets.importers.core import Array, WeightsError
+from rightfit.formats.model_file import TABLE_END, opened
+from rightfit.nets.importers.core import Array, WeightsError, as_weights
 from rightfit.runtime import INSTALL
 
-# Both checkpoint formats keep their names in a sorted table, which ends in these bytes.
-TABLE_END = bytes.fromhex("57fb808b247547db")
 PART = re.compile(r"(.+)\.(?:index|meta|data-\d{5}-of-\d{5})")
 
 
@@ -73,24 +71,7 @@ def read_npz(path: str | Path) -> dict[str, Array]:
     WeightsError when it is damaged or holds pickled objects, as TensorLayer's `save_npz` writes
     (one list, `params`): unpickling can run code, so that is left to whoever trusts the file.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: _plain(arrays, name, path) for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path}: cannot be read as .npz ({error}); download or copy it again") from error
-
-
-def _plain(arrays: np.lib.npyio.NpzFile, name: str, path: str | Path) -> Array:
-    try:
-        array: Array = arrays[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        raise WeightsError(
-            f"{path}: {name} is pickled, and unpickling can run code. Save the weights anew with "
-            "TensorLayer's save_weights(path, format='npz_dict'), or, where you trust the file, with "
-            f"numpy.savez(path, *numpy.load(old, allow_pickle=True)[{name!r}])"
-        ) from error
-    return array
+    with as_weights(), opened(path) as file:
+        if file.kind != "npz":
+            raise WeightsError(f"{path} is of the kind {file.kind!r}, no .npz")
+        return {name: tensor.read() for name, tensor in file.tensors.items()}

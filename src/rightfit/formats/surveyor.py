@@ -1,0 +1,113 @@
+"""The process that looks into HDF5 files for this one: started when first needed, ended when it has been idle."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rightfit.errors import ModelFileError
+from rightfit.formats.bounds import Bounds
+
+IDLE = 10.0  # seconds after which it ends; starting it again takes a quarter of one
+SCRIPT = Path(__file__).with_name("hdf5_survey.py")
+
+
+class Surveyor:
+    """Asks one question at a time; whatever happens to the process is a ModelFileError here."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.owner = 0
+        self.lock = threading.Lock()
+        self.idle: threading.Timer | None = None
+
+    def survey(self, source: Path | bytes, place: str, bounds: Bounds) -> dict[str, Any]:
+        """{"groups": ..., "tensors": ...} as `hdf5_survey` found them, of a file or of its bytes."""
+        data = source if isinstance(source, bytes) else b""
+        request = {
+            "path": None if isinstance(source, bytes) else str(source.absolute()),
+            "bytes": len(data),
+            "bounds": asdict(bounds),
+        }
+        with self.lock:
+            answer, late = self._asked(json.dumps(request).encode() + b"\n", data, bounds.seconds)
+        if not answer:
+            reason = (
+                f"takes more than {bounds.seconds} seconds to look through"
+                if late
+                else "damaged: libhdf5 crashed"
+            )
+            raise ModelFileError(f"{place}: {reason}; the file is not to be trusted")
+        found: dict[str, Any] = json.loads(answer)
+        if "error" in found:
+            raise ModelFileError(f"{place}: {found['error']}; the file is damaged, or not to be trusted")
+        return found
+
+    def _asked(self, request: bytes, data: bytes, seconds: float) -> tuple[bytes, bool]:
+        process = self._running()
+        assert process.stdin is not None and process.stdout is not None
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            process.kill()
+
+        watch = threading.Timer(seconds, stop)
+        watch.daemon = True
+        watch.start()
+        try:
+            process.stdin.write(request)
+            process.stdin.write(data)
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except OSError:
+            answer = b""
+        finally:
+            watch.cancel()
+        if not answer.endswith(b"\n"):
+            self.close()
+            return b"", late.is_set()
+        self.idle = threading.Timer(IDLE, self._close_idle, [process])
+        self.idle.daemon = True
+        self.idle.start()
+        return answer, False
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self.idle is not None:
+            self.idle.cancel()
+        if self.owner != os.getpid():  # a fork has its parent's pipes, and must not use them
+            self.process, self.owner = None, os.getpid()
+        if self.process is None or self.process.poll() is not None:
+            self.close()
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", str(SCRIPT)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={name: value for name, value in os.environ.items() if not name.startswith("HDF5")},
+            )
+        return self.process
+
+    def _close_idle(self, process: subprocess.Popen[bytes]) -> None:
+        with self.lock:
+            if process is self.process:
+                self.close()
+
+    def close(self) -> None:
+        """End the process, if this one started it."""
+        if self.process is None or self.owner != os.getpid():
+            return
+        process, self.process = self.process, None
+        process.kill()
+        process.communicate()
+
+
+SURVEYOR = Surveyor()
+atexit.register(SURVEYOR.close)
