@@ -3,14 +3,14 @@
 from rightfit.keras2 import ImageDataGenerator, SGD, load_model, model_from_json, model_from_yaml
 
 ImageDataGenerator reads folders through rightfit's store of decoded images. Importing this module also gives
-keras.Model the methods fit_generator, evaluate_generator, predict_generator and to_yaml, which Keras 3 lacks.
+keras.Model what it had in Keras 2 and lacks in 3: `rightfit.keras2.old_methods`.
 """
 
 from rightfit.runtime import choose_backend
 
 choose_backend()  # before Keras is first imported
 
-from rightfit.keras2 import generator_methods  # noqa: E402
+from rightfit.keras2 import old_methods  # noqa: E402
 from rightfit.keras2.image_data_generator import ImageDataGenerator  # noqa: E402
 from rightfit.keras2.iterators import (  # noqa: E402
     DataFrameIterator,
@@ -18,11 +18,12 @@ from rightfit.keras2.iterators import (  # noqa: E402
     Iterator,
     NumpyArrayIterator,
 )
+from rightfit.keras2.models import load_model, model_from_json, model_from_yaml  # noqa: E402
 from rightfit.keras2.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, Nadam, RMSprop  # noqa: E402
 
 __all__ = [
     "SGD", "Adadelta", "Adagrad", "Adam", "Adamax", "DataFrameIterator", "DirectoryIterator", "ImageDataGenerator",
-    "Iterator", "Nadam", "NumpyArrayIterator", "RMSprop",
+    "Iterator", "Nadam", "NumpyArrayIterator", "RMSprop", "load_model", "model_from_json", "model_from_yaml",
 ]  # fmt: skip
 
-generator_methods.install()
+old_methods.install()

@@ -1,8 +1,4 @@
-"""fit_generator, evaluate_generator and predict_generator, and the names that Keras 2 gave to metrics.
-
-`install` gives keras.Model what it had in Keras 2 and lacks in 3. Nothing that Keras 3 itself calls is
-replaced.
-"""
+"""fit_generator, evaluate_generator and predict_generator, and the names that Keras 2 gave to metrics."""
 
 from __future__ import annotations
 
@@ -127,14 +123,6 @@ def metrics_names(self: keras.Model) -> list[str]:
         within = getattr(metric, "metrics", None)
         names += [metric.name] if within is None else [each.name for each in within]
     return [OLD_NAMES.get(name, name) for name in names]
-
-
-def install() -> None:
-    """Give every keras.Model of this process the old methods, once."""
-    for method in (fit_generator, evaluate_generator, predict_generator):
-        if not hasattr(keras.Model, method.__name__):
-            setattr(keras.Model, method.__name__, method)
-    keras.Model.metrics_names = property(metrics_names)
 
 
 def _listed(callbacks: Any) -> list[Any]:

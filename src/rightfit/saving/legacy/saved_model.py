@@ -54,4 +54,3 @@ def hint(path: Path) -> str:
             f"tf_keras.models.load_model({str(path)!r}).save('old.h5') makes a file that converts"
         )
     return "`rightfit.open_saved_model(path, trusted=True)` predicts with one that you trust"
-
