@@ -85,8 +85,8 @@ def convert(
 def predictions(model: keras.Model, inputs: list[Any]) -> list[Any]:
     """Every output of the model for `inputs`, one array an input, in inference mode."""
     given = inputs[0] if len(inputs) == 1 else inputs
-    if isinstance(model.input, dict):
-        given = dict(zip(model.input, inputs, strict=True))
+    if isinstance(getattr(model, "input", None), dict):
+        given = dict(zip(sorted(model.input), inputs, strict=True))
     return [
         np.asarray(keras.ops.convert_to_numpy(o), np.float32)
         for o in keras.tree.flatten(model(given, training=False))

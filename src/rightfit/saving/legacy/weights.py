@@ -11,7 +11,7 @@ import keras
 
 from rightfit.errors import ModelFileError
 from rightfit.formats.contents import ModelFile
-from rightfit.saving.legacy.graph import Array, Graph, Node
+from rightfit.saving.legacy.graph import Array, Graph, Node, named
 from rightfit.saving.legacy.layers import Era
 
 
@@ -54,7 +54,10 @@ def fill(model: keras.Model, graph: Graph, file: ModelFile, era: Era) -> None:
 
 
 def leaves_of(model: keras.Model, graph: Graph) -> Iterator[Leaf]:
+    """Every layer that may hold weights."""
     for path, node in graph.leaves():
+        if node.class_name == "InputLayer" or node.module != "keras.layers":
+            continue
         layer = model
         for name in path:
             layer = layer.get_layer(name) if isinstance(layer, keras.Model) else layer
@@ -78,7 +81,7 @@ def _matched(
     found = []
     for entry in stored:
         # Keras 1 wrote the layers of a Sequential within a Sequential one by one.
-        group = top.get(entry[0]) or inner.get(entry[0])
+        group = top.get(named(entry[0])) or inner.get(named(entry[0]))
         if group is None:
             if len(stored) == len(top):
                 era.note(
