@@ -12,7 +12,6 @@ from rightfit.saving.allowed import (
     INITIALIZERS,
     LAYERS,
     MODULES,
-    OPERATORS,
     REGULARIZERS,
     TWINS,
     TWINS_MODULE,
@@ -26,7 +25,8 @@ MOST_NUMBER = 2**31
 MOST_STEPS = 1_000  # of a recurrent layer that is unrolled, each of them a copy of its graph
 MOST_TEXT = 100_000
 INPUT_VALUES = 2**28  # values of one example, 1 GB of float32
-SEEDS = ("seed",)
+# Numbers that name or draw something, and are no size.
+NO_SIZES = ("seed", "shared_object_id")
 # Training is no part of an architecture.
 LEFT_OUT = ("compile_config",)
 # Loops of Python over a number that the file gives.
@@ -65,7 +65,7 @@ class _Check:
         if isinstance(node, bool) or node is None or isinstance(node, float):
             return node
         if isinstance(node, int):
-            if key not in SEEDS and abs(node) > LOOPS.get(key, MOST_NUMBER):
+            if key not in NO_SIZES and abs(node) > LOOPS.get(key, MOST_NUMBER):
                 raise ArchitectureError(f"the architecture says {key}: {node}, which is too large")
             return node
         raise ArchitectureError(f"the architecture holds a {type(node).__name__}, which is no plain data")
@@ -134,7 +134,7 @@ class _Check:
         if len(text) > MOST_TEXT:
             raise ArchitectureError(f"the architecture has {len(text):,} characters for {key}")
         kind = next((kind for ending, kind in NAMED.items() if key.endswith(ending)), None)
-        if kind is not None and key not in ("activity_regularizer_name",) and text not in kind:
+        if kind is not None and text not in kind:
             raise ArchitectureError(
                 f"the architecture asks for {key} {text[:80]!r}, which is none of Keras' own"
             )
@@ -155,4 +155,3 @@ NAMED = {
     "_regularizer": _both_cases(REGULARIZERS) | {"l1", "l2", "l1_l2"},
     "_constraint": _both_cases(CONSTRAINTS),
 }
-OPERATOR_NAMES = frozenset(name for names in OPERATORS.values() for name in names.split())

@@ -105,7 +105,7 @@ def named_weights(model: keras.Model) -> list[tuple[str, Any]]:
         seen.update(map(id, weights))
         count: Counter[str] = Counter()
         for variable in weights:
-            name = variable.name
+            name = re.sub(r"^variable_\d+$", "variable", variable.name)  # drawn from Keras' counter
             count[name] += 1
             number = f".{count[name]}" if count[name] > 1 else ""
             found.append(("/".join((*path, name)) + number, variable))

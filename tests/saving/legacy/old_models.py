@@ -208,7 +208,8 @@ OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
     "sgd_old": lambda: keras.optimizers.legacy.SGD(0.05, momentum=0.9),
     "rmsprop": lambda: keras.optimizers.RMSprop(0.01, momentum=0.5),
-    "rmsprop_old": lambda: keras.optimizers.legacy.RMSprop(0.01),
+    # It added epsilon after the root, Keras 3 does before: alike where epsilon is far below a gradient's square.
+    "rmsprop_old": lambda: keras.optimizers.legacy.RMSprop(0.01, epsilon=1e-14),
 }
 
 

@@ -129,7 +129,8 @@ def _fill_layer(leaf: Leaf, names: list[str], file: ModelFile) -> None:
     given = [array.shape for array in arrays]
     if given != wanted:
         raise ModelFileError(
-            f"{place}, a {leaf.node.class_name}, has shapes {given} in the file and {wanted} in the architecture"
+            f"{file.path} does not fit the architecture: {'/'.join(leaf.path)}, a {leaf.node.class_name}, has shapes "
+            f"{given} in the file and {wanted} there"
         )
     for variable, array in zip(leaf.variables, arrays, strict=True):
         variable.assign(array)
