@@ -80,7 +80,7 @@ def loaded(
     )
     if compile:
         found.compiled = compiled(model, file.training, found.notes)
-        found.optimizer_state = found.compiled and optimizer.carry(model, graph, file, found.notes)
+        found.optimizer_state = found.compiled and optimizer.carry(model, graph, file, era.keras, found.notes)
     return found
 
 
@@ -122,15 +122,10 @@ def _keras3(file: ModelFile, config: dict[str, Any], compile: bool) -> Loaded:
     if not compile:
         return found
     found.compiled = compiled(model, file.training, found.notes)
-    state = {name: tensor for name, tensor in file.tensors.items() if name.startswith(OPTIMIZER)}
-    if found.compiled and state:
-        model.optimizer.build(model.trainable_variables)
-        variables = {f"{OPTIMIZER}{place}": v for place, v in enumerate(model.optimizer.variables)}
-        try:
-            assign(variables, state, str(file.path))
-            found.optimizer_state = True
-        except ModelFileError:
-            found.notes.append("the optimizer's state is not carried: it is that of another Keras")
+    places = [name.removeprefix(OPTIMIZER) for name in file.tensors if name.startswith(OPTIMIZER)]
+    if found.compiled and places and all(place.isdecimal() for place in places):
+        state = [file.tensors[f"{OPTIMIZER}{place}"] for place in sorted(places, key=int)]
+        found.optimizer_state = optimizer.carry_in_order(model, state, found.notes)
     return found
 
 

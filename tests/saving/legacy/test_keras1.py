@@ -234,8 +234,9 @@ def test_an_lstm_of_keras_1_has_twelve_arrays_and_a_hard_sigmoid(generator, tmp_
         for k in "WUb"
     }
     lstm = simple("LSTM", "lstm_1", output_dim=4, init="glorot_uniform", inner_init="orthogonal",
-                  forget_bias_init="one", activation="tanh", inner_activation="hard_sigmoid", return_sequences=False, go_backwards=False,
-                  stateful=False, unroll=False, consume_less="cpu", input_dim=3, input_length=None, W_regularizer=None,
+                  forget_bias_init="one", activation="tanh", inner_activation="hard_sigmoid",
+                  return_sequences=False, go_backwards=False, stateful=False, unroll=False, consume_less="cpu",
+                  input_dim=3, input_length=None, W_regularizer=None,
                   U_regularizer=None, b_regularizer=None, dropout_W=0.0, dropout_U=0.0,
                   batch_input_shape=[None, 6, 3])  # fmt: skip
     order = [f"{k}_{g}" for g in "icfo" for k in "WUb"]
