@@ -25,5 +25,6 @@ from rightfit.run import Run
 
 __all__ = [
     "BackendError", "DataError", "ImageError", "ModelFileError", "RightfitError", "Run", "RunError", "UsageError",
-    "WriteError", "check", "compare", "explain", "inspect", "load", "neighbours", "report", "resume", "suspects", "train",
+    "WriteError", "check", "compare", "explain", "inspect", "load", "neighbours", "report", "resume", "suspects",
+    "train",
 ]  # fmt: skip
