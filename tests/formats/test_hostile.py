@@ -1,19 +1,17 @@
 """Every hostile file is refused by a typed error, at once, in little memory, and touches nothing beside itself."""
 
 import json
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from hostile_files import HOSTILE
+from watching import SOURCE, WATCHED, watched
 
 from rightfit.errors import ModelFileError
 from rightfit.formats.model_file import opened
 
-SOURCE = Path(__file__).parents[2] / "src"
 MOST_SECONDS = 20  # for one file on a busy machine; the slowest takes 2
 
 
@@ -27,78 +25,9 @@ def test_a_hostile_file_is_refused_for_what_it_is(hostile, name):
     assert str(path.name) in str(refused.value), "the message names the file"
 
 
-WATCHED = """
-import json, os, resource, sys
-sys.path.insert(0, sys.argv[1])
-homes = [os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, *sys.argv[1:3])]
-homes += [os.path.dirname(os.path.realpath(p)) for p in sys.path if "packages" in p]
-allowed, seen, armed = ("/dev/null", "/dev/urandom", "/proc/"), [], []
-
-def hook(event, args):
-    if not armed:
-        return
-    if event == "open" and isinstance(args[0], (str, bytes)):
-        path = os.path.realpath(os.fsdecode(args[0]))
-        writes = isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        inside = any(path == home or path.startswith(home + os.sep) for home in homes)
-        if writes or not inside and not path.startswith(allowed):
-            seen.append([event, path])
-    elif event == "subprocess.Popen":
-        if not str(args[1][-1]).endswith("hdf5_survey.py"):
-            seen.append([event, str(args[1])])
-    elif event.startswith(("socket.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pickle.", "ctypes.dlopen",
-                           "urllib.", "shutil.", "os.remove", "os.rename", "os.mkdir", "os.symlink", "tempfile.")):
-        if event != "socket.gethostname":
-            seen.append([event, str(args)[:200]])
-    elif event == "import" and "planted" in str(args[0]):
-        seen.append([event, args[0]])
-
-sys.addaudithook(hook)
-import rightfit
-from rightfit.errors import RightfitError
-from rightfit.formats.model_file import opened
-from rightfit.nets.importers import files, files_keras, files_tensorflow
-import torch
-def bare(path):
-    with opened(path):
-        pass
-outcomes = {}
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for path in json.load(sys.stdin):
-    armed.append(True)
-    for name, call in (("opened", bare), ("inspect", rightfit.inspect), ("read", files.read)):
-        try:
-            call(path)
-            outcome = "passed"
-        except RightfitError as error:
-            outcome = "refused"
-        except BaseException as error:
-            outcome = f"{type(error).__name__}: {error}"
-        outcomes.setdefault(path, {})[name] = outcome
-    armed.clear()
-rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(json.dumps({"outcomes": outcomes, "seen": seen, "rss_mb": rss / 1024, "before_mb": before / 1024}))
-"""
-
-
-def watched(paths, folder):
-    """What came of each path by each way of reading, and what the process touched beside `folder`."""
-    done = subprocess.run(
-        [sys.executable, "-c", WATCHED, str(SOURCE), str(folder)],
-        input=json.dumps([str(path) for path in paths]),
-        capture_output=True,
-        text=True,
-        timeout=250,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def test_hostile_files_touch_nothing_and_stay_small(hostile, tmp_path_factory):
     paths = [path for path, _ in hostile.values()]
-    found = watched(paths, tmp_path_factory.getbasetemp())
+    found = watched(paths, tmp_path_factory.getbasetemp(), "opened", "inspect", "read")
     assert found["seen"] == []
     wrong = {path: ways for path, ways in found["outcomes"].items() if set(ways.values()) != {"refused"}}
     assert wrong == {}
@@ -111,11 +40,9 @@ def test_hostile_files_touch_nothing_and_stay_small(hostile, tmp_path_factory):
 
 def test_the_watch_sees_what_it_watches_for(tmp_path):
     """A program that opens a foreign file, a socket and a process is seen to."""
-    script = WATCHED.replace(
-        "call(path)", "open('/etc/hostname'); __import__('socket').socket(); call(path)", 1
-    )
+    script = WATCHED.replace("ways[name](path)", "open('/etc/hostname'), __import__('socket').socket()", 1)
     done = subprocess.run(
-        [sys.executable, "-c", script, str(SOURCE), str(tmp_path)],
+        [sys.executable, "-c", script, str(SOURCE), str(tmp_path), "opened"],
         input=json.dumps([str(tmp_path / "none")]),
         capture_output=True,
         text=True,

@@ -34,8 +34,8 @@ GRADIENT_FREE = re.compile(
 # shapes; arithmetic; nets.
 _OPERATIONS = """
     Const Placeholder PlaceholderWithDefault Identity IdentityN NoOp StopGradient PreventGradient Assert
-    VarHandleOp VarIsInitializedOp ReadVariableOp AssignVariableOp AssignAddVariableOp AssignSubVariableOp
-    DestroyResourceOp VariableV2 Assign PartitionedCall StatefulPartitionedCall If StatelessIf While
+    VarHandleOp VarIsInitializedOp ReadVariableOp DisableCopyOnRead AssignVariableOp AssignAddVariableOp
+    AssignSubVariableOp DestroyResourceOp VariableV2 Assign PartitionedCall StatefulPartitionedCall If StatelessIf While
     StatelessWhile Case StatelessCase Switch Merge Enter Exit NextIteration LoopCond
     SaveV2 RestoreV2 MergeV2Checkpoints ShardedFilename StringJoin StaticRegexFullMatch Pack Select
     Shape ShapeN Size Rank Reshape Squeeze ExpandDims Transpose ConcatV2 Concat Split SplitV Slice StridedSlice

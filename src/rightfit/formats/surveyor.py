@@ -27,6 +27,7 @@ class Surveyor:
         self.owner = 0
         self.lock = threading.Lock()
         self.idle: threading.Timer | None = None
+        self.deaths = 0  # by a crash or at the end of its time
 
     def survey(self, source: Path | bytes, place: str, bounds: Bounds) -> dict[str, Any]:
         """{"groups": ..., "tensors": ...} as `hdf5_survey` found them, of a file or of its bytes."""
@@ -72,6 +73,7 @@ class Surveyor:
         finally:
             watch.cancel()
         if not answer.endswith(b"\n"):
+            self.deaths += 1
             self.close()
             return b"", late.is_set()
         self.idle = threading.Timer(IDLE, self._close_idle, [process])

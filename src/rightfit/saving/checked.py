@@ -133,6 +133,8 @@ class _Check:
     def _text(self, text: str, key: str) -> str:
         if len(text) > MOST_TEXT:
             raise ArchitectureError(f"the architecture has {len(text):,} characters for {key}")
+        if key == "name" and {".", ".."} & set(text.replace("\\", "/").split("/")):
+            raise ArchitectureError(f"the architecture has a part called {text[:80]!r}, which leads elsewhere")
         kind = next((kind for ending, kind in NAMED.items() if key.endswith(ending)), None)
         if kind is not None and key not in ("activity_regularizer_name",) and text not in kind:
             raise ArchitectureError(
