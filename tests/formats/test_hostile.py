@@ -92,7 +92,9 @@ def test_a_crash_and_a_hang_of_libhdf5_are_errors_here(valid, tmp_path, monkeypa
         ("hang", "import time; time.sleep(60)", "more than 1 seconds"),
     ):
         script = tmp_path / f"{name}.py"
-        script.write_text(f"import sys\nfor line in sys.stdin.buffer:\n    {body}\n")
+        script.write_text(
+            f"import sys\nprint('ready', flush=True)\nfor line in sys.stdin.buffer:\n    {body}\n"
+        )
         with monkeypatch.context() as patch:
             patch.setattr(surveyor, "SCRIPT", script)
             surveyor.SURVEYOR.close()
