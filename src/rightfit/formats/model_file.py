@@ -137,7 +137,7 @@ def _text(file: IO[bytes], path: Path, start: bytes, bounds: Bounds) -> ModelFil
     is_yaml = path.suffix.lower() in (".yaml", ".yml")
     if not is_json and not is_yaml:
         raise ModelFileError(
-            f"{path}: {path.suffix or 'no suffix'}, and its content is of no known kind: {KNOWN}"
+            f"{path}: {path.suffix or 'no suffix'} is no format known here; there are {KNOWN}"
         )
     file.seek(0)
     data = file.read(bounds.yaml_bytes + 1 if is_yaml else bounds.json_bytes + 1)

@@ -18,7 +18,7 @@ from rightfit.saving.allowed import (
     VALUES,
 )
 
-MOST_DEEP = 60
+MOST_DEEP = 40
 MOST_PARTS = 3_000_000  # values and keys; NASNetLarge, the longest net of keras.applications, has 0.1 million
 MOST_LAYERS = 20_000
 MOST_NUMBER = 2**31
@@ -73,6 +73,9 @@ class _Check:
     def _dictionary(self, node: dict[Any, Any], key: str, depth: int) -> dict[str, Any]:
         if "class_name" in node:
             self._known(node)
+        elif "registered_name" in node or "module" in node:
+            what = str(node.get("registered_name", node.get("module")))[:80]
+            raise ArchitectureError(f"the architecture asks for {what!r} without a class")
         for name in node:
             if not isinstance(name, str) or len(name) > MOST_TEXT:
                 raise ArchitectureError(f"the architecture has {str(name)[:40]!r} for a key")
@@ -94,13 +97,13 @@ class _Check:
     def _known(self, node: dict[Any, Any]) -> None:
         """ArchitectureError unless the class is on the list, from its own module and under its own name."""
         name, module = node["class_name"], node.get("module")
-        if name in VALUES:
+        if isinstance(name, str) and name in VALUES:
             if module is not None or node.get("registered_name") is not None:
                 raise ArchitectureError(f"the architecture asks for {name!r} of the module {module!r}")
             return
         if not isinstance(name, str) or not (name in MODULES or name in TWINS):
             raise ArchitectureError(
-                f"the architecture asks for {str(name)[:80]!r}, which is not among the layers rightfit builds"
+                f"the architecture asks for {str(name)[:80]!r}, which is not among the layers rightfit loads"
             )
         modules = MODULES.get(name, frozenset()) | ({TWINS_MODULE} if name in TWINS else set())
         if not isinstance(module, str) or module not in modules:
@@ -133,6 +136,10 @@ class _Check:
     def _text(self, text: str, key: str) -> str:
         if len(text) > MOST_TEXT:
             raise ArchitectureError(f"the architecture has {len(text):,} characters for {key}")
+        if key == "name" and {".", ".."} & set(text.replace("\\", "/").split("/")):
+            raise ArchitectureError(
+                f"the architecture has a part called {text[:80]!r}, which leads elsewhere"
+            )
         kind = next((kind for ending, kind in NAMED.items() if key.endswith(ending)), None)
         if kind is not None and text not in kind:
             raise ArchitectureError(
