@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from rightfit.errors import ArchitectureError, ModelFileError, UsageError
+from rightfit.saving.architecture import from_json
 from rightfit.saving.legacy.convert import convert, largest_distance, predictions
 from rightfit.saving.loading import load_model, read_model
+from rightfit.saving.weights import load_weights
 
 MAKER = Path(__file__).with_name("old_models.py")
 MODELS = (
@@ -44,6 +46,22 @@ def test_a_model_of_keras_2_gives_the_same_outputs(old, name):
     found = read_model(old / f"{name}.h5")
     assert largest_distance(those(arrays, "out"), predictions(found.model, those(arrays, "in"))) < 1e-5
     assert found.notes == []
+
+
+@pytest.mark.parametrize("name", ["lstm", "nested"])
+def test_so_does_one_in_the_archive_that_tf_keras_wrote(old, name):
+    arrays = held(old, f"{name}-archive")
+    model = load_model(old / f"{name}.keras")
+    assert largest_distance(those(arrays, "out"), predictions(model, those(arrays, "in"))) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["lstm", "nested", "cnn"])
+def test_old_weights_go_into_a_model_that_was_built_anew(old, tmp_path, name):
+    """The script of 2017: model_from_json, then load_weights."""
+    arrays = held(old, name)
+    model = from_json(_json_of(old / f"{name}.h5", tmp_path))
+    load_weights(model, old / f"{name}.h5")
+    assert largest_distance(those(arrays, "out"), predictions(model, those(arrays, "in"))) < 1e-5
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
