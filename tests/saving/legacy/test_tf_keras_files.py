@@ -83,7 +83,7 @@ def test_weights_alone_need_their_architecture(old, tmp_path):
     arrays = held(old, "apart")
     model = keras.saving.load_model(tmp_path / "new.keras")  # plain Keras opens it
     assert largest_distance(those(arrays, "out"), predictions(model, those(arrays, "in"))) < 1e-5
-    assert done.not_carried == () and done.parameters == model.count_params()
+    assert done.notes == () and done.parameters == model.count_params()
 
 
 def test_weights_of_another_model_are_refused_by_name(old, tmp_path):
