@@ -45,12 +45,12 @@ $(BIN)/python:
 	echo "rightfit: making $(VENV) with $$("$$python" --version) ($$python)"; \
 	"$$python" -m venv '$(VENV)' || { rm -rf '$(VENV)'; exit 1; }
 
-# KerasHub without its dependencies: tensorflow-text would bring plain tensorflow over tensorflow-cpu.
+# KerasHub and tf-keras without their dependencies, which would bring plain tensorflow over tensorflow-cpu.
 # The dev environment holds all that the demo's does, so it counts as both.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(SAY) 'installing rightfit with its tools and all three backends (some minutes the first time)'
 	@$(PIP) -e '.[dev]' || $(INSTALL_FAILED)
-	@$(PIP) --no-deps keras-hub kagglehub kagglesdk tokenizers || $(INSTALL_FAILED)
+	@$(PIP) --no-deps keras-hub kagglehub kagglesdk tokenizers tf-keras || $(INSTALL_FAILED)
 	@touch $@ $(VENV)/.demo
 	$(SAY) 'installed'
 
@@ -87,7 +87,7 @@ lint: $(VENV)/.dev
 
 # All run, whatever fails: a peer that fails is named and left out, rightfit itself makes the exit code.
 BENCHMARKS = 'train_step.py --set resnet50-150' 'train_step.py --set resnet20-32' 'train_step.py --set epoch' \
-	end_to_end.py input.py inference.py memory.py growth.py time_to_accuracy.py transfer.py import_check.py \
+	end_to_end.py input.py inference.py architectures.py memory.py growth.py time_to_accuracy.py transfer.py import_check.py \
 	pretrained_digits.py half_precision.py options.py coverage.py reliability.py audit.py label_errors.py fuzz.py gpu.py
 
 bench: $(VENV)/.dev

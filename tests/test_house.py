@@ -27,7 +27,7 @@ FLOORS = (
     {"report", "export", "serve", "tuning", "machine"},
     {"run"},
     {"reporting"},
-    {"asking", "fitting", "comparing", "explaining", "suspecting", "inspecting"},
+    {"asking", "fitting", "comparing", "explaining", "suspecting", "inspecting", "exchange"},
     {"resuming"},
     {"beginning"},
     {"api"},

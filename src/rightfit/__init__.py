@@ -12,6 +12,7 @@ rightfit.load("runs/photos-1").model
 
 from rightfit.api import check, compare, explain, inspect, load, neighbours, report, resume, suspects, train
 from rightfit.errors import (
+    ArchitectureError,
     BackendError,
     DataError,
     ImageError,
@@ -21,10 +22,22 @@ from rightfit.errors import (
     UsageError,
     WriteError,
 )
+from rightfit.exchange import (
+    convert,
+    from_json,
+    from_yaml,
+    load_model,
+    load_weights,
+    open_saved_model,
+    save_weights,
+    to_json,
+    to_yaml,
+)
 from rightfit.run import Run
 
 __all__ = [
-    "BackendError", "DataError", "ImageError", "ModelFileError", "RightfitError", "Run", "RunError", "UsageError",
-    "WriteError", "check", "compare", "explain", "inspect", "load", "neighbours", "report", "resume", "suspects",
-    "train",
+    "ArchitectureError", "BackendError", "DataError", "ImageError", "ModelFileError", "RightfitError", "Run",
+    "RunError", "UsageError", "WriteError", "check", "compare", "convert", "explain", "from_json", "from_yaml",
+    "inspect", "load", "load_model", "load_weights", "neighbours", "open_saved_model", "report", "resume",
+    "save_weights", "suspects", "to_json", "to_yaml", "train",
 ]  # fmt: skip

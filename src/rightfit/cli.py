@@ -374,6 +374,35 @@ def inspect(
 
 
 @app.command()
+def convert(
+    old: Annotated[Path, typer.Argument(help="Model file of Keras 1, 2 or tf.keras (.h5), or .keras")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".keras file to write")],
+    architecture: Annotated[
+        Path | None,
+        typer.Option(help="JSON or YAML file, for an OLD of weights alone", show_default=False),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="theano|tensorflow",
+            help="What trained OLD, where the file does not say (Keras 1 never did)",
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare/--no-compare", help="Predict with tf-keras too, where that is installed"),
+    ] = True,
+    json: AsJson = False,
+) -> None:
+    """Write a model of another age as a Keras 3 file; what could not be carried is named."""
+    from rightfit import exchange
+
+    found = exchange.convert(old, output, architecture=architecture, backend=backend, compare=compare)
+    _print(found.to_dict(), tables.of_conversion, json)
+
+
+@app.command()
 def models(
     json: AsJson = False,
     outputs: Annotated[int, typer.Option(min=1, help="Units of the last layer")] = 1000,

@@ -115,3 +115,20 @@ def _listed(names: Sequence[str], most: int) -> str:
 
 def _shown(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def of_conversion(found: dict[str, Any]) -> list[str]:
+    """What became of an old model file, a line for each thing to know."""
+    trained = "compiled as it was" if found["compiled"] else "not compiled"
+    state = ", with the optimizer's state" if found["optimizer_state"] else ""
+    lines = [
+        f"{found['output']}: {found['parameters']:,} parameters, from {found['source']}; {trained}{state}"
+    ]
+    lines += [found["channels"]] if found["channels"] else []
+    lines += [f"not carried: {note}" for note in found["not_carried"]]
+    if found["distance"] is None:
+        return [*lines, found["compared"]]
+    return [
+        *lines,
+        f"compared {found['compared']}: the largest distance is {found['distance']:.2g} of the largest output",
+    ]

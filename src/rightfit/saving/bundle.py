@@ -18,12 +18,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from rightfit.errors import ModelFileError, RightfitError, RunError
+from rightfit.errors import ModelFileError, RunError
 from rightfit.evaluation.infer import plain_graph
 from rightfit.files import write_text, write_with
 from rightfit.formats.model_file import opened
 from rightfit.nets.layers import fused, stock
 from rightfit.runtime import exact_float32
+from rightfit.saving import weights
 from rightfit.saving.architecture import from_config, to_config
 
 FORMAT = 1
@@ -129,14 +130,7 @@ def check_golden(path: Path, model: keras.Model) -> None:
 
 def save_weights(path: Path, model: keras.Model) -> None:
     """`layer/variable` -> tensor, in the safetensors format. RightfitError when the disk is full."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for name, v in named_weights(model)}
-    try:
-        write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "rightfit 1"}))
-    except SafetensorError as error:  # its writer wraps the disk's OSError
-        raise RightfitError(f"{path}: cannot be written: {error}") from error
+    weights.save_weights(model, path)
 
 
 def load_weights(path: Path, model: keras.Model) -> None:
@@ -148,25 +142,9 @@ def load_weights(path: Path, model: keras.Model) -> None:
         with opened(path) as file:
             if file.kind != "safetensors":
                 raise RunError(f"{path}: is of the kind {file.kind!r}, not safetensors; the run is damaged")
-            found = file.tensors
-            variables = dict(named_weights(model))
-            wrong = [f"{n} is missing" for n in variables if n not in found]
-            wrong += [f"{n} is left over" for n in found if n not in variables]
-            wrong += [
-                f"{n} has shape {found[n].shape}, not {tuple(v.shape)}"
-                for n, v in variables.items()
-                if n in found and found[n].shape != tuple(v.shape)
-            ]
-            if wrong:
-                raise RunError(f"{path} does not fit the architecture: {'; '.join(wrong[:3])}")
-            for name, variable in variables.items():
-                variable.assign(found[name].read())
+            weights.assign(dict(weights.named_weights(model)), file.tensors, str(path))
     except ModelFileError as error:
         raise RunError(f"{error}; the run is incomplete or damaged") from error
-
-
-def named_weights(model: keras.Model) -> list[tuple[str, Any]]:
-    return [(f"{layer.name}/{v.name}", v) for layer in model.layers for v in layer.weights]
 
 
 def _read_architecture(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,11 @@ Array = NDArray[Any]
 Recipe = Callable[[list[Array]], list[Array]]
 
 
+def named(name: Any) -> str:
+    """A layer's name as Keras 3 allows it: TensorFlow let a slash in."""
+    return str(name).replace("/", "_")
+
+
 def as_they_are(arrays: list[Array]) -> list[Array]:
     return arrays
 
@@ -45,7 +50,6 @@ class Node:
     calls: list[Call] = field(default_factory=list)
     recipe: Recipe = as_they_are
     graph: Graph | None = None  # of a nested model
-    legacy_name: str = ""  # what the file calls it, where several layers replace one
 
     def serialized(self) -> dict[str, Any]:
         if self.graph is not None:

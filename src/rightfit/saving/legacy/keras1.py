@@ -6,7 +6,7 @@ from typing import Any
 
 from rightfit.errors import ArchitectureError
 from rightfit.saving.legacy import recurrent
-from rightfit.saving.legacy.graph import Recipe, as_they_are
+from rightfit.saving.legacy.graph import Recipe, as_they_are, named
 from rightfit.saving.legacy.kernels import from_keras1, row_from_keras1
 
 # Keys that only Keras 1 wrote.
@@ -21,13 +21,14 @@ CLASSES = {
 }  # fmt: skip
 KEYS = {
     "output_dim": "units", "nb_filter": "filters", "bias": "use_bias", "border_mode": "padding",
-    "subsample": "strides", "subsample_length": "strides", "filter_length": "kernel_size", "init": "kernel_initializer",
-    "inner_init": "recurrent_initializer", "inner_activation": "recurrent_activation", "W_regularizer": "kernel_regularizer",
-    "U_regularizer": "recurrent_regularizer", "b_regularizer": "bias_regularizer", "W_constraint": "kernel_constraint",
-    "b_constraint": "bias_constraint", "dropout_W": "dropout", "dropout_U": "recurrent_dropout", "p": "rate",
-    "sigma": "stddev", "pool_length": "pool_size", "stride": "strides", "length": "size", "beta_init": "beta_initializer",
-    "gamma_init": "gamma_initializer", "depthwise_regularizer": "depthwise_regularizer", "atrous_rate": "dilation_rate",
-    "theta": "theta", "input_dtype": "dtype",
+    "subsample": "strides", "subsample_length": "strides", "filter_length": "kernel_size",
+    "init": "kernel_initializer", "inner_init": "recurrent_initializer", "beta_init": "beta_initializer",
+    "gamma_init": "gamma_initializer", "inner_activation": "recurrent_activation",
+    "W_regularizer": "kernel_regularizer", "U_regularizer": "recurrent_regularizer",
+    "b_regularizer": "bias_regularizer", "W_constraint": "kernel_constraint", "b_constraint": "bias_constraint",
+    "dropout_W": "dropout", "dropout_U": "recurrent_dropout", "p": "rate", "sigma": "stddev",
+    "pool_length": "pool_size", "stride": "strides", "length": "size", "atrous_rate": "dilation_rate",
+    "input_dtype": "dtype",
 }  # fmt: skip
 EMBEDDING = {"output_dim": "output_dim", "init": "embeddings_initializer", "W_regularizer": "embeddings_regularizer",
              "W_constraint": "embeddings_constraint"}  # fmt: skip
@@ -68,7 +69,7 @@ def is_first(config: Any, depth: int = 0) -> bool:
 
 def modern(class_name: str, config: dict[str, Any], era: Any) -> tuple[str, dict[str, Any], Recipe]:
     """(class, settings) by Keras 2's names, and the step that brings its arrays into Keras 2's layout."""
-    name = str(config.get("name", class_name.lower()))
+    name = named(config.get("name", class_name.lower()))
     if class_name in GONE:
         raise ArchitectureError(f"{name} is a {class_name}, which is not carried: {GONE[class_name]}")
     keys = KEYS | (EMBEDDING if class_name == "Embedding" else {})
@@ -92,9 +93,8 @@ def modern(class_name: str, config: dict[str, Any], era: Any) -> tuple[str, dict
 
 def _particular(old: str, new: str, name: str, found: dict[str, Any], era: Any) -> tuple[str, dict[str, Any]]:
     """What one class alone had otherwise."""
-    if old == "BatchNormalization":
-        if found.pop("mode", 0) != 0:
-            raise ArchitectureError(f"{name}: only mode 0 of Keras 1's batch normalisation is carried")
+    if old == "BatchNormalization" and found.pop("mode", 0) != 0:
+        raise ArchitectureError(f"{name}: only mode 0 of Keras 1's batch normalisation is carried")
     if old in ("LSTM", "GRU", "SimpleRNN"):
         forget = found.pop("forget_bias_init", None)
         if old == "LSTM" and forget is not None:

@@ -25,7 +25,7 @@ def flipped(kernel: Array) -> Array:
 
 
 def for_hard_sigmoid(first: int = 0) -> Recipe:
-    """The arrays from number `first` on, kernel and bias, grow so that Keras 3's hard sigmoid gives Keras 2's values."""
+    """Kernel and bias, from array `first` on, grow so that Keras 3's hard sigmoid gives Keras 2's values."""
 
     def recipe(arrays: list[Array]) -> list[Array]:
         return arrays[:first] + [(array * HARD_SIGMOID).astype(array.dtype) for array in arrays[first:]]

@@ -11,9 +11,9 @@ import keras
 
 from rightfit.errors import ArchitectureError
 from rightfit.saving.allowed import LAYERS
-from rightfit.saving.legacy import recurrent, settings
-from rightfit.saving.legacy.graph import Node, Recipe, as_they_are
-from rightfit.saving.legacy.kernels import for_hard_sigmoid, turned
+from rightfit.saving.legacy import keras1, recurrent, settings
+from rightfit.saving.legacy.graph import Node, Recipe, as_they_are, named
+from rightfit.saving.legacy.kernels import HARD_SIGMOID, for_hard_sigmoid, turned
 
 
 @dataclass
@@ -56,8 +56,8 @@ DROPPED: dict[str, tuple[Any, ...]] = {
     "adjustment": (None,), "renorm": (False,), "ragged": (False, None), "sparse": (False, None),
     "dynamic": (False,), "synchronized": (False,), "count_include_pad": (ANY,), "seed_generator": (ANY,),
     "kernel_initializer": (ANY,), "input_spec": (ANY,), "type_spec": (ANY,), "zero_output_for_mask": (ANY,),
-    "constants": (None,), "num_constants": (None,), "bias_regularizer": (None,), "weights": (None,),
-    "quantization_config": (None,), "mode": (0,),
+    "trainable": (True,), "dtype": (ANY,), "rng_type": (ANY,), "auto_vectorize": (ANY,), "mode": (0,),
+    "query_shape": (ANY,), "key_shape": (ANY,), "value_shape": (ANY,),
 }  # fmt: skip
 REFUSED = {
     "renorm": "batch renormalisation",
@@ -80,8 +80,11 @@ def made(class_name: Any, config: Any, era: Era) -> list[Node]:
     if not isinstance(class_name, str) or not isinstance(config, dict):
         raise ArchitectureError(f"the architecture has {str(class_name)[:80]!r} for a layer")
     class_name = class_name.rpartition(">")[2]  # Custom>relu6 keeps its name
+    first: Recipe = as_they_are
+    if era.keras == 1:
+        class_name, config, first = keras1.modern(class_name, config, era)
     old, new = class_name, RENAMED.get(class_name, class_name)
-    name = str(config.get("name", old.lower()))
+    name = named(config.get("name", old.lower()))
     if old in SPECIAL:
         return SPECIAL[old](name, config, era)
     if new not in LAYERS:
@@ -97,7 +100,40 @@ def made(class_name: Any, config: Any, era: Era) -> list[Node]:
         recipe = _recipe(new, name, settled, era)
         if old in ("CuDNNLSTM", "CuDNNGRU"):
             recipe = recurrent.from_cudnn(4 if new == "LSTM" else 3)
-    return [Node(name, new, settled, recipe=recipe)]
+    recipe = combined([step for step in (first, recipe) if step is not as_they_are])
+    node = Node(name, new, settled, recipe=recipe)
+    return _as_theano_pads(node, era) if era.backend == "theano" else [node]
+
+
+def _as_theano_pads(node: Node, era: Era) -> list[Node]:
+    """Theano pads half a kernel before and the rest after; TensorFlow shares what the strides need."""
+    config = node.config
+    if config.get("padding") != "same":
+        return [node]
+    if "Pooling" in node.class_name:
+        era.note(f"{node.name}: Theano pooled the border of 'same' otherwise; predictions may differ there")
+        return [node]
+    rank = {"Conv1D": 1, "Conv2D": 2}.get(node.class_name)
+    if rank is None:
+        era.note(f"{node.name}: Theano padded 'same' otherwise; predictions may differ at the border")
+        return [node]
+    sizes, strides, dilations = (
+        _each(config.get(key, 1), rank) for key in ("kernel_size", "strides", "dilation_rate")
+    )
+    spans = [(size - 1) * dilation + 1 for size, dilation in zip(sizes, dilations, strict=True)]
+    if all(span % 2 and stride == 1 for span, stride in zip(spans, strides, strict=True)):
+        return [node]
+    sides = [[span // 2, (span - 1) // 2] for span in spans]
+    name = f"{node.name}_pad"
+    pad = {"name": name, "padding": sides if rank == 2 else sides[0]}
+    if rank == 2 and "data_format" in config:
+        pad["data_format"] = config["data_format"]
+    config["padding"] = "valid"
+    return [Node(name, f"ZeroPadding{rank}D", pad), node]
+
+
+def _each(value: Any, rank: int) -> list[int]:
+    return [int(v) for v in value] if isinstance(value, list) else [int(value or 1)] * rank
 
 
 def serialized(class_name: str, config: dict[str, Any], era: Era) -> tuple[dict[str, Any], Recipe]:
@@ -113,6 +149,8 @@ def _settled(old: str, new: str, name: str, config: dict[str, Any], era: Era) ->
     taken = accepted(new)
     found: dict[str, Any] = {"name": name}
     for key, value in config.items():
+        if key == "name":
+            continue
         key = KEYS.get(old, {}).get(key, key)
         if key in taken:
             found[key] = settings.translated(key, value, f"{name}'s {key}", era)
@@ -135,11 +173,9 @@ def accepted(new: str) -> set[str]:
     """The settings of a layer's constructor, and those that every layer has."""
     parameters = inspect.signature(getattr(keras.layers, new).__init__).parameters
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {n for n, p in parameters.items() if p.kind in kinds and n not in ("self", "weights")} | {
-        "name",
-        "trainable",
-        "dtype",
-    }
+    own = {n for n, p in parameters.items() if p.kind in kinds and n not in ("self", "weights")}
+    further = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return own | ({"name", "trainable", "dtype"} if further else set())
 
 
 def _normalisation(old: str, name: str, found: dict[str, Any]) -> None:
@@ -181,6 +217,8 @@ def _wrapped(new: str, name: str, config: dict[str, Any], era: Era) -> tuple[dic
     inner: list[Recipe] = []
     found: dict[str, Any] = {"name": name}
     for key, value in config.items():
+        if key == "name":
+            continue
         if key in ("layer", "backward_layer", "cell"):
             if value is None:
                 continue
@@ -247,7 +285,7 @@ def _hard_sigmoid(name: str, config: dict[str, Any], era: Era) -> list[Node]:
         settled = _settled("Activation", "Activation", name, config, era)
         return [Node(name, "Activation", settled)]
     return [
-        Node(f"{name}_scale", "Rescaling", {"name": f"{name}_scale", "scale": 1.2}, legacy_name=name),
+        Node(f"{name}_scale", "Rescaling", {"name": f"{name}_scale", "scale": HARD_SIGMOID, "offset": 0.0}),
         Node(name, "Activation", {"name": name, "activation": "hard_sigmoid"}),
     ]
 

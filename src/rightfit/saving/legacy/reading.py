@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ from rightfit.errors import ArchitectureError
 from rightfit.saving.building import built
 from rightfit.saving.checked import checked
 from rightfit.saving.legacy import keras1, operators
-from rightfit.saving.legacy.graph import Call, Graph, Node, Ref, refs, swapped
+from rightfit.saving.legacy.graph import Call, Graph, Node, Ref, named, refs, swapped
 from rightfit.saving.legacy.layers import Era, made
 
 MODELS = ("Sequential", "Model", "Functional", "Container", "Network")
@@ -82,7 +83,7 @@ def _chain(inner: Any, name: str, era: Era, depth: int) -> Graph:
     """A Sequential; Keras 1 and 2.0 wrote the list alone, and Keras 1 let it begin with a Merge of others."""
     trainable = True
     if isinstance(inner, dict):
-        name = str(inner.get("name") or name)
+        name = named(inner.get("name") or name)
         trainable = inner.get("trainable") is not False
         layers, shape = inner.get("layers"), inner.get("build_input_shape")
     else:
@@ -100,7 +101,7 @@ def _chain(inner: Any, name: str, era: Era, depth: int) -> Graph:
         nodes = _with_input(nodes, first, shape) + nodes
     graph = Graph(name, nodes, sequential=True, trainable=trainable)
     if nodes and nodes[0].class_name == "InputLayer":
-        for before, node in zip(nodes, nodes[1:], strict=False):
+        for before, node in pairwise(nodes):
             node.calls = [Call([Ref(before.name)])]
         graph.inputs, graph.outputs = Ref(nodes[0].name), Ref(nodes[-1].name)
     _check_names(graph)
@@ -153,7 +154,7 @@ def _merged_chain(layers: list[dict[str, Any]], name: str, era: Era, depth: int)
 
 
 def _functional(inner: dict[str, Any], era: Era, depth: int) -> Graph:
-    name = str(inner.get("name") or "model")
+    name = named(inner.get("name") or "model")
     listed = inner["layers"]
     if len(listed) > MOST_LAYERS or not all(isinstance(layer, dict) for layer in listed):
         raise ArchitectureError(f"the model {name[:60]} lists no layers, or over {MOST_LAYERS:,}")
@@ -163,16 +164,17 @@ def _functional(inner: dict[str, Any], era: Era, depth: int) -> Graph:
         calls = [operators.call(call, names) for call in layer.get("inbound_nodes") or ()]
         chain = _nodes(layer, era, depth + 1, calls)
         if calls and len(chain) > 1:
-            for before, node in zip(chain, chain[1:], strict=False):
+            for before, node in pairwise(chain):
                 node.calls = [Call([Ref(before.name, number)]) for number in range(len(calls))]
         chain[0].calls = [_called(chain[0], call) for call in calls]
         nodes += chain
     graph = Graph(name, nodes, trainable=inner.get("trainable") is not False)
     nested = {node.name for node in nodes if node.graph is not None}
+    known = {node.name for node in nodes}
 
     def counted(ref: Ref) -> Ref:
         """Keras 2 counted a nested model's own making as its call 0; Keras 3 does so at the model's ends alone."""
-        if ref.layer not in names:
+        if ref.layer not in known:
             raise ArchitectureError(
                 f"{name[:60]}: a layer takes the output of {ref.layer[:60]!r}, which is not there"
             )
@@ -196,11 +198,11 @@ def _nodes(layer: dict[str, Any], era: Era, depth: int, calls: list[Call] | None
     class_name, config = layer.get("class_name"), layer.get("config")
     if isinstance(class_name, str) and class_name.rpartition(">")[2] in MODELS:
         graph = graph_of(layer | {"class_name": class_name.rpartition(">")[2]}, era, depth)
-        graph.name = str(layer.get("name") or graph.name)
+        graph.name = named(layer.get("name") or graph.name)
         return [Node(graph.name, "Functional", {}, graph=graph)]
     if not isinstance(config, dict):
         raise ArchitectureError(f"the layer {str(layer.get('name'))[:60]} has no settings")
-    name = str(layer.get("name") or config.get("name") or "")
+    name = named(layer.get("name") or config.get("name") or "")
     if class_name == "Merge":
         class_name, config = keras1.merge(name, config)
     if operators.is_operator(class_name, config, era.keras):

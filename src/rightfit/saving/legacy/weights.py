@@ -1,0 +1,146 @@
+"""The arrays of an old `.h5` into the Keras 3 model of its architecture: each once, none missing, none left over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import keras
+
+from rightfit.errors import ModelFileError
+from rightfit.formats.contents import ModelFile
+from rightfit.saving.legacy.graph import Array, Graph, Node, named
+from rightfit.saving.legacy.layers import Era
+
+
+@dataclass
+class Leaf:
+    """One layer with weights: how it was translated, and what it became."""
+
+    path: tuple[str, ...]
+    node: Node
+    layer: Any
+
+    @property
+    def variables(self) -> list[Any]:
+        """In the order of Keras 1 and 2: what is trained first."""
+        return [*self.layer.trainable_weights, *self.layer.non_trainable_weights]
+
+
+def fill(model: keras.Model, graph: Graph, file: ModelFile, era: Era) -> None:
+    """Give `model`, which was built of `graph`, the weights of `file`.
+
+    Layers are found by name, or by order where the file has other names. ModelFileError says what is missing, left
+    over or of another shape.
+    """
+    leaves = [leaf for leaf in leaves_of(model, graph) if leaf.variables]
+    stored = [(name, weights) for name, weights in file.layers if weights]
+    filled: set[tuple[str, ...]] = set()
+    for (name, weights), group in _matched(stored, leaves, file, era):
+        shares = _shares(weights, group, f"{file.path}: {name}")
+        for leaf, share in zip(group, shares, strict=True):
+            _fill_layer(leaf, [f"{name}/{weight}" for weight in share], file)
+            filled.add(leaf.path)
+    missing = ["/".join(leaf.path) for leaf in leaves if leaf.path not in filled]
+    if missing:
+        raise ModelFileError(
+            f"{file.path} does not fit the architecture: it has no weights for {', '.join(missing[:3])}"
+        )
+    for leaf in leaves:
+        if hasattr(leaf.layer, "finalize_state"):
+            leaf.layer.finalize_state()
+
+
+def leaves_of(model: keras.Model, graph: Graph) -> Iterator[Leaf]:
+    """Every layer that may hold weights."""
+    for path, node in graph.leaves():
+        if node.class_name == "InputLayer" or node.module != "keras.layers":
+            continue
+        layer = model
+        for name in path:
+            layer = layer.get_layer(name) if isinstance(layer, keras.Model) else layer
+        yield Leaf(path, node, layer)
+
+
+Stored = tuple[str, tuple[str, ...]]
+
+
+def _matched(
+    stored: list[Stored], leaves: list[Leaf], file: ModelFile, era: Era
+) -> list[tuple[Stored, list[Leaf]]]:
+    """Each layer of the file with the layers of the model whose weights it holds."""
+    top: dict[str, list[Leaf]] = {}
+    for leaf in leaves:
+        top.setdefault(leaf.path[0], []).append(leaf)
+    inner: dict[str, list[Leaf]] = {}
+    for leaf in leaves:
+        if len(leaf.path) > 1:
+            inner.setdefault(leaf.path[-1], []).append(leaf)
+    found = []
+    for entry in stored:
+        # Keras 1 wrote the layers of a Sequential within a Sequential one by one.
+        group = top.get(named(entry[0])) or inner.get(named(entry[0]))
+        if group is None:
+            if len(stored) == len(top):
+                era.note(
+                    "the file names its layers otherwise than the architecture: they were taken in order"
+                )
+                return list(zip(stored, top.values(), strict=True))
+            raise ModelFileError(
+                f"{file.path} does not fit the architecture: its layer {entry[0]} is left over"
+            )
+        found.append((entry, group))
+    return found
+
+
+def _shares(weights: Sequence[str], group: list[Leaf], place: str) -> list[list[str]]:
+    """Which of a layer's weights are whose, where it is a model of layers."""
+    if len(group) == 1:
+        return [list(weights)]
+    if len(weights) != sum(len(leaf.variables) for leaf in group):
+        raise ModelFileError(
+            f"{place} has {len(weights)} tensors, its layers in the architecture "
+            f"{sum(len(leaf.variables) for leaf in group)}"
+        )
+    names = [leaf.path[-1] for leaf in group]
+    if len(set(names)) == len(names):
+        shares = [[w for w in weights if name in w.split("/")[:-1]] for name in names]
+        if [len(share) for share in shares] == [len(leaf.variables) for leaf in group]:
+            return shares
+    # By order: of all layers what is trained, then of all layers what is not.
+    shares = [[] for _ in group]
+    rest = iter(weights)
+    for kind in ("trainable_weights", "non_trainable_weights"):
+        for leaf, share in zip(group, shares, strict=True):
+            share += [next(rest) for _ in getattr(leaf.layer, kind)]
+    return shares
+
+
+def _fill_layer(leaf: Leaf, names: list[str], file: ModelFile) -> None:
+    place = f"{file.path}: {'/'.join(leaf.path)}"
+    sizes = sum(file.tensors[name].size for name in names)
+    room = sum(prod(variable.shape) for variable in leaf.variables)
+    if sizes > 2 * room + 16:  # cuDNN's LSTM has a second bias, nothing more than that is ever dropped
+        raise ModelFileError(f"{place} has {sizes:,} numbers in the file and {room:,} in the architecture")
+    arrays = _turned(leaf, [file.tensors[name].read() for name in names], place)
+    wanted = [tuple(variable.shape) for variable in leaf.variables]
+    given = [array.shape for array in arrays]
+    if given != wanted:
+        raise ModelFileError(
+            f"{file.path} does not fit the architecture: {'/'.join(leaf.path)}, a {leaf.node.class_name}, has shapes "
+            f"{given} in the file and {wanted} there"
+        )
+    for variable, array in zip(leaf.variables, arrays, strict=True):
+        variable.assign(array)
+
+
+def _turned(leaf: Leaf, arrays: list[Array], place: str) -> list[Array]:
+    try:
+        return leaf.node.recipe(arrays)
+    except (ValueError, IndexError, TypeError) as error:
+        raise ModelFileError(
+            f"{place}, a {leaf.node.class_name}, has weights of shapes {[a.shape for a in arrays]}, which are not "
+            "those of such a layer"
+        ) from error
