@@ -47,7 +47,8 @@ def main() -> int:
         args.images, args.batch_size, args.rounds = 64, 16, 1
     args.folder, source = photographs(args.images)
     print(f"end_to_end: {args.images} {source}, {args.image_size} px, batches of {args.batch_size}")
-    rounds, left_out = race(__file__, CONTENDERS, args)
+    chosen = {name: of for name, of in CONTENDERS.items() if not (args.quick and name == TIMM)}
+    rounds, left_out = race(__file__, chosen, args)
     return finish("end_to_end", args, rounds, left_out, summarise(rounds, METRICS), source=source)
 
 
@@ -205,11 +206,12 @@ def with_timm(args: argparse.Namespace) -> dict[str, Any]:
     return of_epochs(started, ends, begun[1]) | {"precision": "bfloat16" if mixed else "float32"}
 
 
+TIMM = "timm on PyTorch"  # not in --quick
 CONTENDERS = {
     "rightfit": Contender(with_rightfit),
     "fastai": Contender(with_fastai, ("fastai",), peer=True),
     "Keras": Contender(with_keras, ("tensorflow",)),
-    "timm on PyTorch": Contender(with_timm, ("timm",), peer=True),
+    TIMM: Contender(with_timm, ("timm",), peer=True),
 }
 
 

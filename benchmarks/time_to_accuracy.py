@@ -45,7 +45,7 @@ def main() -> int:
     args.targets, args.epochs = [0.93, 0.94], None
     args.folder = str(fashion())
     if args.quick:
-        args.targets, args.limit, args.fastai_epochs, args.epochs = [0.3, 0.5], 15, 2, 30
+        args.targets, args.limit, args.fastai_epochs, args.epochs = [0.3, 0.5], 8, 2, 30
         args.folder = str(few(Path(args.folder), train=100, test=50))
     rounds, left_out = race(__file__, CONTENDERS, args)
     for name, found in rounds[0].items():

@@ -24,7 +24,7 @@ FLOORS = (
     {"evaluation"},
     {"saving"},
     {"training"},
-    {"report", "export", "serve", "tuning", "machine"},
+    {"report", "export", "serve", "tuning", "machine", "keras2"},
     {"run"},
     {"reporting"},
     {"asking", "fitting", "comparing", "explaining", "suspecting", "inspecting", "exchange"},

@@ -6,18 +6,30 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from math import prod
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
 from rightfit.data.image import decode, read_bytes
 from rightfit.data.opened import Store
-from rightfit.data.resize import ImageSpec, Pixels
+from rightfit.data.resize import Pixels
 from rightfit.data.stamps import DIGEST, Digests, Rows, as_row, digest
 from rightfit.errors import ImageError
 from rightfit.runtime import cpu_count
 
 BATCH_BYTES = 4 * 2**20  # one task's pixels; about two tasks per worker are in memory at once
+
+
+class Spec(Protocol):
+    """What is asked of every picture; equal ones have equal reprs, which name what the cache keeps."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...  # height, width, channels
+
+
+Decoder = Callable[[bytes, Any, str], Pixels]  # a file's bytes, the spec, its path -> spec.shape; ImageError
 
 
 class Decoding:
@@ -29,13 +41,15 @@ class Decoding:
     def __init__(
         self,
         paths: Sequence[str],
-        spec: ImageSpec,
+        spec: Spec,
         stamps: Digests | None = None,
         origins: Sequence[tuple[Store, Rows]] = (),
         workers: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         self.paths, self.spec, self.progress = paths, spec, progress
+        self.decoder: Decoder = decoder or decode
         self.workers = workers or workers_for(paths)
         self.contents = np.zeros((len(paths), DIGEST), np.uint8)
         # zeros where a file may read differently the next time
@@ -46,9 +60,9 @@ class Decoding:
         self.stop = threading.Event()
 
     def batches(self) -> Generator[Pixels, None, None]:
-        """(B, H, W, 3) of all rows in order; what cannot be decoded is black. To be closed if left early."""
+        """(B, *spec.shape) of all rows in order; what cannot be decoded is black. To be closed if left early."""
         total, done = len(self.paths), 0
-        batch = max(1, min(64, BATCH_BYTES // (self.spec.height * self.spec.width * 3)))
+        batch = max(1, min(64, BATCH_BYTES // prod(self.spec.shape)))
         waiting: deque[Future[Pixels]] = deque()
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # the pool is the parallelism
@@ -72,7 +86,7 @@ class Decoding:
 
     def _batch(self, start: int, stop: int) -> Pixels:
         """Rows start..stop, copied from an earlier store or decoded."""
-        pixels = np.zeros((stop - start, self.spec.height, self.spec.width, 3), np.uint8)
+        pixels = np.zeros((stop - start, *self.spec.shape), np.uint8)
         missing = np.ones(stop - start, bool)
         for past, origin in self.origins:
             here = np.flatnonzero(missing & (origin[start:stop] >= 0))
@@ -103,7 +117,7 @@ class Decoding:
             return
         self.contents[row] = as_row(digest(data))
         try:
-            into[:] = decode(data, self.spec, path)
+            into[:] = self.decoder(data, self.spec, path)
             self.ok[row] = True
         except ImageError as error:
             self.reasons[row] = error.reason

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rightfit.data.resize import ImageSpec, Pixels
+from rightfit.data.resize import Pixels
 from rightfit.data.stamps import Digests, Rows, digest
 from rightfit.errors import DataError
 
@@ -62,7 +62,7 @@ class Pages:
 class Store:
     """Opened images that are decoded already; a row that is not `ok` is black."""
 
-    images: Pixels  # (M, H, W, 3), a memory map when it comes from the cache
+    images: Pixels  # (M, H, W, C), a memory map when it comes from the cache
     ok: npt.NDArray[np.bool_]
     reasons: dict[int, str]
     fingerprint: str
@@ -80,7 +80,7 @@ class Store:
         return pixels
 
 
-def fingerprint_of(contents: Digests, spec: ImageSpec) -> str:
+def fingerprint_of(contents: Digests, spec: object) -> str:
     return digest(spec, contents.tobytes()).hex()
 
 

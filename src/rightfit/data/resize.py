@@ -34,6 +34,10 @@ class ImageSpec:
         if self.resize not in RESIZES:
             raise UsageError(f"resize {self.resize!r}: choose one of {', '.join(RESIZES)}")
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.height, self.width, 3
+
 
 def fit(pixels: Pixels, spec: ImageSpec) -> Pixels:
     """(H, W, 3) uint8 of any size -> (spec.height, spec.width, 3), cropped, padded or stretched."""

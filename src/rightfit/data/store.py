@@ -1,4 +1,4 @@
-"""A table's images in, a memory-mapped (N, H, W, 3) uint8 store out: decoded once, read by every later epoch and run.
+"""A table's images in, a memory-mapped (N, H, W, C) uint8 store out: decoded once, read by every later epoch and run.
 
     <cache>/stores/<source, spec and decoder>/<key>/images.u8 index.npz reasons.json
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import time
@@ -25,9 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from rightfit.data.decoding import Decoding
+from rightfit.data.decoding import Decoder, Decoding, Spec
 from rightfit.data.opened import Pages, Store, fingerprint_of
-from rightfit.data.resize import ImageSpec
 from rightfit.data.stamps import DIGEST, Digests, Rows, digest, matches, stamps_of
 from rightfit.errors import RunError
 from rightfit.files import FULL, reserve, sync_folder
@@ -39,16 +39,18 @@ DAY = 24 * 3600  # seconds
 
 def open_or_build(
     paths: Sequence[str],
-    spec: ImageSpec,
+    spec: Spec,
     cache: Path,
     source: str,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    decoder: Decoder | None = None,
 ) -> Store:
     """The store of these files, from the cache if nothing has changed, else decoded where it has.
 
     `paths` are local or fsspec URLs; `source` is what the cache keeps together, two stores of it.
-    `progress(done, total)` is called as rows are finished, from this thread. Two processes may build
+    `progress(done, total)` is called as rows are finished, from this thread; `decoder` has kinds of specs
+    of its own. Two processes may build
     the same store at once. Raises RunError when the cache is full or not writable.
     """
     stamps = stamps_of(paths)
@@ -56,7 +58,7 @@ def open_or_build(
     found = _load(group / _key(stamps), spec, len(paths))
     if found is not None and stamps.any(axis=1).all():
         return _used(found).store
-    needed = len(paths) * spec.height * spec.width * 3
+    needed = len(paths) * math.prod(spec.shape)
     with _cache_errors(cache, needed):
         earlier = [past for folder in _newest_first(group) if (past := _load(folder, spec)) is not None]
         found_in = [(past, matches(past.stamps, stamps)) for past in earlier]
@@ -72,7 +74,7 @@ def open_or_build(
         temporary.mkdir()
         try:
             origins = [(past.store, rows) for past, rows in found_in]
-            built = Decoding(paths, spec, stamps, origins, workers, progress)
+            built = Decoding(paths, spec, stamps, origins, workers, progress, decoder)
             _write(built, temporary)
             folder = group / _key(built.stamps)
             if not built.stamps.any(axis=1).all():
@@ -105,9 +107,8 @@ def _key(stamps: Digests) -> str:
 
 def _write(decoding: Decoding, folder: Path) -> None:
     """The three files of a store, flushed to disk."""
-    spec = decoding.spec
     with (folder / "images.u8").open("wb") as file:
-        reserve(file.fileno(), len(decoding.paths) * spec.height * spec.width * 3)
+        reserve(file.fileno(), len(decoding.paths) * math.prod(decoding.spec.shape))
         with closing(decoding.batches()) as batches:
             for pixels in batches:
                 file.write(pixels.data)
@@ -121,9 +122,9 @@ def _write(decoding: Decoding, folder: Path) -> None:
     sync_folder(folder)
 
 
-def _load(folder: Path, spec: ImageSpec, count: int | None = None) -> _Saved | None:
+def _load(folder: Path, spec: Spec, count: int | None = None) -> _Saved | None:
     """The store in `folder`, or None when it is missing or its files do not agree."""
-    shape = (spec.height, spec.width, 3)
+    shape = spec.shape
     try:
         with (folder / "index.npz").open("rb") as file, np.load(file, allow_pickle=False) as index:
             stamps, contents, ok = index["stamps"], index["contents"], index["ok"]
@@ -135,7 +136,7 @@ def _load(folder: Path, spec: ImageSpec, count: int | None = None) -> _Saved | N
             stamps.shape == contents.shape == (len(ok), DIGEST)
             and count in (None, len(ok))
             and folder.name == _key(stamps)
-            and raw.stat().st_size == len(ok) * int(np.prod(shape))
+            and raw.stat().st_size == len(ok) * math.prod(shape)
             and set(reasons) == set(np.flatnonzero(~ok).tolist())
         )
         if not agree:
@@ -155,7 +156,7 @@ def _used(saved: _Saved) -> _Saved:
     return saved
 
 
-def _part(saved: _Saved, rows: Rows, spec: ImageSpec) -> Store:
+def _part(saved: _Saved, rows: Rows, spec: Spec) -> Store:
     """The given rows of a store, as a store, without a copy."""
     whole, ok = saved.store, saved.store.ok[rows]
     reasons = {int(row): whole.reasons[int(rows[row])] for row in np.flatnonzero(~ok)}
@@ -163,7 +164,7 @@ def _part(saved: _Saved, rows: Rows, spec: ImageSpec) -> Store:
     return Store(whole.images, ok, reasons, fingerprint_of(contents, spec), contents, rows, whole.pages)
 
 
-def _publish(temporary: Path, folder: Path, spec: ImageSpec, count: int) -> None:
+def _publish(temporary: Path, folder: Path, spec: Spec, count: int) -> None:
     """Rename into place; a whole store that another process put there first stays."""
     try:
         temporary.rename(folder)

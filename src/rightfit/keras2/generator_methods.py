@@ -1,0 +1,200 @@
+"""fit_generator, evaluate_generator and predict_generator, and the names that Keras 2 gave to metrics.
+
+`install` gives keras.Model what it had in Keras 2 and lacks in 3. Nothing that Keras 3 itself calls is
+replaced.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from rightfit.keras2.iterators import Iterator
+
+OLD_NAMES = {
+    "accuracy": "acc",
+    "val_accuracy": "val_acc",
+    "learning_rate": "lr",
+}  # in logs and histories beside the new
+KERAS_1 = {
+    "samples_per_epoch": "steps_per_epoch",
+    "nb_epoch": "epochs",
+    "nb_val_samples": "validation_steps",
+    "val_samples": "steps",
+    "max_q_size": "max_queue_size",
+    "nb_worker": "workers",
+    "pickle_safe": "use_multiprocessing",
+}
+IMAGES = ("samples_per_epoch", "nb_val_samples", "val_samples")  # counted in images, the new ones in batches
+
+
+ACCURACIES = ("acc", "val_acc")
+
+
+class OldNames(keras.callbacks.Callback):
+    """Puts acc, val_acc and lr into the logs, for callbacks that watch them and for the history."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None:
+            logs.update({old: logs[new] for new, old in OLD_NAMES.items() if new in logs and old not in logs})
+
+
+def fit_generator(
+    self: keras.Model,
+    generator: Any,
+    steps_per_epoch: int | None = None,
+    epochs: int = 1,
+    verbose: int = 1,
+    callbacks: Any = None,
+    validation_data: Any = None,
+    validation_steps: int | None = None,
+    class_weight: Any = None,
+    max_queue_size: int = 10,
+    workers: int = 1,
+    use_multiprocessing: bool = False,
+    shuffle: bool = True,
+    initial_epoch: int = 0,
+    **keras_1: Any,
+) -> keras.callbacks.History:
+    """Keras 2's method. `generator` and `validation_data` yield batches: PyDatasets or any iterators.
+
+    A PyDataset is begun anew when `steps_per_epoch` is more batches than it has, as Keras 2 did.
+    """
+    old = _translated(keras_1, generator, validation_data)
+    steps_per_epoch, epochs = old.get("steps_per_epoch", steps_per_epoch), old.get("epochs", epochs)
+    validation_steps = old.get("validation_steps", validation_steps)
+    workers = old.get("workers", workers)
+    if class_weight is not None and not isinstance(generator, keras.utils.PyDataset):
+        generator, class_weight = _weighted(generator, class_weight), None
+    batches, steps = _fed(generator, steps_per_epoch, workers)
+    if hasattr(validation_data, "__next__") or isinstance(validation_data, keras.utils.PyDataset):
+        validation_data, validation_steps = _fed(validation_data, validation_steps, workers)
+    return self.fit(
+        batches,
+        steps_per_epoch=steps,
+        epochs=epochs,
+        verbose=verbose,
+        callbacks=[OldNames(), *_listed(callbacks)],
+        validation_data=validation_data,
+        validation_steps=validation_steps,
+        class_weight=class_weight,
+        shuffle=shuffle and batches is generator,
+        initial_epoch=initial_epoch,
+    )
+
+
+def evaluate_generator(
+    self: keras.Model,
+    generator: Any,
+    steps: int | None = None,
+    callbacks: Any = None,
+    max_queue_size: int = 10,
+    workers: int = 1,
+    use_multiprocessing: bool = False,
+    verbose: int = 0,
+    **keras_1: Any,
+) -> Any:
+    """Keras 2's method: loss and metrics in the order of `metrics_names`, or the loss alone."""
+    steps = _translated(keras_1, generator).get("steps", steps)
+    batches, steps = _fed(generator, steps, workers)
+    return self.evaluate(batches, steps=steps, callbacks=callbacks, verbose=verbose)
+
+
+def predict_generator(
+    self: keras.Model,
+    generator: Any,
+    steps: int | None = None,
+    callbacks: Any = None,
+    max_queue_size: int = 10,
+    workers: int = 1,
+    use_multiprocessing: bool = False,
+    verbose: int = 0,
+    **keras_1: Any,
+) -> NDArray[Any]:
+    """Keras 2's method: what the model says of each image, in the order in which `generator` yields them."""
+    steps = _translated(keras_1, generator).get("steps", steps)
+    batches, steps = _fed(generator, steps, workers)
+    return self.predict(batches, steps=steps, callbacks=callbacks, verbose=verbose)
+
+
+def metrics_names(self: keras.Model) -> list[str]:
+    """As `evaluate` lists its numbers: loss, acc, ... (Keras 3 says loss, compile_metrics)."""
+    names = []
+    for metric in self.metrics:
+        within = getattr(metric, "metrics", None)
+        names += [metric.name] if within is None else [each.name for each in within]
+    return [OLD_NAMES.get(name, name) for name in names]
+
+
+def install() -> None:
+    """Give every keras.Model of this process the old methods, once."""
+    for method in (fit_generator, evaluate_generator, predict_generator):
+        if not hasattr(keras.Model, method.__name__):
+            setattr(keras.Model, method.__name__, method)
+    keras.Model.metrics_names = property(metrics_names)
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    found = callbacks if isinstance(callbacks, (list, tuple)) else [] if callbacks is None else [callbacks]
+    for callback in found:
+        # Keras 3 looks for a metric of that name to know which way is better; Keras 2 read it in the name.
+        if getattr(callback, "monitor", None) in ACCURACIES and getattr(callback, "mode", None) == "auto":
+            callback.mode = "max"
+    return list(found)
+
+
+def _translated(keras_1: dict[str, Any], generator: Any, validation: Any = None) -> dict[str, Any]:
+    """Keras 1's arguments by Keras 2's names; counts of images become counts of batches."""
+    found = {}
+    for name, value in keras_1.items():
+        if name not in KERAS_1:
+            raise TypeError(f"unexpected argument {name!r}")
+        if name in IMAGES and value is not None:
+            size = getattr(validation if name == "nb_val_samples" else generator, "batch_size", None)
+            if size is None:
+                raise ValueError(
+                    f"{name} counts images and the generator's batch size is unknown; give {KERAS_1[name]}"
+                )
+            value = -(-value // size)
+        found[KERAS_1[name]] = value
+    return found
+
+
+def _fed(source: Any, steps: int | None, workers: int) -> tuple[Any, int | None]:
+    """What Keras 3 is to be given for `source`, and for how many steps."""
+    if not isinstance(source, keras.utils.PyDataset):
+        return (batch for batch in source), steps  # Keras 3 takes no iterators but Python's own generators
+    source.workers = max(source.workers, workers)
+    if steps is None or steps == len(source):
+        return source, None
+    return _Endless(source), steps
+
+
+class _Endless(keras.utils.PyDataset):
+    """Pass after pass over another, for as many steps as are asked for."""
+
+    num_batches = None
+
+    def __init__(self, source: keras.utils.PyDataset) -> None:
+        # Of ours batch i is a function of i; another's passes begin in their order, with one worker.
+        super().__init__(workers=source.workers if isinstance(source, Iterator) else 1)
+        self.source, self.seen = source, 0
+
+    def __getitem__(self, index: int) -> Any:
+        passes, place = divmod(index, len(self.source))
+        if isinstance(self.source, Iterator):
+            return self.source.batch(passes, place)
+        while self.seen < passes:
+            self.source.on_epoch_end()
+            self.seen += 1
+        return self.source[place]
+
+
+def _weighted(source: Any, class_weight: dict[int, float]) -> Any:
+    """Batches (x, y) with the weight of each image's class; y (B, classes) of 0 and 1, or class numbers (B,)."""
+    for x, y in source:
+        number = y.argmax(axis=-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(-1)
+        yield x, y, np.array([class_weight.get(int(each), 1.0) for each in number], np.float32)
