@@ -122,7 +122,9 @@ class _Check:
             raise ArchitectureError(f"the architecture has more than {MOST_LAYERS:,} layers")
 
     def _sizes(self, found: dict[str, Any]) -> None:
-        config = found["config"] if isinstance(found.get("config"), dict) else {}
+        config = found.get("config")
+        if not isinstance(config, dict):
+            return
         self.unrolled = self.unrolled or config.get("unroll") is True
         if found["class_name"] == "InputLayer":
             shape = config.get("batch_shape") or config.get("shape") or ()
