@@ -213,12 +213,14 @@ def part(args: argparse.Namespace) -> int:
     if args.mutation:
         return by_mutation(args)
     import atheris
+    import numpy as np
 
     with atheris.instrument_imports(
         include=["rightfit.formats", "rightfit.saving", "rightfit.data.image", "zipfile", "yaml", "json"]
     ):
         import fuzz_targets
 
+        import rightfit.data.image
         import rightfit.formats.model_file
         import rightfit.saving.checked  # noqa: F401
 
@@ -241,15 +243,21 @@ def part(args: argparse.Namespace) -> int:
         if figures.found["inputs"] >= args.inputs:
             os._exit(0)  # libFuzzer itself never returns
 
+    def changed(data: bytes, most: int, number: int) -> bytes:
+        """libFuzzer's own changes, or a few that leave more of a format as it was."""
+        generator = np.random.default_rng(number)
+        if generator.integers(2):
+            return bytes(atheris.Mutate(data, most))
+        return fuzz_targets.mutated([bytes(data)], generator)[:most]
+
     options = [
         f"-seed={args.seed + 1}",
         f"-max_len={LARGEST_INPUT}",
         f"-rss_limit_mb={MOST_MB}",
         "-timeout=60",
     ]
-    atheris.Setup(
-        [sys.argv[0], *options, "-verbosity=0", f"-artifact_prefix={corpus.parent}/", str(corpus)], one
-    )
+    arguments = [sys.argv[0], *options, "-verbosity=0", f"-artifact_prefix={corpus.parent}/", str(corpus)]
+    atheris.Setup(arguments, one, custom_mutator=changed)
     atheris.Fuzz()
     return 0
 

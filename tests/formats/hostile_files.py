@@ -243,7 +243,7 @@ def hdf5_climbing_name_of_windows(folder):
     return h5(folder, lambda file: file.__setitem__("layers/..\\..\\x/vars/0", np.ones(2, np.float32)))
 
 
-@hostile("foreign bytes|no format known")
+@hostile("not the content of")
 def hdf5_behind_a_block(folder):
     path = folder / "block.h5"
     with h5py.File(path, "w", userblock_size=512) as file:
@@ -299,7 +299,7 @@ def tensor(begin=0, end=8, shape=(2,), dtype="F32"):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
 
 
-@hostile("no format known|header is said to be")
+@hostile("not the content of")
 def safetensors_with_a_huge_header(folder):
     return tensors(folder, {"a": tensor()}, length=2**60)
 
@@ -556,7 +556,7 @@ def empty(folder):
     return text(folder / "empty.keras", "")
 
 
-@hostile("no format known")
+@hostile("not the content of a .keras file")
 def program(folder):
     path = folder / "program.keras"
     path.write_bytes(b"\x7fELF" + bytes(200))
