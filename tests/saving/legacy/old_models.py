@@ -194,7 +194,7 @@ def prepared():
 
 def mobilenet():
     return keras.applications.MobileNetV3Small(
-        (32, 32, 3), 0.35, weights=None, classes=5, include_preprocessing=True
+        (32, 32, 3), 0.35, weights=None, classes=5, include_preprocessing=False
     )
 
 
