@@ -113,7 +113,7 @@ def compare(name: str, make: Any) -> dict[str, Any]:
     from rightfit.nets import resnet
     from rightfit.nets.importers import torch_names
     from rightfit.nets.importers.core import Tensors, checked
-    from rightfit.saving.bundle import named_weights
+    from rightfit.saving.weights import named_weights
 
     start = time.perf_counter()
     theirs = drawn(make().eval())

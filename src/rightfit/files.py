@@ -26,7 +26,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     with _as_unwritten(target):
         descriptor, name = tempfile.mkstemp(
-            prefix=f".{target.name}-", suffix=target.suffix, dir=target.parent
+            prefix=f".{target.name}-", suffix="".join(target.suffixes[-2:]), dir=target.parent
         )
         os.close(descriptor)
     temporary = Path(name)

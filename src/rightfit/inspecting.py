@@ -72,7 +72,7 @@ def _facts(file: ModelFile, architecture: Any, size: int) -> dict[str, Any]:
         "tensor_bytes": file.total_bytes,
         "first_tensors": [
             {"name": name, "shape": list(tensor.shape), "dtype": tensor.dtype}
-            for name, tensor in list(file.tensors.items())[:FIRST]
+            for name, tensor in list((weights | dict(file.tensors)).items())[:FIRST]
         ],
         "optimizer_tensors": len(file.tensors) - len(weights),
         "calls": list(file.calls),

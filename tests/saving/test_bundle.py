@@ -25,6 +25,7 @@ from rightfit.evaluation.infer import plain_graph
 from rightfit.nets.layers import fused
 from rightfit.nets.resnet import build
 from rightfit.saving import architecture, bundle
+from rightfit.saving.checked import checked
 
 SIDE = 12
 FILES = ("architecture.json", "architecture.yaml", "golden.npz", "model.keras", "weights.safetensors")
@@ -320,7 +321,7 @@ HOSTILE = {
     },
     "builtins eval as a class": an_object("eval", "builtins"),
     "TFSMLayer": an_object("TFSMLayer", filepath="/tmp/evil"),
-    "a layer that is not on the list": an_object("Embedding", input_dim=3, output_dim=3),
+    "a layer that is not on the list": an_object("TextVectorization", vocabulary="/etc/passwd"),
     "an optimizer": an_object("Adam", "keras.optimizers"),
     "a class name that is no text": {"class_name": ["Dense"]},
     "a class name that is nothing": {"class_name": None},
@@ -336,7 +337,6 @@ PLACES = {
     "an argument of a call": lambda config, node: config["config"]["layers"][2]["inbound_nodes"][0].update(
         args=[node]
     ),
-    "what to compile": lambda config, node: config.update(compile_config={"optimizer": node}),
     "what to build": lambda config, node: config.update(build_config={"input_shape": node}),
 }
 
@@ -362,6 +362,13 @@ def test_a_hostile_architecture_is_refused_before_keras_sees_it(what, place, pla
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("what", HOSTILE)
+def test_how_to_compile_is_no_part_of_an_architecture_and_never_reaches_keras(what, plain):
+    config = copy.deepcopy(plain)
+    config["compile_config"] = {"optimizer": copy.deepcopy(HOSTILE[what])}
+    assert checked(config) == plain
+
+
 def test_a_hostile_file_is_refused_by_load(folder, monkeypatch, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     monkeypatch.chdir(elsewhere)
@@ -380,9 +387,9 @@ def test_the_lambda_above_would_run_where_nobody_checks(tmp_path, monkeypatch):
 
 
 def test_40_deep_is_deep_enough_for_any_net_and_the_limit():
-    architecture.check(nested(40))
+    checked(nested(40))
     with pytest.raises(RunError, match="more than 40 deep"):
-        architecture.check(nested(41))
+        checked(nested(41))
 
 
 @pytest.mark.parametrize(
@@ -402,7 +409,7 @@ def test_what_is_no_model_is_refused(config):
 
 def test_what_is_no_plain_data_is_refused():
     with pytest.raises(RunError, match="holds a set, which is no plain data"):
-        architecture.check({"a": [{"b": {1, 2}}]})
+        checked({"a": [{"b": {1, 2}}]})
 
 
 def test_a_model_that_is_not_of_stock_layers_is_not_saved(tmp_path):

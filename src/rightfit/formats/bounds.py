@@ -26,7 +26,7 @@ class Bounds:
     depth: int = 100  # nested lists and mappings, or HDF5 groups
     nodes: int = 1_000_000  # values of a JSON or YAML text, what aliases repeat counted each time
     name_length: int = 1_024  # characters of a tensor's or member's name
-    seconds: int = 60  # to survey an HDF5 file
+    seconds: float = 30.0  # to survey an HDF5 file
     survey_bytes: int = 2 * 2**30  # address space of the process that does
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ def survey(file: IO[bytes], source: Path | bytes, length: int, place: str, bound
     found = SURVEYOR.survey(source, place, bounds)
     total = declared_total = 0
     tensors = {}
-    for name, facts in found["tensors"].items():
+    for name, facts in sorted(found["tensors"].items(), key=lambda item: _natural(item[0])):
         shape, dtype = tuple(facts["shape"]), dtype_of(facts["dtype"])
         declared = check_tensor(name, shape, dtype.name, place, bounds)
         if facts["layout"] == "chunked":
@@ -62,6 +63,11 @@ def survey(file: IO[bytes], source: Path | bytes, length: int, place: str, bound
             f"{place}: its tensors declare {declared_total:,} bytes and store {total:,}; the file is not to be trusted"
         )
     return Hdf5(found["groups"], tensors)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """vars/2 before vars/10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]{1,9})", name)]
 
 
 def _stored(name: str, facts: dict[str, Any], declared: int, length: int, place: str) -> int:

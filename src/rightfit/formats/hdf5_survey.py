@@ -26,6 +26,7 @@ FILTERS = {
     h5py.h5z.FILTER_FLETCHER32: "sum",
 }
 NUMBERS = "fiub"
+READY = b"ready\n"
 
 
 class RefusedError(Exception):
@@ -37,6 +38,8 @@ def main() -> None:
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     _warm_up()
+    answers.write(READY)
+    answers.flush()
     for line in requests:
         request = json.loads(line)
         data = requests.read(request["bytes"])

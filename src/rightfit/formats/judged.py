@@ -32,11 +32,10 @@ GRADIENT_FREE = re.compile(
 )
 # Constants, inputs, variables and control; what every SavedModel saves and restores itself by, within its own folder;
 # shapes; arithmetic; nets.
-OPERATIONS = frozenset(
-    """
+_OPERATIONS = """
     Const Placeholder PlaceholderWithDefault Identity IdentityN NoOp StopGradient PreventGradient Assert
-    VarHandleOp VarIsInitializedOp ReadVariableOp AssignVariableOp AssignAddVariableOp AssignSubVariableOp
-    DestroyResourceOp VariableV2 Assign PartitionedCall StatefulPartitionedCall If StatelessIf While
+    VarHandleOp VarIsInitializedOp ReadVariableOp DisableCopyOnRead AssignVariableOp AssignAddVariableOp
+    AssignSubVariableOp DestroyResourceOp VariableV2 Assign PartitionedCall StatefulPartitionedCall If StatelessIf While
     StatelessWhile Case StatelessCase Switch Merge Enter Exit NextIteration LoopCond
     SaveV2 RestoreV2 MergeV2Checkpoints ShardedFilename StringJoin StaticRegexFullMatch Pack Select
     Shape ShapeN Size Rank Reshape Squeeze ExpandDims Transpose ConcatV2 Concat Split SplitV Slice StridedSlice
@@ -54,5 +53,5 @@ OPERATIONS = frozenset(
     CropAndResize AdjustContrastv2 RandomUniform RandomStandardNormal StatelessRandomUniformV2
     StatelessRandomNormalV2 StatelessRandomGetKeyCounter StatelessRandomGetAlg DecodeJpeg DecodePng DecodeImage
     CudnnRNNV3
-    """.split()
-)
+"""
+OPERATIONS = frozenset(_OPERATIONS.split())

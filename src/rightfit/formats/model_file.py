@@ -35,6 +35,7 @@ KNOWN = (
     ".keras, .h5 and .weights.h5 (Keras), .json and .yaml (an architecture), .safetensors, .npz, .pth (PyTorch), "
     "a TensorFlow SavedModel or checkpoint"
 )
+SUFFIXES = (".keras", ".h5", ".hdf5", ".json", ".safetensors", ".npz", ".pth", ".pt")
 # Both kinds of TensorFlow's checkpoints keep their names in a sorted table, which ends in these bytes.
 TABLE_END = bytes.fromhex("57fb808b247547db")
 
@@ -136,8 +137,12 @@ def _text(file: IO[bytes], path: Path, start: bytes, bounds: Bounds) -> ModelFil
     is_json = start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
     is_yaml = path.suffix.lower() in (".yaml", ".yml")
     if not is_json and not is_yaml:
+        if path.suffix.lower() in SUFFIXES:
+            raise ModelFileError(
+                f"{path}: not the content of a {path.suffix} file; download or copy it again"
+            )
         raise ModelFileError(
-            f"{path}: {path.suffix or 'no suffix'}, and its content is of no known kind: {KNOWN}"
+            f"{path}: {path.suffix or 'no suffix'} is no format known here; there are {KNOWN}"
         )
     file.seek(0)
     data = file.read(bounds.yaml_bytes + 1 if is_yaml else bounds.json_bytes + 1)

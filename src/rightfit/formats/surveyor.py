@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 from rightfit.errors import ModelFileError
 from rightfit.formats.bounds import Bounds
 
+START = 120.0  # seconds in which it must have imported h5py
 IDLE = 10.0  # seconds after which it ends; starting it again takes a quarter of one
 SCRIPT = Path(__file__).with_name("hdf5_survey.py")
 
@@ -27,6 +30,7 @@ class Surveyor:
         self.owner = 0
         self.lock = threading.Lock()
         self.idle: threading.Timer | None = None
+        self.deaths = 0  # by a crash or at the end of its time
 
     def survey(self, source: Path | bytes, place: str, bounds: Bounds) -> dict[str, Any]:
         """{"groups": ..., "tensors": ...} as `hdf5_survey` found them, of a file or of its bytes."""
@@ -40,7 +44,7 @@ class Surveyor:
             answer, late = self._asked(json.dumps(request).encode() + b"\n", data, bounds.seconds)
         if not answer:
             reason = (
-                f"takes more than {bounds.seconds} seconds to look through"
+                f"takes more than {bounds.seconds:g} seconds to look through"
                 if late
                 else "damaged: libhdf5 crashed"
             )
@@ -53,25 +57,16 @@ class Surveyor:
     def _asked(self, request: bytes, data: bytes, seconds: float) -> tuple[bytes, bool]:
         process = self._running()
         assert process.stdin is not None and process.stdout is not None
-        late = threading.Event()
-
-        def stop() -> None:
-            late.set()
-            process.kill()
-
-        watch = threading.Timer(seconds, stop)
-        watch.daemon = True
-        watch.start()
-        try:
-            process.stdin.write(request)
-            process.stdin.write(data)
-            process.stdin.flush()
-            answer = process.stdout.readline()
-        except OSError:
-            answer = b""
-        finally:
-            watch.cancel()
+        with _watched(process, seconds) as late:
+            try:
+                process.stdin.write(request)
+                process.stdin.write(data)
+                process.stdin.flush()
+                answer = process.stdout.readline()
+            except OSError:
+                answer = b""
         if not answer.endswith(b"\n"):
+            self.deaths += 1
             self.close()
             return b"", late.is_set()
         self.idle = threading.Timer(IDLE, self._close_idle, [process])
@@ -93,6 +88,14 @@ class Surveyor:
                 stderr=subprocess.DEVNULL,
                 env={name: value for name, value in os.environ.items() if not name.startswith("HDF5")},
             )
+            assert self.process.stdout is not None
+            with _watched(self.process, START):
+                ready = self.process.stdout.readline()
+            if not ready:
+                self.close()
+                raise ModelFileError(
+                    "HDF5 files cannot be looked into: the process that does it did not start"
+                )
         return self.process
 
     def _close_idle(self, process: subprocess.Popen[bytes]) -> None:
@@ -107,6 +110,24 @@ class Surveyor:
         process, self.process = self.process, None
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def _watched(process: subprocess.Popen[bytes], seconds: float) -> Iterator[threading.Event]:
+    """The process is killed after so many seconds, and the event set."""
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        process.kill()
+
+    watch = threading.Timer(seconds, stop)
+    watch.daemon = True
+    watch.start()
+    try:
+        yield late
+    finally:
+        watch.cancel()
 
 
 SURVEYOR = Surveyor()

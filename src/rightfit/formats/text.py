@@ -172,11 +172,11 @@ class _Composer:
         return _mapping(list(zip(keys, items[1::2], strict=True)), self.place)
 
     def _scalar(self, event: yaml.ScalarEvent) -> Any:
-        if event.tag is None and not event.implicit[0]:
-            return event.value  # quoted
         value = event.value
-        tag = event.tag or self.resolver.resolve(yaml.ScalarNode, value, (True, False))
-        kind = self._kind(event, "str") if event.tag else tag.removeprefix(PREFIX)
+        if event.tag in (None, "!"):  # quoted text stays text, the rest is what it looks like
+            kind = self.resolver.resolve(yaml.ScalarNode, value, event.implicit).removeprefix(PREFIX)
+        else:
+            kind = self._kind(event, "str")
         if kind == "null":
             return None
         if kind not in ("bool", "int", "float") or len(value) > LONGEST_NUMBER:

@@ -80,9 +80,9 @@ OPERATORS = {
         "Concatenate Cos Cosh Cross Cumprod Cumsum Divide DivideNoNan Dot Einsum Equal Exp ExpandDims Expm1 Flip Floor "
         "FloorDivide FullLike GetItem Greater GreaterEqual Hstack Isfinite Isinf Isnan Less LessEqual Log Log10 Log1p "
         "Log2 Logaddexp LogicalAnd LogicalNot LogicalOr LogicalXor Matmul Max Maximum Mean Median Min Minimum Mod "
-        "Moveaxis Negative NotEqual OnesLike Outer Pad Power Prod Ravel Reciprocal Repeat Reshape Roll Round Sign Sin "
-        "Sinh Split Sqrt Square Squeeze Stack Std Subtract Sum Swapaxes Take TakeAlongAxis Tan Tanh Tensordot Tile "
-        "Transpose Tril Triu TrueDivide Trunc Var Vdot Vstack Where ZerosLike"
+        "Moveaxis Multiply Negative NotEqual OnesLike Outer Pad Power Prod Ravel Reciprocal Repeat Reshape Roll Round "
+        "Sign Sin Sinh Split Sqrt Square Squeeze Stack Std Subtract Sum Swapaxes Take TakeAlongAxis Tan Tanh Tensordot "
+        "Tile Transpose Tril Triu TrueDivide Trunc Var Vdot Vstack Where ZerosLike"
     ),
     "nn": (
         "Relu Relu6 Sigmoid Softplus Softsign Silu LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu Glu "

@@ -60,7 +60,7 @@ def from_config(config: Any) -> keras.Model:
     """Build the model; ArchitectureError names what is not on the list. No code, module or path in it is ever run."""
     if isinstance(config, dict) and isinstance(config.get("keras"), dict) and "class_name" not in config:
         config = config["keras"]
-    if not isinstance(config, dict) or config.get("class_name") not in ("Functional", "Sequential", "Model"):
+    if not isinstance(config, dict) or "class_name" not in config:
         raise ArchitectureError("the architecture describes no model")
     if "module" not in config:
         from rightfit.saving.legacy.reading import translated
@@ -69,7 +69,7 @@ def from_config(config: Any) -> keras.Model:
     return built(checked(config))
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # libyaml's when it is there
     """Every value in its own place: no anchors, which readers would have to follow."""
 
     def ignore_aliases(self, data: Any) -> bool:

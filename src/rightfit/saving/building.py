@@ -58,11 +58,18 @@ def _deserialized(config: dict[str, Any]) -> keras.Model:
     except RecursionError as error:
         raise ArchitectureError("the architecture is nested too deeply to be built") from error
     except Exception as error:  # Keras and three backends have a dozen kinds for wrong settings
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ArchitectureError(f"the architecture cannot be built: {reason[:300]}") from error
+        raise ArchitectureError(f"the architecture cannot be built: {_reason(error)}") from error
     if not isinstance(model, keras.Model):
         raise ArchitectureError("the architecture describes no model")
     return model
+
+
+def _reason(error: Exception) -> str:
+    """What Keras says in the end, after the configuration that it repeats in full."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("Exception encountered:")]
+    reason = said[-1].partition(":")[2].strip() if said else lines[0] if lines else type(error).__name__
+    return reason[:300]
 
 
 class _Budget(keras.StatelessScope):

@@ -18,11 +18,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from rightfit.errors import RightfitError, RunError
+from rightfit.errors import ModelFileError, RunError
 from rightfit.evaluation.infer import plain_graph
 from rightfit.files import write_text, write_with
+from rightfit.formats.model_file import opened
 from rightfit.nets.layers import fused, stock
 from rightfit.runtime import exact_float32
+from rightfit.saving import weights
 from rightfit.saving.architecture import from_config, to_config
 
 FORMAT = 1
@@ -104,10 +106,13 @@ def describe(folder: Path) -> Description:
 def check_golden(path: Path, model: keras.Model) -> None:
     """RunError unless `model` (float32) gives the logits kept in `path` within TOLERANCE."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            inputs, expected = kept["inputs"], kept["logits"].astype(np.float32)
-    except Exception as error:  # zipfile, zlib and NumPy have a dozen kinds for a damaged file
-        raise RunError(f"{path}: cannot be read ({error}); the run is incomplete or damaged") from error
+        with opened(path) as kept:
+            inputs = kept.tensors["inputs"].read()
+            expected = kept.tensors["logits"].read().astype(np.float32)
+    except ModelFileError as error:
+        raise RunError(f"{error}; the run is incomplete or damaged") from error
+    except KeyError as error:
+        raise RunError(f"{path}: holds no {error}; the run is incomplete or damaged") from error
     if not len(inputs) or inputs.dtype != np.uint8 or inputs.shape[1:] != model.input_shape[1:]:
         raise RunError(
             f"{path}: holds {inputs.dtype} inputs of shape {inputs.shape}, the model takes {model.input_shape}; "
@@ -125,54 +130,33 @@ def check_golden(path: Path, model: keras.Model) -> None:
 
 def save_weights(path: Path, model: keras.Model) -> None:
     """`layer/variable` -> tensor, in the safetensors format. RightfitError when the disk is full."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for name, v in named_weights(model)}
-    try:
-        write_with(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "rightfit 1"}))
-    except SafetensorError as error:  # its writer wraps the disk's OSError
-        raise RightfitError(f"{path}: cannot be written: {error}") from error
+    weights.save_weights(model, path)
 
 
 def load_weights(path: Path, model: keras.Model) -> None:
-    """Fill `model` from `path`; every name and shape must agree, nothing missing, nothing left over."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    """Fill `model` from `path`; every name and shape must agree, nothing missing, nothing left over.
 
+    All of that is checked before a number is read. RunError when it does not, or the file is damaged or refused.
+    """
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); the run is incomplete or damaged") from error
-    variables = dict(named_weights(model))
-    wrong = [f"{n} is missing" for n in variables if n not in tensors]
-    wrong += [f"{n} is left over" for n in tensors if n not in variables]
-    wrong += [
-        f"{n} has shape {tensors[n].shape}, not {tuple(v.shape)}"
-        for n, v in variables.items()
-        if n in tensors and tensors[n].shape != tuple(v.shape)
-    ]
-    if wrong:
-        raise RunError(f"{path} does not fit the architecture: {'; '.join(wrong[:3])}")
-    for name, variable in variables.items():
-        variable.assign(tensors[name])
-
-
-def named_weights(model: keras.Model) -> list[tuple[str, Any]]:
-    return [(f"{layer.name}/{v.name}", v) for layer in model.layers for v in layer.weights]
+        with opened(path) as file:
+            if file.kind != "safetensors":
+                raise RunError(f"{path}: is of the kind {file.kind!r}, not safetensors; the run is damaged")
+            weights.assign(dict(weights.named_weights(model)), file.tensors, str(path))
+    except ModelFileError as error:
+        raise RunError(f"{error}; the run is incomplete or damaged") from error
 
 
 def _read_architecture(folder: Path) -> dict[str, Any]:
     path = folder / "architecture.json"
+    if not path.exists():
+        raise RunError(f"{folder} holds no trained model (no architecture.json); did training finish?")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(
-            f"{folder} holds no trained model (no architecture.json); did training finish?"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); the run is damaged") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        with opened(path) as file:
+            content = file.architecture or {}
+    except ModelFileError as error:
+        raise RunError(f"{error}; the run is damaged") from error
+    if content.get("format") != FORMAT:
         raise RunError(f"{path}: not an architecture of format {FORMAT}; a newer rightfit may be needed")
     return content
 

@@ -12,21 +12,21 @@ from rightfit.saving.allowed import (
     INITIALIZERS,
     LAYERS,
     MODULES,
-    OPERATORS,
     REGULARIZERS,
     TWINS,
     TWINS_MODULE,
     VALUES,
 )
 
-MOST_DEEP = 60
+MOST_DEEP = 40
 MOST_PARTS = 3_000_000  # values and keys; NASNetLarge, the longest net of keras.applications, has 0.1 million
 MOST_LAYERS = 20_000
 MOST_NUMBER = 2**31
 MOST_STEPS = 1_000  # of a recurrent layer that is unrolled, each of them a copy of its graph
 MOST_TEXT = 100_000
 INPUT_VALUES = 2**28  # values of one example, 1 GB of float32
-SEEDS = ("seed",)
+# Numbers that name or draw something, and are no size.
+NO_SIZES = ("seed", "shared_object_id")
 # Training is no part of an architecture.
 LEFT_OUT = ("compile_config",)
 # Loops of Python over a number that the file gives.
@@ -65,7 +65,7 @@ class _Check:
         if isinstance(node, bool) or node is None or isinstance(node, float):
             return node
         if isinstance(node, int):
-            if key not in SEEDS and abs(node) > LOOPS.get(key, MOST_NUMBER):
+            if key not in NO_SIZES and abs(node) > LOOPS.get(key, MOST_NUMBER):
                 raise ArchitectureError(f"the architecture says {key}: {node}, which is too large")
             return node
         raise ArchitectureError(f"the architecture holds a {type(node).__name__}, which is no plain data")
@@ -73,6 +73,9 @@ class _Check:
     def _dictionary(self, node: dict[Any, Any], key: str, depth: int) -> dict[str, Any]:
         if "class_name" in node:
             self._known(node)
+        elif "registered_name" in node or "module" in node:
+            what = str(node.get("registered_name", node.get("module")))[:80]
+            raise ArchitectureError(f"the architecture asks for {what!r} without a class")
         for name in node:
             if not isinstance(name, str) or len(name) > MOST_TEXT:
                 raise ArchitectureError(f"the architecture has {str(name)[:40]!r} for a key")
@@ -94,13 +97,13 @@ class _Check:
     def _known(self, node: dict[Any, Any]) -> None:
         """ArchitectureError unless the class is on the list, from its own module and under its own name."""
         name, module = node["class_name"], node.get("module")
-        if name in VALUES:
+        if isinstance(name, str) and name in VALUES:
             if module is not None or node.get("registered_name") is not None:
                 raise ArchitectureError(f"the architecture asks for {name!r} of the module {module!r}")
             return
         if not isinstance(name, str) or not (name in MODULES or name in TWINS):
             raise ArchitectureError(
-                f"the architecture asks for {str(name)[:80]!r}, which is not among the layers rightfit builds"
+                f"the architecture asks for {str(name)[:80]!r}, which is not among the layers rightfit loads"
             )
         modules = MODULES.get(name, frozenset()) | ({TWINS_MODULE} if name in TWINS else set())
         if not isinstance(module, str) or module not in modules:
@@ -119,7 +122,9 @@ class _Check:
             raise ArchitectureError(f"the architecture has more than {MOST_LAYERS:,} layers")
 
     def _sizes(self, found: dict[str, Any]) -> None:
-        config = found.get("config") or {}
+        config = found.get("config")
+        if not isinstance(config, dict):
+            return
         self.unrolled = self.unrolled or config.get("unroll") is True
         if found["class_name"] == "InputLayer":
             shape = config.get("batch_shape") or config.get("shape") or ()
@@ -133,8 +138,12 @@ class _Check:
     def _text(self, text: str, key: str) -> str:
         if len(text) > MOST_TEXT:
             raise ArchitectureError(f"the architecture has {len(text):,} characters for {key}")
+        if key == "name" and {".", ".."} & set(text.replace("\\", "/").split("/")):
+            raise ArchitectureError(
+                f"the architecture has a part called {text[:80]!r}, which leads elsewhere"
+            )
         kind = next((kind for ending, kind in NAMED.items() if key.endswith(ending)), None)
-        if kind is not None and key not in ("activity_regularizer_name",) and text not in kind:
+        if kind is not None and text not in kind:
             raise ArchitectureError(
                 f"the architecture asks for {key} {text[:80]!r}, which is none of Keras' own"
             )
@@ -155,4 +164,3 @@ NAMED = {
     "_regularizer": _both_cases(REGULARIZERS) | {"l1", "l2", "l1_l2"},
     "_constraint": _both_cases(CONSTRAINTS),
 }
-OPERATOR_NAMES = frozenset(name for names in OPERATORS.values() for name in names.split())

@@ -16,7 +16,7 @@ from rightfit.saving.legacy import channels, optimizer
 from rightfit.saving.legacy.graph import Graph
 from rightfit.saving.legacy.reading import Translation, translated
 from rightfit.saving.legacy.saved_model import hint
-from rightfit.saving.legacy.weights import fill
+from rightfit.saving.legacy.weights import fill, turn
 from rightfit.saving.training_state import compiled
 from rightfit.saving.weights import assign, fill_keras3, named_weights
 
@@ -75,12 +75,14 @@ def loaded(
         fill(model, graph, file, era)
     else:
         _weights_of_keras3(model, file)
+        if file.kind != "safetensors":  # of tf-keras since 2.13, in the layout of Keras 3
+            turn(model, graph)
     found = Loaded(
         model, _source(file, translation), era.notes, graph=graph, age=era.keras, reordered=reordered
     )
     if compile:
         found.compiled = compiled(model, file.training, found.notes)
-        found.optimizer_state = found.compiled and optimizer.carry(model, graph, file, found.notes)
+        found.optimizer_state = found.compiled and optimizer.carry(model, graph, file, era.keras, found.notes)
     return found
 
 
@@ -122,15 +124,10 @@ def _keras3(file: ModelFile, config: dict[str, Any], compile: bool) -> Loaded:
     if not compile:
         return found
     found.compiled = compiled(model, file.training, found.notes)
-    state = {name: tensor for name, tensor in file.tensors.items() if name.startswith(OPTIMIZER)}
-    if found.compiled and state:
-        model.optimizer.build(model.trainable_variables)
-        variables = {f"{OPTIMIZER}{place}": v for place, v in enumerate(model.optimizer.variables)}
-        try:
-            assign(variables, state, str(file.path))
-            found.optimizer_state = True
-        except ModelFileError:
-            found.notes.append("the optimizer's state is not carried: it is that of another Keras")
+    places = [name.removeprefix(OPTIMIZER) for name in file.tensors if name.startswith(OPTIMIZER)]
+    if found.compiled and places and all(place.isdecimal() for place in places):
+        state = [file.tensors[f"{OPTIMIZER}{place}"] for place in sorted(places, key=int)]
+        found.optimizer_state = optimizer.carry_in_order(model, state, found.notes)
     return found
 
 

@@ -21,7 +21,7 @@ from rightfit.nets.importers import files, torch_names
 from rightfit.nets.importers.core import Tensors, WeightsError, checked
 from rightfit.nets.importers.files import read
 from rightfit.nets.variants import VARIANTS
-from rightfit.saving.bundle import named_weights
+from rightfit.saving.weights import named_weights
 
 OUTPUTS = 7
 SIZES = ((64, 64), (96, 80))  # 80 is odd after four halvings, so padding and ceilings count

@@ -33,12 +33,12 @@ class Conversion:
     compiled: bool  # with the old file's optimizer, loss and metrics
     optimizer_state: bool
     channels: str  # what became of channels that came first
-    not_carried: tuple[str, ...]
+    notes: tuple[str, ...]  # what was not carried, or had to be assumed
     distance: float | None  # the largest between old and new outputs, relative to the largest output
     compared: str  # with what, or why not
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"not_carried": list(self.not_carried)}
+        return asdict(self) | {"notes": list(self.notes)}
 
 
 def convert(
@@ -85,8 +85,8 @@ def convert(
 def predictions(model: keras.Model, inputs: list[Any]) -> list[Any]:
     """Every output of the model for `inputs`, one array an input, in inference mode."""
     given = inputs[0] if len(inputs) == 1 else inputs
-    if isinstance(model.input, dict):
-        given = dict(zip(model.input, inputs, strict=True))
+    if isinstance(getattr(model, "input", None), dict):
+        given = dict(zip(sorted(model.input), inputs, strict=True))
     return [
         np.asarray(keras.ops.convert_to_numpy(o), np.float32)
         for o in keras.tree.flatten(model(given, training=False))

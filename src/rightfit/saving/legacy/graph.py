@@ -13,6 +13,11 @@ Array = NDArray[Any]
 Recipe = Callable[[list[Array]], list[Array]]
 
 
+def named(name: Any) -> str:
+    """A layer's name as Keras 3 allows it: TensorFlow let a slash in."""
+    return str(name).replace("/", "_")
+
+
 def as_they_are(arrays: list[Array]) -> list[Array]:
     return arrays
 

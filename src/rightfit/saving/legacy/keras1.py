@@ -6,7 +6,7 @@ from typing import Any
 
 from rightfit.errors import ArchitectureError
 from rightfit.saving.legacy import recurrent
-from rightfit.saving.legacy.graph import Recipe, as_they_are
+from rightfit.saving.legacy.graph import Recipe, as_they_are, named
 from rightfit.saving.legacy.kernels import from_keras1, row_from_keras1
 
 # Keys that only Keras 1 wrote.
@@ -69,7 +69,7 @@ def is_first(config: Any, depth: int = 0) -> bool:
 
 def modern(class_name: str, config: dict[str, Any], era: Any) -> tuple[str, dict[str, Any], Recipe]:
     """(class, settings) by Keras 2's names, and the step that brings its arrays into Keras 2's layout."""
-    name = str(config.get("name", class_name.lower()))
+    name = named(config.get("name", class_name.lower()))
     if class_name in GONE:
         raise ArchitectureError(f"{name} is a {class_name}, which is not carried: {GONE[class_name]}")
     keys = KEYS | (EMBEDDING if class_name == "Embedding" else {})

@@ -12,8 +12,8 @@ import keras
 from rightfit.errors import ArchitectureError
 from rightfit.saving.allowed import LAYERS
 from rightfit.saving.legacy import keras1, recurrent, settings
-from rightfit.saving.legacy.graph import Node, Recipe, as_they_are
-from rightfit.saving.legacy.kernels import for_hard_sigmoid, turned
+from rightfit.saving.legacy.graph import Node, Recipe, as_they_are, named
+from rightfit.saving.legacy.kernels import HARD_SIGMOID, for_hard_sigmoid, turned
 
 
 @dataclass
@@ -56,8 +56,8 @@ DROPPED: dict[str, tuple[Any, ...]] = {
     "adjustment": (None,), "renorm": (False,), "ragged": (False, None), "sparse": (False, None),
     "dynamic": (False,), "synchronized": (False,), "count_include_pad": (ANY,), "seed_generator": (ANY,),
     "kernel_initializer": (ANY,), "input_spec": (ANY,), "type_spec": (ANY,), "zero_output_for_mask": (ANY,),
-    "constants": (None,), "num_constants": (None,), "bias_regularizer": (None,), "weights": (None,),
-    "quantization_config": (None,), "mode": (0,),
+    "trainable": (True,), "dtype": (ANY,), "rng_type": (ANY,), "auto_vectorize": (ANY,), "mode": (0,),
+    "query_shape": (ANY,), "key_shape": (ANY,), "value_shape": (ANY,),
 }  # fmt: skip
 REFUSED = {
     "renorm": "batch renormalisation",
@@ -84,7 +84,7 @@ def made(class_name: Any, config: Any, era: Era) -> list[Node]:
     if era.keras == 1:
         class_name, config, first = keras1.modern(class_name, config, era)
     old, new = class_name, RENAMED.get(class_name, class_name)
-    name = str(config.get("name", old.lower()))
+    name = named(config.get("name", old.lower()))
     if old in SPECIAL:
         return SPECIAL[old](name, config, era)
     if new not in LAYERS:
@@ -149,6 +149,8 @@ def _settled(old: str, new: str, name: str, config: dict[str, Any], era: Era) ->
     taken = accepted(new)
     found: dict[str, Any] = {"name": name}
     for key, value in config.items():
+        if key == "name":
+            continue
         key = KEYS.get(old, {}).get(key, key)
         if key in taken:
             found[key] = settings.translated(key, value, f"{name}'s {key}", era)
@@ -171,11 +173,9 @@ def accepted(new: str) -> set[str]:
     """The settings of a layer's constructor, and those that every layer has."""
     parameters = inspect.signature(getattr(keras.layers, new).__init__).parameters
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {n for n, p in parameters.items() if p.kind in kinds and n not in ("self", "weights")} | {
-        "name",
-        "trainable",
-        "dtype",
-    }
+    own = {n for n, p in parameters.items() if p.kind in kinds and n not in ("self", "weights")}
+    further = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return own | ({"name", "trainable", "dtype"} if further else set())
 
 
 def _normalisation(old: str, name: str, found: dict[str, Any]) -> None:
@@ -217,6 +217,8 @@ def _wrapped(new: str, name: str, config: dict[str, Any], era: Era) -> tuple[dic
     inner: list[Recipe] = []
     found: dict[str, Any] = {"name": name}
     for key, value in config.items():
+        if key == "name":
+            continue
         if key in ("layer", "backward_layer", "cell"):
             if value is None:
                 continue
@@ -283,7 +285,7 @@ def _hard_sigmoid(name: str, config: dict[str, Any], era: Era) -> list[Node]:
         settled = _settled("Activation", "Activation", name, config, era)
         return [Node(name, "Activation", settled)]
     return [
-        Node(f"{name}_scale", "Rescaling", {"name": f"{name}_scale", "scale": 1.2}),
+        Node(f"{name}_scale", "Rescaling", {"name": f"{name}_scale", "scale": HARD_SIGMOID, "offset": 0.0}),
         Node(name, "Activation", {"name": name, "activation": "hard_sigmoid"}),
     ]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rightfit.errors import ArchitectureError
 from rightfit.saving.allowed import OPERATORS
-from rightfit.saving.legacy.graph import Call, Node, Ref
+from rightfit.saving.legacy.graph import Call, Node, Ref, named
 
 CONSTANT = "_CONSTANT_VALUE"
 OPERATOR_LAYERS = ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod")
@@ -112,7 +112,7 @@ def _ref(entry: list[Any]) -> Ref:
         raise ArchitectureError(f"the architecture has {entry!r:.60} for a tensor")
     if number < 0 or tensor < 0:
         raise ArchitectureError(f"the architecture has {entry!r:.60} for a tensor")
-    return Ref(layer, number, tensor)
+    return Ref(named(layer), number, tensor)
 
 
 def _tensors(value: Any, names: set[str]) -> Any:
@@ -174,7 +174,7 @@ def node(name: str, class_name: str, config: dict[str, Any], calls: list[Call]) 
             f"{name} is the operator {function or class_name} of TensorFlow, which is not among those rightfit carries"
         )
     module, kind, arguments = FUNCTIONS[function]
-    settings: dict[str, Any] = {"name": name.replace("/", "_")}
+    settings: dict[str, Any] = {"name": name}
     for entry in calls:
         given = {arguments[key]: value for key, value in entry.kwargs.items() if key in arguments}
         unknown = [
@@ -196,10 +196,10 @@ def _slicing(name: str, calls: list[Call]) -> Node:
         if not isinstance(key, list):
             raise ArchitectureError(f"{name} slices by {key!r:.60}, which is not carried")
         entry.args, entry.kwargs = (
-            [entry.args[0], {"class_name": "__tuple__", "items": [_slice(k) for k in key]}],
+            [entry.args[0], [_slice(k) for k in key]],
             {},
         )
-    return Node(name, "GetItem", {"name": name.replace("/", "_")}, "keras.src.ops.numpy", calls)
+    return Node(name, "GetItem", {"name": name}, "keras.src.ops.numpy", calls)
 
 
 def _slice(key: Any) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from rightfit.errors import ModelFileError
-from rightfit.formats.contents import ModelFile
+from rightfit.formats.contents import ModelFile, Tensor
 from rightfit.saving.legacy.graph import Array, Graph, as_they_are
 from rightfit.saving.legacy.weights import leaves_of
 
@@ -21,10 +22,14 @@ SLOTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
 }
 
 
-def carry(model: keras.Model, graph: Graph, file: ModelFile, notes: list[str]) -> bool:
-    """Fill the optimizer of the compiled `model`; False, and a note, where its state is not carried."""
+def carry(model: keras.Model, graph: Graph, file: ModelFile, age: int, notes: list[str]) -> bool:
+    """Fill the optimizer of the compiled `model` from a file of Keras `age`; False, and a note, where it cannot."""
     if not file.optimizer:
         return False
+    if age == 3:
+        return carry_in_order(
+            model, [file.tensors[f"optimizer_weights/{name}"] for name in file.optimizer], notes
+        )
     kind = type(model.optimizer).__name__
     if kind not in SLOTS:
         notes.append(f"the state of the optimizer {kind} is not carried: its averages begin anew")
@@ -54,6 +59,18 @@ def carry(model: keras.Model, graph: Graph, file: ModelFile, notes: list[str]) -
     for target, value in chosen:
         target.assign(value)
     model.optimizer.iterations.assign(steps)
+    return True
+
+
+def carry_in_order(model: keras.Model, tensors: Sequence[Tensor], notes: list[str]) -> bool:
+    """Fill the optimizer of the compiled `model` with what Keras 3 kept of it, in Keras 3's order."""
+    model.optimizer.build(model.trainable_variables)
+    variables = model.optimizer.variables
+    if [tensor.shape for tensor in tensors] != [tuple(variable.shape) for variable in variables]:
+        notes.append("the optimizer's state is not carried: it is that of another version of Keras")
+        return False
+    for variable, tensor in zip(variables, tensors, strict=True):
+        variable.assign(tensor.read())
     return True
 
 

@@ -12,7 +12,7 @@ from rightfit.errors import ArchitectureError
 from rightfit.saving.building import built
 from rightfit.saving.checked import checked
 from rightfit.saving.legacy import keras1, operators
-from rightfit.saving.legacy.graph import Call, Graph, Node, Ref, refs, swapped
+from rightfit.saving.legacy.graph import Call, Graph, Node, Ref, named, refs, swapped
 from rightfit.saving.legacy.layers import Era, made
 
 MODELS = ("Sequential", "Model", "Functional", "Container", "Network")
@@ -55,7 +55,15 @@ def translated(config: Any, keras_version: str = "", backend: str = "") -> Trans
         )
     version = str(keras_version or config.get("keras_version") or "")
     era = Era(_age(version, config), str(backend or config.get("backend") or "").lower())
-    return Translation(graph_of(config, era), era)
+    try:
+        return Translation(graph_of(config, era), era)
+    except RecursionError as error:
+        raise ArchitectureError("the architecture is nested too deeply") from error
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, StopIteration) as error:
+        # Settings of a wrong kind, wherever they were looked into.
+        raise ArchitectureError(
+            f"the architecture is damaged: {type(error).__name__} ({error})"[:300]
+        ) from error
 
 
 def _age(version: str, config: Any) -> int:
@@ -83,7 +91,7 @@ def _chain(inner: Any, name: str, era: Era, depth: int) -> Graph:
     """A Sequential; Keras 1 and 2.0 wrote the list alone, and Keras 1 let it begin with a Merge of others."""
     trainable = True
     if isinstance(inner, dict):
-        name = str(inner.get("name") or name)
+        name = named(inner.get("name") or name)
         trainable = inner.get("trainable") is not False
         layers, shape = inner.get("layers"), inner.get("build_input_shape")
     else:
@@ -154,7 +162,7 @@ def _merged_chain(layers: list[dict[str, Any]], name: str, era: Era, depth: int)
 
 
 def _functional(inner: dict[str, Any], era: Era, depth: int) -> Graph:
-    name = str(inner.get("name") or "model")
+    name = named(inner.get("name") or "model")
     listed = inner["layers"]
     if len(listed) > MOST_LAYERS or not all(isinstance(layer, dict) for layer in listed):
         raise ArchitectureError(f"the model {name[:60]} lists no layers, or over {MOST_LAYERS:,}")
@@ -170,10 +178,11 @@ def _functional(inner: dict[str, Any], era: Era, depth: int) -> Graph:
         nodes += chain
     graph = Graph(name, nodes, trainable=inner.get("trainable") is not False)
     nested = {node.name for node in nodes if node.graph is not None}
+    known = {node.name for node in nodes}
 
     def counted(ref: Ref) -> Ref:
         """Keras 2 counted a nested model's own making as its call 0; Keras 3 does so at the model's ends alone."""
-        if ref.layer not in names:
+        if ref.layer not in known:
             raise ArchitectureError(
                 f"{name[:60]}: a layer takes the output of {ref.layer[:60]!r}, which is not there"
             )
@@ -197,11 +206,11 @@ def _nodes(layer: dict[str, Any], era: Era, depth: int, calls: list[Call] | None
     class_name, config = layer.get("class_name"), layer.get("config")
     if isinstance(class_name, str) and class_name.rpartition(">")[2] in MODELS:
         graph = graph_of(layer | {"class_name": class_name.rpartition(">")[2]}, era, depth)
-        graph.name = str(layer.get("name") or graph.name)
+        graph.name = named(layer.get("name") or graph.name)
         return [Node(graph.name, "Functional", {}, graph=graph)]
     if not isinstance(config, dict):
         raise ArchitectureError(f"the layer {str(layer.get('name'))[:60]} has no settings")
-    name = str(layer.get("name") or config.get("name") or "")
+    name = named(layer.get("name") or config.get("name") or "")
     if class_name == "Merge":
         class_name, config = keras1.merge(name, config)
     if operators.is_operator(class_name, config, era.keras):

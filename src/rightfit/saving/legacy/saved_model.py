@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from rightfit.errors import BackendError, ModelFileError, UsageError
-from rightfit.formats.judged import OPERATIONS
+from rightfit.formats.judged import strange_operations
 from rightfit.formats.model_file import opened
 
 WORKING = ("tensorflow", "jax")
@@ -30,7 +30,7 @@ def open_saved_model(
     with opened(place) as file:
         if file.kind != "saved model":
             raise ModelFileError(f"{place} is of the kind {file.kind!r}, not a SavedModel")
-        outside = [name for name in file.calls if name not in OPERATIONS]
+        outside = strange_operations(file.calls)
     if not trusted:
         what = f" It asks for {', '.join(outside[:SHOWN])}." if outside else ""
         raise UsageError(
