@@ -23,6 +23,7 @@ FLOORS = (
     {"evaluation"},
     {"saving"},
     {"training"},
+    {"fastest"},
     {"report", "export", "serve", "tuning", "machine"},
     {"run"},
     {"reporting"},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any
-
-import keras
+from typing import TYPE_CHECKING, Any
 
 from rightfit.errors import RunError
+
+if TYPE_CHECKING:
+    import keras
 
 LAYERS = frozenset(
     {
@@ -38,6 +39,8 @@ MODULES = (
 
 def to_config(model: keras.Model) -> dict[str, Any]:
     """The configuration of a functional model made of stock layers, as JSON types only."""
+    import keras
+
     config: dict[str, Any] = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
     check(config)
     return config
@@ -46,6 +49,8 @@ def to_config(model: keras.Model) -> dict[str, Any]:
 def from_config(config: Any) -> keras.Model:
     """Build the model; RunError names what is not on the list. No code, module or path in it is ever run."""
     check(config)
+    import keras
+
     try:
         # A copy, as Keras takes keys out of what it is given.
         model: keras.Model = keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)

@@ -11,19 +11,20 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
 from rightfit.errors import RightfitError, RunError
-from rightfit.evaluation.infer import plain_graph
+from rightfit.evaluation.infer import Predicts, plain_graph
 from rightfit.files import write_text, write_with
-from rightfit.nets.layers import fused, stock
 from rightfit.runtime import exact_float32
 from rightfit.saving.architecture import from_config, to_config
+
+if TYPE_CHECKING:
+    import keras
 
 FORMAT = 1
 # Largest distance from the golden logits, relative to the largest of them: float32 through 152
@@ -62,6 +63,8 @@ OUTPUTS = {
 
 def save(folder: Path, model: keras.Model, description: Description, golden: NDArray[np.uint8]) -> None:
     """Write all artefacts of `model` (fused or stock) into `folder`; golden (B, H, W, 3) inputs."""
+    from rightfit.nets.layers import stock
+
     plain = stock(model)
     content = {**description.to_dict(), "keras": to_config(plain)}
     write_text(folder / "architecture.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -86,6 +89,8 @@ def load(folder: Path, precision: str = "float32") -> tuple[keras.Model, Descrip
 
     Raises RunError when a file is missing or damaged, or the logits are not those that were saved.
     """
+    from rightfit.nets.layers import fused
+
     content = _read_architecture(folder)
     description = _description(content, folder)
     model = from_config(content.get("keras"))
@@ -101,8 +106,14 @@ def describe(folder: Path) -> Description:
     return _description(_read_architecture(folder), folder)
 
 
-def check_golden(path: Path, model: keras.Model) -> None:
-    """RunError unless `model` (float32) gives the logits kept in `path` within TOLERANCE."""
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The architecture of `folder` as it was written, unchecked, and its weights by `layer/variable`; no model is
+    built. RunError as of `load`."""
+    return _read_architecture(folder).get("keras", {}), _read_weights(folder / "weights.safetensors")
+
+
+def check_golden(path: Path, model: Predicts, engine: str = "") -> float:
+    """RunError unless `model` (float32) gives the logits kept in `path` within TOLERANCE; the largest distance."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             inputs, expected = kept["inputs"], kept["logits"].astype(np.float32)
@@ -118,13 +129,16 @@ def check_golden(path: Path, model: keras.Model) -> None:
     distance = float(np.abs(logits - expected).max()) if logits.shape == expected.shape else float("inf")
     if not distance <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise RunError(
-            f"{path.parent}: the weights give other logits than when they were saved (off by {distance:.3g}); "
-            "architecture.json and weights.safetensors do not belong together, or one is damaged"
+            f"{path.parent}: the weights give other logits {f'on {engine} ' if engine else ''}than when they were "
+            f"saved (off by {distance:.3g}); architecture.json and weights.safetensors do not belong together, or "
+            "one is damaged"
         )
+    return distance
 
 
 def save_weights(path: Path, model: keras.Model) -> None:
     """`layer/variable` -> tensor, in the safetensors format. RightfitError when the disk is full."""
+    import keras
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -137,13 +151,7 @@ def save_weights(path: Path, model: keras.Model) -> None:
 
 def load_weights(path: Path, model: keras.Model) -> None:
     """Fill `model` from `path`; every name and shape must agree, nothing missing, nothing left over."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); the run is incomplete or damaged") from error
+    tensors = _read_weights(path)
     variables = dict(named_weights(model))
     wrong = [f"{n} is missing" for n in variables if n not in tensors]
     wrong += [f"{n} is left over" for n in tensors if n not in variables]
@@ -156,6 +164,16 @@ def load_weights(path: Path, model: keras.Model) -> None:
         raise RunError(f"{path} does not fit the architecture: {'; '.join(wrong[:3])}")
     for name, variable in variables.items():
         variable.assign(tensors[name])
+
+
+def _read_weights(path: Path) -> dict[str, NDArray[Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); the run is incomplete or damaged") from error
 
 
 def named_weights(model: keras.Model) -> list[tuple[str, Any]]:
