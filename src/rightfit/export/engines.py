@@ -59,25 +59,25 @@ class OpenVino:
 
         self._core = openvino.Core()
         self._model = self._core.read_model(model)
-        self._compiled: dict[int, Any] = {}
-        height, width, channels = (
-            int(side.get_length()) for side in list(self._model.inputs[0].partial_shape)[1:]
+        self.compiled: Any = None
+        self._count = 0
+        self.input_shape, self.output_shape = (
+            _shape([side.get_length() if side.is_static else None for side in port.partial_shape])
+            for port in (self._model.inputs[0], self._model.outputs[0])
         )
-        self.input_shape = (None, height, width, channels)
-        self.output_shape = (None, int(self._model.outputs[0].partial_shape[1].get_length()))
 
     def predict_on_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """A batch size is compiled once: with a free one each size would be planned for while it runs."""
-        count = len(images)
-        if count not in self._compiled:
-            self._model.reshape([count, *self.input_shape[1:]])
+        """Compiled for one size of batch, which runs faster than for any, and anew when the size changes."""
+        if len(images) != self._count:
+            self._count = len(images)
+            self._model.reshape([self._count, *self.input_shape[1:]])
             settings = {
                 "INFERENCE_PRECISION_HINT": "f32",
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": cpu_count(),
             }
-            self._compiled = {count: self._core.compile_model(self._model, "CPU", settings)}
-        found: NDArray[np.float32] = self._compiled[count]([images])[0]
+            self.compiled = self._core.compile_model(self._model, "CPU", settings)
+        found: NDArray[np.float32] = self.compiled([images])[0]
         return found.copy()
 
 
