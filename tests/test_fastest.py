@@ -23,7 +23,7 @@ from rightfit.console import Console
 cache, rows = Path(sys.argv[1]), json.loads(sys.argv[2])
 runtime.installed_backends = fastest.installed_backends = lambda: dict.fromkeys(sys.argv[3:], "1")
 measured = []
-fastest._measured_apart = lambda name, *rest: measured.append(name) or rows[name]
+fastest.measured_apart = lambda name, *rest: measured.append(name) or rows[name]
 print(json.dumps([*fastest.choose("auto", cache, Console()), measured]))
 print(json.dumps([*fastest.choose("auto", cache, Console()), measured]))
 """
@@ -78,7 +78,7 @@ def test_what_is_asked_for_or_alone_is_taken_and_nothing_measured(process, tmp_p
 
 
 def test_where_nothing_could_be_measured_the_usual_order_holds_and_it_is_not_tried_again(process, tmp_path):
-    failed = dict.fromkeys(ROWS, {"error": "no"})
+    failed = {name: {"error": "no"} for name in ROWS}
     (first, _), _ = choose(process, tmp_path, json.dumps(failed), *ROWS)
     assert first == ["tensorflow", "the first of the usual order; no speed could be measured", list(ROWS)]
     (later, _), said = choose(process, tmp_path, "{}", *ROWS)
@@ -123,5 +123,5 @@ def test_a_process_that_fails_or_takes_too_long_is_an_error_in_its_row(tmp_path,
     monkeypatch.setattr(fastest, "installed_backends", lambda: {"nothing": "1"})
     (row,) = fastest.measure(tmp_path, 60).values()
     assert "unknown backend 'nothing'" in row["error"]
-    assert fastest._measured_apart("tensorflow", tmp_path, 0.01) == {"error": "took over 0 s"}
+    assert fastest.measured_apart("tensorflow", tmp_path, 0.01) == {"error": "took over 0 s"}
     assert fastest.choose("tensorflow", tmp_path, Console(quiet=True)) == ("tensorflow", "as asked")

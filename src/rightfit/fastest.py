@@ -74,7 +74,7 @@ def in_words(speeds: Mapping[str, float]) -> str:
 
 def measure(cache: Path, longest: float) -> dict[str, dict[str, Any]]:
     """Each installed backend's `measured` or error, no longer than `longest` seconds each; remembered in `cache`."""
-    found = {name: _measured_apart(name, cache, longest) for name in installed_backends()}
+    found = {name: measured_apart(name, cache, longest) for name in installed_backends()}
     path = cache / SPEEDS
     with suppress(OSError, RightfitError):  # a cache that is only readable serves as well
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,8 @@ def _remembered(path: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def _measured_apart(backend: str, cache: Path, longest: float) -> dict[str, Any]:
+def measured_apart(backend: str, cache: Path, longest: float) -> dict[str, Any]:
+    """`measured` in a process of its own, or an error."""
     command = [sys.executable, "-m", "rightfit.fastest"]
     environment = {**os.environ, "KERAS_BACKEND": backend, "RIGHTFIT_CACHE": str(cache)}
     try:

@@ -75,7 +75,7 @@ class Run:
             self._model, self._description = bundle.load(self.path, self._precision())
         return self._model
 
-    def _predictor(self, console: Console) -> Predicts:
+    def predictor(self, console: Console) -> Predicts:
         """The model, or the engine that was asked for in its place."""
         if self.backend not in ENGINES:
             return self.model
@@ -225,7 +225,7 @@ class Run:
 
         dataset, rows = self._data(), self._rows(split)
         with console.bar("Evaluating", len(rows)) as bar:
-            model = self._predictor(console)
+            model = self.predictor(console)
             return all_logits(model, images or dataset.images, dataset.image_rows[rows], 64, bar.update)
 
     def recorded_logits(self, images: int) -> NDArray[np.float32] | None:
@@ -344,7 +344,7 @@ class Run:
         from rightfit.evaluation.metrics import decide, probabilities
 
         height, width = self.image_size
-        model = self._predictor(console)
+        model = self.predictor(console)
         temperature = self.calibration.temperature
         done = 0
         with console.bar("Predicting", 0) as bar:

@@ -123,7 +123,7 @@ def test_an_engine_has_one_precision_and_an_unknown_backend_is_named(trained):
     with pytest.raises(BackendError, match="onnxruntime predicts in float32 here, not in bfloat16"):
         rightfit.load(trained.folder, precision="bfloat16", backend="onnxruntime")
     with pytest.raises(
-        BackendError, match="unknown backend 'onyx'; .* to predict with onnxruntime, openvino"
+        BackendError, match=r"unknown backend 'onyx'; .* to predict with onnxruntime, openvino"
     ):
         rightfit.load(trained.folder, backend="onyx")
     with pytest.raises(BackendError, match="Keras already runs on tensorflow"):

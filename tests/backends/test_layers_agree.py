@@ -1,4 +1,4 @@
-"""Keras' layers on its three backends: the same weights and inputs give the same, but for what docs/backends.md lists."""
+"""Keras' layers on three backends: the same weights and inputs give the same, but for what docs/backends.md lists."""
 
 import subprocess
 import sys
