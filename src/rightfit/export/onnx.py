@@ -30,7 +30,7 @@ def write(architecture: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) 
     """
     try:
         return _write(architecture["config"], weights)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
         raise RunError(
             f"the architecture cannot be written to ONNX ({error!r}); the run is damaged"
         ) from error
