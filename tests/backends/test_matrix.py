@@ -180,7 +180,7 @@ def test_training_takes_nearly_the_same_course_on_every_backend(runs, rows_of):
     np.testing.assert_allclose(losses, losses[0], rtol=0, atol=1e-2)
 
 
-@pytest.mark.parametrize(("first", "then"), permutations(BACKENDS, 2))
+@pytest.mark.parametrize(("first", "then"), [*permutations(BACKENDS, 2)])
 def test_a_run_goes_on_on_another_backend_as_it_would_have_on_its_own(judged, rows_of, first, then):
     """The losses over and after ten more steps; what was trained before is the same, and the change is said."""
     expected, found = (rows_of(judged / name / "history.csv") for name in (first, f"{first}-then-{then}"))
