@@ -87,8 +87,8 @@ lint: $(VENV)/.dev
 
 # All run, whatever fails: a peer that fails is named and left out, rightfit itself makes the exit code.
 BENCHMARKS = 'train_step.py --set resnet50-150' 'train_step.py --set resnet20-32' 'train_step.py --set epoch' \
-	end_to_end.py input.py inference.py architectures.py memory.py growth.py time_to_accuracy.py transfer.py \
-	import_check.py pretrained_digits.py half_precision.py options.py coverage.py reliability.py audit.py \
+	end_to_end.py input.py inference.py engines.py architectures.py memory.py growth.py time_to_accuracy.py \
+	transfer.py import_check.py pretrained_digits.py half_precision.py options.py coverage.py reliability.py audit.py \
 	label_errors.py old_generator.py fuzz.py gpu.py
 
 bench: $(VENV)/.dev

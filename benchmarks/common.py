@@ -34,7 +34,7 @@ DATA = ROOT / "build" / "bench-data"
 PEERS = ROOT / "build" / "peers-venv"
 PACKAGES = (
     "keras", "tensorflow-cpu", "tensorflow", "torch", "jax", "numpy", "opencv-python-headless", "pillow",
-    "torchvision", "timm", "fastai",
+    "torchvision", "timm", "fastai", "onnxruntime", "openvino",
 )  # fmt: skip
 # torchvision's compiled operators, which a build for another device leaves undefined; no ResNet calls one.
 OPERATORS = ("nms", "qnms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d")

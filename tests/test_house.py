@@ -24,6 +24,7 @@ FLOORS = (
     {"evaluation"},
     {"saving"},
     {"training"},
+    {"fastest"},
     {"report", "export", "serve", "tuning", "machine", "keras2"},
     {"run"},
     {"reporting"},

@@ -8,7 +8,7 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rightfit import asking, beginning, resuming
+from rightfit import asking, beginning, fastest, resuming
 from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.errors import RunError, UsageError
@@ -65,8 +65,10 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     """
     asked, source = asking.settled(data, config, settings)
     console = Console(quiet)
-    backend = choose_backend(asked.backend)
-    precision, because = choose_precision(asked.precision, cache_folder(asked.cache_folder))
+    cache = cache_folder(asked.cache_folder)
+    backend, reason = fastest.choose(asked.backend, cache, console)
+    precision, because = choose_precision(asked.precision, cache)
+    reasons = {"backend": reason, "precision": because}
     asking.check(asked)
 
     from rightfit.data.dataset import prepare
@@ -75,7 +77,7 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     if asked.ordinal:
         asking.say_grades(dataset.table.classes, dataset.table.label_mode, console)
     with ExitStack() as held:
-        return beginning.begin(dataset, asked, console, backend, precision, because, held)
+        return beginning.begin(dataset, asked, console, backend, precision, reasons, held)
 
 
 def resume(
@@ -127,12 +129,15 @@ def resume(
         return beginning.begin_again(place, data, micro_batch, console)
 
 
-def load(run: str | os.PathLike[str], precision: str = "float32") -> Run:
+def load(run: str | os.PathLike[str], precision: str = "float32", backend: str = "auto") -> Run:
     """Open a finished run; its model is built, and checked against the golden logits, when first used.
 
-    Raises RunError when `run` is no finished run, or damaged.
+    `backend` is tensorflow, jax or torch; or onnxruntime or openvino, with which `predict` and `evaluate` need no
+    Keras. "auto" is KERAS_BACKEND, else what `rightfit machine` measured to train fastest, else the first installed
+    of tensorflow, torch and jax. Raises RunError when `run` is no finished run, or damaged; BackendError when the
+    backend is not installed, or Keras already runs another in this process.
     """
-    return Run(run, precision)
+    return Run(run, precision, backend=backend)
 
 
 def compare(

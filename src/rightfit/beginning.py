@@ -30,11 +30,12 @@ def begin(
     console: Console,
     backend: str,
     precision: str,
-    because: str,
+    reasons: dict[str, str],
     held: ExitStack,
     place: Path | None = None,
 ) -> Run:
-    """`held` takes the lock on the run's folder; `place` is one that is locked already."""
+    """`reasons` for backend and precision, by name; `held` takes the lock on the run's folder; `place` is one that is
+    locked already."""
     from rightfit.nets import catalogue, pretrained
     from rightfit.saving import folder
     from rightfit.training import recipe
@@ -75,7 +76,7 @@ def begin(
         place = folder.new_folder(settings.output, settings.data)
         held.enter_context(folder.locked(place))
         (place / FOLDER).mkdir()
-        begun = {"asked": asked.model_dump(), "backend": backend, "precision": precision, "because": because}
+        begun = {"asked": asked.model_dump(), "backend": backend, "precision": precision, "reasons": reasons}
         folder.write_json(place / FOLDER / BEGUN, begun)
     settings = settings.model_copy(update={"output": str(place), "label_mode": table.label_mode})
     console.log_to(place / "log.txt")
@@ -93,8 +94,9 @@ def begin(
             evidence=decision.because,
         )
 
-    if asked.precision == "auto":
-        decisions.append(recipe.Decision("precision", precision, because))
+    for name, value in (("backend", backend), ("precision", precision)):
+        if getattr(asked, name) == "auto":
+            decisions.append(recipe.Decision(name, value, reasons[name]))
     for decision in decisions + ([weighing] if weighing else []):
         record(decision)
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
@@ -122,7 +124,10 @@ def begin_again(place: Path, data: Any, micro_batch: int | None, console: Consol
         (place / name).unlink(missing_ok=True)
     console.say(f"{place} was broken off before its first checkpoint, and begins again")
     dataset, asked = prepare(asked.data if data is None else data, asked, console, known)
-    return begin(dataset, asked, console, backend, begun["precision"], begun["because"], ExitStack(), place)
+    reasons = begun["reasons"]
+    if backend != begun["backend"]:
+        reasons = {**reasons, "backend": "asked of resume"}
+    return begin(dataset, asked, console, backend, begun["precision"], reasons, ExitStack(), place)
 
 
 def _start_from(start: Start, settings: TrainSettings, model: Any, outputs: int, console: Console) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rightfit.errors import DataError, RightfitError
-from rightfit.flags import AsJson, CsvFile, Paths, Precision, Quiet, RunFolder, with_settings
+from rightfit.flags import AsJson, Backend, CsvFile, Paths, Precision, Quiet, RunFolder, with_settings
 from rightfit.report import tables
 from rightfit.run import Run
 
@@ -165,13 +165,17 @@ def _print_run(run: Run, json: bool) -> None:
 
 @app.command()
 def evaluate(
-    run: RunFolder, precision: Precision = "float32", json: AsJson = False, quiet: Quiet = False
+    run: RunFolder,
+    backend: Backend = "auto",
+    precision: Precision = "float32",
+    json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Open the sealed test set; print every metric with its 95 % interval."""
     from rightfit import api
     from rightfit.evaluation.lines import lines_of
 
-    opened = api.load(run, precision)
+    opened = api.load(run, precision, backend)
     metrics = opened.evaluate(quiet=quiet)
     if json:
         _print_json(metrics)
@@ -216,6 +220,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    backend: Backend = "auto",
     precision: Precision = "float32",
     batch_size: Annotated[int, typer.Option(min=1, help="Images a step")] = 64,
     quiet: Quiet = False,
@@ -223,7 +228,8 @@ def predict(
     """Label images: path, label, and the probability of each class."""
     from rightfit import api
 
-    count = api.load(run, precision).predict(paths, output or sys.stdout, batch_size, quiet, operating_point)
+    opened = api.load(run, precision, backend)
+    count = opened.predict(paths, output or sys.stdout, batch_size, quiet, operating_point)
     if not count:
         raise DataError("no file could be read as an image, so nothing is labelled")
     if output and not quiet:

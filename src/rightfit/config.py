@@ -123,7 +123,7 @@ class TrainSettings(Settings):
     seed: int = Field(0, ge=0, description="Decides split, order, augmentation and first weights")
 
     backend: Literal["auto", "tensorflow", "jax", "torch"] = Field(
-        "auto", description="auto is KERAS_BACKEND, else the fastest installed"
+        "auto", description="auto is KERAS_BACKEND, else the one measured to train fastest here"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto is bfloat16 where the hardware is faster in it"

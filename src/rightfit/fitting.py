@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from rightfit.errors import DataError, RightfitError, RunError
 from rightfit.files import append_line, write_text
 from rightfit.precision import measured_gain, uses_gpu
 from rightfit.run import CALIBRATION, VALIDATION, Run
-from rightfit.runtime import cache_folder, choose_backend, cpu_count, cpu_name, installed_backends
+from rightfit.runtime import THREADS, cache_folder, choose_backend, cpu_count, cpu_name, installed_backends
 
 if TYPE_CHECKING:
     import keras
@@ -114,7 +115,7 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     if len(held_out):
         metrics = run.measure("val", Console(quiet=True), calibrating=True, logits=progress.logits)
     speed = _speed(job, progress)
-    content = {"validation": metrics, "speed": speed, "machine": machine()}
+    content = {"validation": metrics, "speed": speed, "machine": machine() | _chosen(place)}
     folder.write_json(place / "metrics.json", {name: found for name, found in content.items() if found})
     checkpoints.keep_the_last_only()
     folder.write_json(checkpoints.folder / FINISHED, {"ended": progress.ended, "of": checkpoints.identity()})
@@ -277,7 +278,7 @@ def describe(job: Job) -> dict[str, Any]:
 def machine() -> dict[str, str]:
     """What decides bits besides the run itself."""
     backend = choose_backend()
-    threads = {n: os.environ[n] for n in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS") if n in os.environ}
+    threads = {n: os.environ[n] for n in THREADS if n in os.environ}
     return {
         "backend": backend,
         backend: installed_backends()[backend],
@@ -285,6 +286,13 @@ def machine() -> dict[str, str]:
         "processor": cpu_name(),
         "processors": " ".join([str(cpu_count()), *(f"{n}={v}" for n, v in threads.items())]),
     }
+
+
+def _chosen(place: Path) -> dict[str, str]:
+    """Why the backend is the one it is, where nobody asked for it."""
+    decisions = map(json.loads, _lines(place / "decisions.jsonl"))
+    reasons = [line["evidence"] for line in decisions if line["setting"] == "backend"]
+    return {"because": reasons[0]} if reasons else {}
 
 
 def digest_of_file(path: Path) -> str:

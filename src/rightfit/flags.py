@@ -10,12 +10,20 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from rightfit.config import TrainSettings
+from rightfit.runtime import BACKENDS, ENGINES
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that training made")]
 Precision = Annotated[
     str, typer.Option(help="float32 is the same on every backend; bfloat16 and auto are faster")
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(("auto", *BACKENDS, *ENGINES)),
+        help="What computes; auto is KERAS_BACKEND, else the fastest known here. onnxruntime and openvino start sooner",
+    ),
 ]
 Paths = Annotated[list[str], typer.Argument(help="Image files, folders or URLs")]
 CsvFile = Annotated[

@@ -12,13 +12,12 @@ import math
 import os
 import time
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rightfit.errors import BackendError, RightfitError
 from rightfit.files import write_text
-from rightfit.runtime import DISTRIBUTIONS, cpu_flags, cpu_name, has_nvidia_gpu
+from rightfit.runtime import cpu_flags, cpu_name, has_nvidia_gpu, version_of
 
 PRECISIONS = ("float32", "bfloat16")
 PAYS = 1.2  # times as fast as float32; below, the casts of mixed precision eat the gain
@@ -78,11 +77,8 @@ def _remembered(path: Path) -> dict[str, Any]:
 
 def _key() -> str:
     backend = os.environ["KERAS_BACKEND"]
-    version = ""
-    for distribution in DISTRIBUTIONS[backend]:
-        with suppress(metadata.PackageNotFoundError):
-            version = version or metadata.version(distribution)
-    return f"{cpu_name()}, {' '.join(sorted(f for f in cpu_flags() if 'bf16' in f))}, {backend} {version}"
+    flags = " ".join(sorted(flag for flag in cpu_flags() if "bf16" in flag))
+    return f"{cpu_name()}, {flags}, {backend} {version_of(backend)}"
 
 
 def measure(rounds: int = 7) -> float:

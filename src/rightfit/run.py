@@ -15,7 +15,7 @@ from rightfit.console import Console
 from rightfit.errors import RunError, UsageError
 from rightfit.files import replacing, write_with
 from rightfit.precision import choose_precision
-from rightfit.runtime import cache_folder, choose_backend
+from rightfit.runtime import ENGINES, cache_folder, choose_backend, choose_engine, version_of
 
 if TYPE_CHECKING:
     import keras
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rightfit.data.loader import Images
     from rightfit.data.table import Table
     from rightfit.evaluation.calibration import Calibration
+    from rightfit.evaluation.infer import Predicts
     from rightfit.saving.bundle import Description
     from rightfit.saving.ledger import Before
 
@@ -43,8 +44,9 @@ class Run:
         precision: str = "float32",
         dataset: Dataset | None = None,
         unfinished: bool = False,
+        backend: str = "auto",
     ) -> None:
-        """`unfinished`: it may be without a model yet."""
+        """`unfinished`: it may be without a model yet. `backend` is one of Keras' or an engine to predict with."""
         self.path = Path(path)
         self.precision = precision
         if not self.path.is_dir():
@@ -53,8 +55,10 @@ class Run:
             begun = (self.path / "checkpoints").is_dir()
             hint = f"`rightfit resume {self.path}` goes on" if begun else "did training finish?"
             raise RunError(f"{self.path} holds no trained model (no architecture.json); {hint}")
-        choose_backend()
+        is_engine = backend in ENGINES
+        self.backend = choose_engine(backend, precision) if is_engine else choose_backend(backend)
         self._model: keras.Model | None = None
+        self._engine: Predicts | None = None
         self._description: Description | None = None
         self._dataset = dataset
 
@@ -63,12 +67,27 @@ class Run:
 
     @property
     def model(self) -> keras.Model:
-        """Images (B, H, W, 3), 0..255 RGB -> logits (B, outputs), on the backend's fused kernels."""
+        """Images (B, H, W, 3), 0..255 RGB -> logits (B, outputs), on the kernels of Keras' backend."""
         if self._model is None:
+            choose_backend()
             from rightfit.saving import bundle
 
             self._model, self._description = bundle.load(self.path, self._precision())
         return self._model
+
+    def predictor(self, console: Console) -> Predicts:
+        """The model, or the engine that was asked for in its place."""
+        if self.backend not in ENGINES:
+            return self.model
+        if self._engine is None:
+            from rightfit.export import engines
+
+            self._engine, distance = engines.open_run(self.path, self.backend)
+            version = version_of(self.backend)
+            console.say(
+                f"on {self.backend} {version}, within {distance:.1g} of the logits saved with the run"
+            )
+        return self._engine
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -116,6 +135,8 @@ class Run:
         return self._description
 
     def _precision(self) -> str:
+        if self.backend in ENGINES:
+            return "float32"
         return choose_precision(self.precision, cache_folder())[0]
 
     @property
@@ -156,7 +177,7 @@ class Run:
         """The ledger's line of one opening, before an image is read; what it held before."""
         from rightfit.saving import ledger
 
-        return ledger.open_test(self.path, purpose, choose_backend(), self._precision())
+        return ledger.open_test(self.path, purpose, self.backend, self._precision())
 
     def measure(
         self,
@@ -204,7 +225,8 @@ class Run:
 
         dataset, rows = self._data(), self._rows(split)
         with console.bar("Evaluating", len(rows)) as bar:
-            return all_logits(self.model, images or dataset.images, dataset.image_rows[rows], 64, bar.update)
+            model = self.predictor(console)
+            return all_logits(model, images or dataset.images, dataset.image_rows[rows], 64, bar.update)
 
     def recorded_logits(self, images: int) -> NDArray[np.float32] | None:
         """(images, outputs) of the validation images, as training left them; None where there are none."""
@@ -322,12 +344,13 @@ class Run:
         from rightfit.evaluation.metrics import decide, probabilities
 
         height, width = self.image_size
+        model = self.predictor(console)
         temperature = self.calibration.temperature
         done = 0
         with console.bar("Predicting", 0) as bar:
             resize = self.description.resize
             for batch in readable(paths, height, width, resize, batch_size, console, unreadable):
-                logits = logits_of(self.model, batch.images, batch_size)
+                logits = logits_of(model, batch.images, batch_size)
                 shares = probabilities(logits, self.label_mode, temperature)
                 labels = decide(shares, self.label_mode, self.classes, thresholds)
                 yield [[p, c, *map(float, s)] for p, c, s in zip(batch.paths, labels, shares, strict=True)]

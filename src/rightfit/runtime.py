@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
+import math
 import os
 import sys
 import tempfile
@@ -15,21 +17,30 @@ from pathlib import Path
 from rightfit.errors import BackendError
 
 BACKENDS = ("tensorflow", "jax", "torch")
+ENGINES = ("onnxruntime", "openvino")  # predict without Keras
 INSTALL = {
     "tensorflow": "pip install tensorflow-cpu",
     "jax": "pip install 'rightfit[jax]'",
     "torch": "pip install 'rightfit[torch]'",
+    "onnxruntime": "pip install 'rightfit[onnx]'",
+    "openvino": "pip install 'rightfit[openvino]'",
 }
-DISTRIBUTIONS = {"tensorflow": ("tensorflow-cpu", "tensorflow"), "jax": ("jax",), "torch": ("torch",)}
+DISTRIBUTIONS = {
+    "tensorflow": ("tensorflow-cpu", "tensorflow"),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+}
+THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+SPEEDS = "backends.json"  # in the cache folder: how fast each backend trains, by hardware and versions
 
 
 def installed_backends() -> dict[str, str]:
     """Backend name -> version, of those that are installed, without importing any."""
-    found = {}
-    for backend in BACKENDS:
-        if importlib.util.find_spec(backend) is not None:
-            found[backend] = next((v for d in DISTRIBUTIONS[backend] if (v := _version(d))), "unknown")
-    return found
+    return {name: version_of(name) for name in BACKENDS if importlib.util.find_spec(name) is not None}
+
+
+def version_of(name: str) -> str:
+    """Of an installed backend or engine."""
+    return next((v for d in DISTRIBUTIONS.get(name, (name,)) if (v := _version(d))), "unknown")
 
 
 def _version(distribution: str) -> str | None:
@@ -39,17 +50,19 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def choose_backend(backend: str = "auto") -> str:
+def choose_backend(backend: str = "auto", cache: Path | None = None) -> str:
     """Settle Keras' backend and return its name; must come before `import keras`.
 
-    "auto" is KERAS_BACKEND if set, else with an NVIDIA GPU the first of jax and torch that is
-    installed with GPU support, else the fastest on CPU: tensorflow, torch, jax in this order
-    (docs/benchmarks.md). Raises BackendError when it is not installed or Keras already runs another.
+    "auto" is KERAS_BACKEND if set, else the one that trains fastest here, where `cache` (the default one) knows it,
+    else with an NVIDIA GPU the first of jax and torch that is installed with GPU support, else the first of
+    tensorflow, torch and jax (docs/benchmarks.md). Raises BackendError when it is not installed or Keras
+    already runs another.
     """
     installed = installed_backends()
-    wanted = backend if backend != "auto" else os.environ.get("KERAS_BACKEND") or _fastest(installed)
+    wanted = backend if backend != "auto" else os.environ.get("KERAS_BACKEND") or _fastest(installed, cache)
     if wanted not in BACKENDS:
-        raise BackendError(f"unknown backend {wanted!r}; there are {', '.join(BACKENDS)}")
+        also = f", and to predict with {', '.join(ENGINES)}"
+        raise BackendError(f"unknown backend {wanted!r}; there are {', '.join(BACKENDS)}{also}")
     if wanted not in installed:
         raise BackendError(f"the {wanted} backend is not installed; `{INSTALL[wanted]}` brings it")
     if "keras" in sys.modules:
@@ -64,6 +77,16 @@ def choose_backend(backend: str = "auto") -> str:
     os.environ["KERAS_BACKEND"] = wanted
     _import_keras(wanted)
     return wanted
+
+
+def choose_engine(engine: str, precision: str) -> str:
+    """The engine to predict with; BackendError when it is not installed, or asked for another format than float32."""
+    missing = [name for name in (engine, "onnx") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BackendError(f"{' and '.join(missing)} is not installed; `{INSTALL[engine]}` brings it")
+    if precision not in ("auto", "float32"):
+        raise BackendError(f"{engine} predicts in float32 here, not in {precision}; leave --precision away")
+    return engine
 
 
 def _import_keras(backend: str) -> None:
@@ -95,7 +118,9 @@ def _import_keras(backend: str) -> None:
         os.close(kept)
 
 
-def _fastest(installed: dict[str, str]) -> str:
+def _fastest(installed: dict[str, str], cache: Path | None) -> str:
+    if speeds := known_speeds(cache or cache_folder()):
+        return max(speeds, key=lambda name: speeds[name])
     if has_nvidia_gpu():
         if "jax" in installed and any(_version(f"jax-cuda{v}-plugin") for v in (12, 13)):
             return "jax"
@@ -107,11 +132,39 @@ def _fastest(installed: dict[str, str]) -> str:
     raise BackendError(f"no backend is installed; `{INSTALL['tensorflow']}` brings the default")
 
 
+def known_speeds(cache: Path) -> dict[str, float]:
+    """Backend -> training images/s as measured on this hardware with these versions; empty where that is not known."""
+    try:
+        rows = json.loads((cache / SPEEDS).read_text(encoding="utf-8"))[hardware_and_versions()]
+        speeds = {name: float(rows[name].get("images_per_second", 0)) for name in installed_backends()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {name: speed for name, speed in speeds.items() if math.isfinite(speed) and speed > 0}
+
+
+def hardware_and_versions() -> str:
+    """What the speeds of backends depend on, in a line."""
+    threads = [f"{name}={os.environ[name]}" for name in THREADS if name in os.environ]
+    versions = [f"{name} {version}" for name, version in installed_backends().items()]
+    versions += [f"{name} {_version(name)}" for name in ("keras", "rightfit")]
+    return ", ".join([cpu_name(), f"{cpu_count()} processors", *threads, *_gpus(), *versions])
+
+
+def _gpus() -> list[str]:
+    if not has_nvidia_gpu():
+        return []
+    found = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    names = [line for path in found for line in path.read_text().splitlines() if line.startswith("Model")]
+    return [" ".join(name.split()) for name in names] + [os.environ.get("CUDA_VISIBLE_DEVICES", "all")]
+
+
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """float32 means float32 within: GPUs would round to TF32's ten bits (NVIDIA Ampere and later)."""
-    running = os.environ.get("KERAS_BACKEND")
-    if running == "jax":
+    running = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if running not in sys.modules:  # no backend runs in this process
+        yield
+    elif running == "jax":
         import jax
 
         with jax.default_matmul_precision("highest"):

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.data.loader import Images, every_image_once
 from rightfit.memory import is_short
 
+if TYPE_CHECKING:
+    import keras
+
+
+class Predicts(Protocol):
+    """A Keras model, or an engine that stands for one."""
+
+    input_shape: Any
+    output_shape: Any
+
+    def predict_on_batch(self, images: NDArray[np.uint8]) -> Any: ...
+
 
 def all_logits(
-    model: keras.Model,
+    model: Predicts,
     images: Images,
     rows: NDArray[np.int64],
     batch_size: int,
@@ -31,7 +43,7 @@ def all_logits(
     return np.concatenate(parts) if parts else np.empty((0, model.output_shape[-1]), np.float32)
 
 
-def logits_of(model: keras.Model, batch: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+def logits_of(model: Predicts, batch: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
     """(B, H, W, 3) uint8 -> (B, outputs), in halves where memory is too short for the whole batch."""
     try:
         return _logits_at_once(model, batch, batch_size)
@@ -43,7 +55,7 @@ def logits_of(model: keras.Model, batch: NDArray[np.uint8], batch_size: int) -> 
     return np.concatenate([logits_of(model, batch[s : s + half], half) for s in range(0, len(batch), half)])
 
 
-def _logits_at_once(model: keras.Model, batch: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+def _logits_at_once(model: Predicts, batch: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
     """A short batch is filled up, so one shape is compiled only."""
     count = len(batch)
     if count < batch_size:
@@ -53,6 +65,8 @@ def _logits_at_once(model: keras.Model, batch: NDArray[np.uint8], batch_size: in
 
 def plain_graph(model: keras.Model) -> keras.Model:
     """The same model; on TensorFlow's CPU the plain graph beats XLA at convolutions. JAX always compiles."""
+    import keras
+
     if keras.backend.backend() == "tensorflow":
         model.jit_compile = False
     return model

@@ -9,23 +9,24 @@ golden.npz                             a few inputs and their float32 logits, ch
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
 from rightfit.errors import ModelFileError, RunError
-from rightfit.evaluation.infer import plain_graph
+from rightfit.evaluation.infer import Predicts, plain_graph
 from rightfit.files import write_text, write_with
-from rightfit.formats.model_file import opened
-from rightfit.nets.layers import fused, stock
+from rightfit.formats.model_file import Tensor, opened
 from rightfit.runtime import exact_float32
-from rightfit.saving import weights
-from rightfit.saving.architecture import from_config, to_config
+
+if TYPE_CHECKING:
+    import keras
 
 FORMAT = 1
 # Largest distance from the golden logits, relative to the largest of them: float32 through 152
@@ -64,6 +65,9 @@ OUTPUTS = {
 
 def save(folder: Path, model: keras.Model, description: Description, golden: NDArray[np.uint8]) -> None:
     """Write all artefacts of `model` (fused or stock) into `folder`; golden (B, H, W, 3) inputs."""
+    from rightfit.nets.layers import stock
+    from rightfit.saving.architecture import to_config
+
     plain = stock(model)
     content = {**description.to_dict(), "keras": to_config(plain)}
     write_text(folder / "architecture.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -88,6 +92,9 @@ def load(folder: Path, precision: str = "float32") -> tuple[keras.Model, Descrip
 
     Raises RunError when a file is missing or damaged, or the logits are not those that were saved.
     """
+    from rightfit.nets.layers import fused
+    from rightfit.saving.architecture import from_config
+
     content = _read_architecture(folder)
     description = _description(content, folder)
     model = from_config(content.get("keras"))
@@ -103,8 +110,17 @@ def describe(folder: Path) -> Description:
     return _description(_read_architecture(folder), folder)
 
 
-def check_golden(path: Path, model: keras.Model) -> None:
-    """RunError unless `model` (float32) gives the logits kept in `path` within TOLERANCE."""
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The architecture of `folder` as it was written, unchecked, and its weights by `layer/variable`; no model is
+    built. RunError as of `load`."""
+    path = folder / "weights.safetensors"
+    with _weights_file(path) as tensors:
+        weights = {name: tensor.read() for name, tensor in tensors.items()}
+    return _read_architecture(folder).get("keras", {}), weights
+
+
+def check_golden(path: Path, model: Predicts, engine: str = "") -> float:
+    """RunError unless `model` (float32) gives the logits kept in `path` within TOLERANCE; the largest distance."""
     try:
         with opened(path) as kept:
             inputs = kept.tensors["inputs"].read()
@@ -123,13 +139,17 @@ def check_golden(path: Path, model: keras.Model) -> None:
     distance = float(np.abs(logits - expected).max()) if logits.shape == expected.shape else float("inf")
     if not distance <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise RunError(
-            f"{path.parent}: the weights give other logits than when they were saved (off by {distance:.3g}); "
-            "architecture.json and weights.safetensors do not belong together, or one is damaged"
+            f"{path.parent}: the weights give other logits {f'on {engine} ' if engine else ''}than when they were "
+            f"saved (off by {distance:.3g}); architecture.json and weights.safetensors do not belong together, or "
+            "one is damaged"
         )
+    return distance
 
 
 def save_weights(path: Path, model: keras.Model) -> None:
     """`layer/variable` -> tensor, in the safetensors format. RightfitError when the disk is full."""
+    from rightfit.saving import weights
+
     weights.save_weights(model, path)
 
 
@@ -138,11 +158,19 @@ def load_weights(path: Path, model: keras.Model) -> None:
 
     All of that is checked before a number is read. RunError when it does not, or the file is damaged or refused.
     """
+    from rightfit.saving import weights
+
+    with _weights_file(path) as tensors:
+        weights.assign(dict(weights.named_weights(model)), tensors, str(path))
+
+
+@contextmanager
+def _weights_file(path: Path) -> Iterator[Mapping[str, Tensor]]:
     try:
         with opened(path) as file:
             if file.kind != "safetensors":
                 raise RunError(f"{path}: is of the kind {file.kind!r}, not safetensors; the run is damaged")
-            weights.assign(dict(weights.named_weights(model)), file.tensors, str(path))
+            yield file.tensors
     except ModelFileError as error:
         raise RunError(f"{error}; the run is incomplete or damaged") from error
 
