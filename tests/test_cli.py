@@ -88,9 +88,10 @@ def test_what_is_said_is_what_is_recorded(trained, rows_of):
     accuracy = metrics["accuracy"]
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
     assert (accuracy["value"] * 7) == pytest.approx(round(accuracy["value"] * 7), abs=1e-9)
-    assert (
-        f"validation accuracy {accuracy['value']:.4f}, 95 % interval" in trained.done.stderr.splitlines()[-1]
-    )
+    said = trained.done.stderr.splitlines()
+    assert f"validation accuracy {accuracy['value']:.4f}, 95 % interval" in said[-2]
+    diagnosis = metrics_of(trained.folder)["diagnosis"]
+    assert said[-1] == f"diagnosis: {diagnosis['word']}: {diagnosis['sentence']}"
     history = rows_of(trained.folder / "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2"]
     for row in history:
@@ -240,7 +241,13 @@ def test_a_multilabel_table_trains_and_predicts(here, photos, tmp_path, rows_of)
 def test_each_opening_of_the_test_set_is_counted_and_said(copy_of_run, process, here):
     first = succeeded(process("evaluate", copy_of_run))
     metrics = json.loads((copy_of_run / "metrics.json").read_text(encoding="utf-8"))
-    assert set(metrics) == {"validation", "speed", "machine", "test"}  # what training measured stays
+    assert set(metrics) == {
+        "validation",
+        "diagnosis",
+        "speed",
+        "machine",
+        "test",
+    }  # what training measured stays
     accuracy = metrics["test"]["accuracy"]
     assert metrics["test"]["images"] == 13
     lines = first.stdout.splitlines()

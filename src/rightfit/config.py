@@ -113,6 +113,10 @@ class TrainSettings(Settings):
     ema: float | None = Field(
         None, ge=0, lt=1, description="Decay per step of the averaged weights; 0 is none"
     )
+    doctor: Literal["advise", "off"] = Field(
+        "advise",
+        description="advise measures training and validation images alike and says what the gap means; off does not",
+    )
     patience: int | None = Field(
         None, ge=1, description="Epochs without a better validation loss before the end"
     )

@@ -114,8 +114,15 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     metrics = None
     if len(held_out):
         metrics = run.measure("val", Console(quiet=True), calibrating=True, logits=progress.logits)
-    speed = _speed(job, progress)
-    content = {"validation": metrics, "speed": speed, "machine": machine() | _chosen(place)}
+    speed, diagnosis = _speed(job, progress), _diagnosis(job, progress)
+    if diagnosis:
+        record(_decision("diagnosis", diagnosis["word"], diagnosis["sentence"]))
+    content = {
+        "validation": metrics,
+        "diagnosis": diagnosis,
+        "speed": speed,
+        "machine": machine() | _chosen(place),
+    }
     folder.write_json(place / "metrics.json", {name: found for name, found in content.items() if found})
     checkpoints.keep_the_last_only()
     folder.write_json(checkpoints.folder / FINISHED, {"ended": progress.ended, "of": checkpoints.identity()})
@@ -124,6 +131,8 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     if metrics:
         console.say(calibration_sentence(metrics))
         console.say(sentence("validation", metrics))
+    if diagnosis:
+        console.say(f"diagnosis: {diagnosis['word']}: {diagnosis['sentence']}")
     _draw(run, console)
     return run
 
@@ -214,6 +223,21 @@ def _speed(job: Job, progress: Progress) -> dict[str, Any]:
         uses_gpu(), settings.precision, measured_gain(cache), settings.cache, max(settings.height_width)
     )
     return speed.measured(progress.history, settings.batch_size or 1, setting)
+
+
+def _diagnosis(job: Job, progress: Progress) -> dict[str, Any]:
+    """What metrics.json says of the fit; empty where training images were not looked at."""
+    from rightfit.training.diagnosis import diagnose, evidence
+
+    if not progress.kept:
+        return {}
+    table = job.dataset.table
+    rows = table.rows("val")
+    counts = job.dataset.class_counts(rows)
+    common = 0.0 if table.label_mode == "multilabel" else max(counts) / len(rows)
+    lost = progress.ended if progress.lost else ""
+    found = diagnose(evidence(progress.kept, len(rows), common, lost))
+    return {**asdict(found), **{name: round(value, 6) for name, value in progress.kept.items()}}
 
 
 def _stopped(job: Job, progress: Progress, console: Console) -> Run:

@@ -118,6 +118,14 @@ def test_over_and_underfit_are_told_from_what_the_interval_allows(read, trained,
     assert verdict in read(page(story)).text
 
 
+@pytest.mark.parametrize("word", ["overfit", "right fit", "can't tell", "leak suspected"])
+def test_a_diagnosis_replaces_what_augmented_images_say(read, word):
+    measured = {f"{of}_accuracy{half}": 0.75 for of in ("probe", "val") for half in ("", "_half_width")}
+    story = told(metrics={"diagnosis": {"word": word, "sentence": "", **measured}})
+    said = read(page(story)).text
+    assert "both unchanged" in said and "harder than validation" not in said
+
+
 def test_a_page_of_a_run_that_goes_on_loads_itself_anew_and_shows_what_there_is(read):
     bare = told(going_on=True, planned=9, metrics={}, answers=None, mistakes=(), suspects=None, kept=None)
     seen = read(page(bare))
@@ -160,7 +168,7 @@ def test_no_phrase_is_left_over():
         path.read_text(encoding="utf-8") for path in SOURCE.iterdir() if path.suffix in (".py", ".html")
     )
     code += (SOURCE.parent / "reporting.py").read_text(encoding="utf-8")
-    made = ("slice ", "on ", "verdict ", "curves", "metric ")
+    made = ("slice ", "on ", "verdict ", "fit ", "curves", "metric ")
     measures = {"accuracy", "error", "warning", "note", "steps", "compiling", "input", "saving", "validation"}
     unused = [
         n

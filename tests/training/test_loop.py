@@ -17,7 +17,7 @@ from rightfit.console import Console
 from rightfit.data.augment import POLICIES
 from rightfit.data.loader import Batch, TrainLoader
 from rightfit.errors import RightfitError
-from rightfit.evaluation.infer import all_logits
+from rightfit.evaluation.infer import all_logits, plain_graph
 from rightfit.evaluation.metrics import quick
 from rightfit.nets.layers import fused
 from rightfit.nets.resnet import build, initialise
@@ -132,6 +132,27 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(learnt):
         [{k: v for k, v in row.items() if "seconds" not in k} for row in run.history] for run in learnt
     ]
     assert measured[0] == measured[1]
+
+
+def test_the_doctor_looks_and_changes_nothing():
+    seen, unseen = train(), train(doctor="off")
+    assert same(seen.weights, unseen.weights) and seen.kept and not unseen.kept
+
+    def told(run):
+        return [{k: v for k, v in row.items() if "seconds" not in k} for row in run.history]
+
+    assert told(unseen) == [{k: v for k, v in row.items() if "probe" not in k} for row in told(seen)]
+
+
+def test_the_probe_is_measured_as_validation_is():
+    run = train()
+    judge = plain_graph(fused(small_net()))
+    judge.set_weights(run.weights)
+    logits = all_logits(judge, TOY, TOY.train, 32)
+    expected = quick(logits, TOY.targets(TOY.train), "categorical")  # so few images are all in the probe
+    assert run.kept["probe_loss"] == pytest.approx(expected.loss, rel=1e-4)
+    assert run.kept["probe_accuracy"] == expected.accuracy
+    assert run.kept["val_loss"] == run.history[run.best_epoch - 1]["val_loss"]
 
 
 def test_another_seed_gives_other_weights():

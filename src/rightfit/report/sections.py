@@ -37,14 +37,20 @@ def learning(story: Story, t: Words) -> dict[str, Any] | None:
         if not known:
             return None
         epochs, values = (np.array([row[of] for row in known], np.float64) for of in ("epoch", column))
-        widths = np.array([row[half] for row in known], np.float64) if half else None
+        banded = half is not None and not any(missing(row.get(half)) for row in known)
+        widths = np.array([row[half] for row in known], np.float64) if half and banded else None
         return plots.Line(t(name), epochs, values, widths)
 
     drawn = {
-        t("loss"): [line("training", "loss"), line("validation", "val_loss")],
+        t("loss"): [
+            line("training", "loss"),
+            line("validation", "val_loss", "val_loss_half_width"),
+            line("probed", "probe_loss", "probe_loss_half_width"),
+        ],
         t("accuracy axis"): [
             line("training", "accuracy"),
             line("validation", "val_accuracy", "val_accuracy_half_width"),
+            line("probed", "probe_accuracy", "probe_accuracy_half_width"),
         ],
     }
     panels = {name: [found for found in lines if found] for name, lines in drawn.items()}
@@ -61,6 +67,12 @@ def learning(story: Story, t: Words) -> dict[str, Any] | None:
 
 def _gap(story: Story, t: Words) -> str:
     """What the kept epoch says of over- and underfitting."""
+    if fit := story.metrics.get("diagnosis"):
+        shares = {
+            side: f"{share(fit[f'{of}_accuracy'])} ±{100 * fit[f'{of}_accuracy_half_width']:.1f}"
+            for side, of in (("train", "probe"), ("val", "val"))
+        }
+        return t("fit", **shares, verdict=t(f"fit {fit['word']}"))
     row = next((row for row in story.history if row.get("epoch") == story.kept), {})
     if any(missing(row.get(of)) for of in ("accuracy", "val_accuracy", "val_accuracy_half_width")):
         return ""

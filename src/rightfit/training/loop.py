@@ -22,6 +22,7 @@ from rightfit.console import Console, duration
 from rightfit.data.loader import TrainLoader
 from rightfit.errors import DataError, RightfitError
 from rightfit.evaluation.infer import plain_graph
+from rightfit.evaluation.intervals import half_width
 from rightfit.memory import is_short, words
 from rightfit.nets.layers import fused
 from rightfit.training.backend_steps import make_step
@@ -29,6 +30,7 @@ from rightfit.training.interrupt import Interrupt, Stop, interruptible
 from rightfit.training.judging import Validation, is_kept, judged_on
 from rightfit.training.optimizers import make_optimizer
 from rightfit.training.phases import ALL, Phase, Span, schedule_of, span_at, thawed
+from rightfit.training.probe import Probe, choose
 from rightfit.training.safety import Safety, highest, images_of_the_first_lost_step
 from rightfit.training.schedule import averaging_decay
 from rightfit.training.speed import epoch_line, epochs_that_fit, idle, seconds_of_an_epoch
@@ -118,6 +120,8 @@ def train(
                 progress.ended = progress.ended or f"all {progress.epochs} epochs done"
             training.save(row)
             after_epoch(progress)
+        if not training.progress.stopped:
+            training.look_at_the_kept()
     if safety:
         safety.checkpoints.wait()
     return training.progress
@@ -154,6 +158,8 @@ class _Training:
         limit = self.settings.time_limit
         self.limit = parse_seconds(limit) if limit else math.inf
         self.step: Step | None = None
+        looks = self.settings.doctor != "off" and len(self.validation.rows) > 0
+        self.probe: Probe | None = choose(self.loader, self.settings.seed) if looks else None
 
     # Where it goes on ---------------------------------------------------------------------------------
 
@@ -212,7 +218,10 @@ class _Training:
             )
             row |= {"val_loss": result.loss, "val_accuracy": result.accuracy}
             row["val_accuracy_half_width"] = result.accuracy_half_width
+            row["val_loss_half_width"] = half_width(losses, validation.groups)
             self._check(row, "val_loss")
+            if self.probe and self.probe.due(epoch, progress.epochs):
+                row |= self._look()
         row["validation_seconds"] = round(time.monotonic() - judged, 3)
         if self.safety and self.safety.exploded(progress, row["loss"]):
             raise _Diverged(f"loss rose to {row['loss']:.4g} in epoch {epoch}", highest(progress))
@@ -289,6 +298,38 @@ class _Training:
             "saving_seconds": round(part["saving_seconds"], 3),
         }
 
+    def look_at_the_kept(self) -> None:
+        """At the end: what the weights that are kept say of training images, beside the validation of their epoch."""
+        progress = self.progress
+        if not self.probe or not progress.weights or not progress.best_epoch:
+            return
+        row = next(row for row in progress.history if row["epoch"] == progress.best_epoch)
+        if "probe_loss" not in row:
+            self.judge.set_weights(progress.weights)
+            try:
+                row = row | self._look()
+            except Stop:
+                return self.stop()
+        progress.kept = {name: value for name, value in row.items() if name.startswith(("val_", "probe_"))}
+
+    def _look(self) -> dict[str, float]:
+        """What the probe of training images says of the judge's weights."""
+        assert self.probe
+        result, losses = judged_on(
+            self.judge,
+            self.probe.images,
+            self.settings,
+            self.label_mode,
+            self.progress.micro,
+            self.interrupt.check,
+        )
+        return {
+            "probe_loss": result.loss,
+            "probe_loss_half_width": half_width(losses, self.probe.images.groups),
+            "probe_accuracy": result.accuracy,
+            "probe_accuracy_half_width": result.accuracy_half_width,
+        }
+
     def shorten(self, row: dict[str, Any], settings_for: Callable[[int], TrainSettings]) -> None:
         """After the first epoch: what fits into the time limit becomes the whole schedule."""
         progress, left = self.progress, self.limit - self._elapsed()
@@ -349,7 +390,7 @@ class _Training:
             advice = f"{what}; try --learning-rate {self.settings.learning_rate / 10:g}"
             if not failed.weights:
                 raise RightfitError(advice)
-            failed.ended = advice
+            failed.ended, failed.lost = advice, True
             return
         found.progress.micro = failed.micro
         self.go_on_from(found)

@@ -32,6 +32,7 @@ class Progress:
     lowest: NDArray[np.float64] | None = None  # each validation image's loss in the epoch of the lowest mean
     lowest_epoch: int = 0
     ended: str = ""  # why training ended, in words
+    lost: bool = False  # it ended because its losses were no numbers any more
     stopped: str = ""  # where it was stopped, to be gone on from; in words
     epochs: int = 0  # planned; fewer than asked for once a time limit has shortened the schedule
     shortened: int = 0  # what a time limit left of `epochs`
@@ -49,6 +50,7 @@ class Progress:
     fitted: list[NDArray[Any]] = field(default_factory=list)  # the model with the head's fit
     fitted_loss: float = math.inf
     logits: NDArray[np.float32] | None = None  # of validation images, by the head's fit alone
+    kept: dict[str, float] = field(default_factory=dict)  # of its weights, on training and validation images
     decided: list[list[Any]] = field(default_factory=list)  # setting, value, evidence: on record at the end
 
     def to_json(self) -> dict[str, Any]:

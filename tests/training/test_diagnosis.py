@@ -1,0 +1,75 @@
+"""A diagnosis says no more than the intervals allow, and a probe is a fair and cheap sample."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rightfit.data.augment import POLICIES
+from rightfit.data.loader import TrainLoader
+from rightfit.training import probe
+from rightfit.training.diagnosis import MATTERS, Evidence, Measured, diagnose
+
+
+def evidence(train=(0.95, 0.01), val=(0.94, 0.01), loss=(0.2, 0.22), images=1000, common=0.5, ended=""):
+    losses = [Measured(value, 0.01) for value in loss]
+    return Evidence(losses[0], Measured(*train), losses[1], Measured(*val), images, common, ended)
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        (evidence(), "right fit"),
+        (evidence(val=(0.85, 0.02), loss=(0.1, 0.5)), "overfit"),
+        (evidence(train=(0.75, 0.01), val=(0.74, 0.02)), "underfit"),
+        (evidence(train=(0.51, 0.02), val=(0.5, 0.02)), "stalled"),
+        (evidence(train=(0.9, 0.01), val=(0.95, 0.01), loss=(0.3, 0.1)), "leak suspected"),
+        (evidence(val=(0.9, 0.08)), "can't tell"),
+        (evidence(ended="loss became nan in epoch 3"), "diverged"),
+    ],
+)
+def test_each_word_has_its_evidence(found, word):
+    said = diagnose(found)
+    assert said.word == word
+    assert "points" in said.sentence or word in ("stalled", "diverged")
+
+
+shares = st.floats(0.05, 1.0)
+halves = st.floats(0.001, 0.3)
+
+
+@given(shares, halves, shares, halves, st.floats(0.01, 3), st.floats(0.01, 3))
+def test_no_gap_is_named_that_its_interval_does_not_hold(train, half, val, other, train_loss, val_loss):
+    found = evidence((train, half), (val, other), (train_loss, val_loss), common=0.0)
+    word, width = diagnose(found).word, float(np.hypot(half, other))
+    if word == "overfit":
+        assert train - val - width > MATTERS
+    if word == "leak suspected":
+        assert val - train > width and val_loss < train_loss
+    if word in ("right fit", "underfit"):
+        assert width <= 0.05 or train - val - width > MATTERS
+
+
+def loader(codes, batch=8):
+    targets = np.eye(int(codes.max()) + 1, dtype=np.float32)[codes]
+    rows = np.arange(len(codes)) + 1000
+    return TrainLoader(None, rows, targets, np.ones(len(codes), np.float32), batch, 0, POLICIES["none"])
+
+
+@pytest.mark.parametrize("counts", [(3000, 300, 30), (50, 50), (5,), (20_000, 20_000)])
+def test_a_probe_has_each_class_by_its_share_and_costs_a_twentieth_of_the_time(counts):
+    codes = np.repeat(np.arange(len(counts)), counts)
+    chosen = probe.choose(loader(codes), seed=0)
+    rows, total = chosen.images.rows, sum(counts)
+    assert len(np.unique(rows)) == len(rows) and set(rows) <= set(range(1000, 1000 + total))
+    found = chosen.images.targets.sum(axis=0)
+    assert np.abs(found - np.array(counts) * len(rows) / total).max() <= 1
+    assert len(rows) / (3 * total * chosen.every) <= 0.05
+    assert np.array_equal(rows, probe.choose(loader(codes), seed=0).images.rows)
+    if total > len(rows):
+        assert not np.array_equal(rows, probe.choose(loader(codes), seed=1).images.rows)
+
+
+def test_a_probe_is_due_at_the_end_whatever_its_rhythm():
+    found = probe.Probe(None, 7)
+    assert [epoch for epoch in range(1, 18) if found.due(epoch, 17)] == [7, 14, 17]
