@@ -8,7 +8,8 @@ from keras import layers
 from rightfit.errors import RunError, UsageError
 from rightfit.nets import catalogue
 from rightfit.nets.layers import stock
-from rightfit.saving.architecture import LAYERS, to_config
+from rightfit.saving.allowed import LAYERS
+from rightfit.saving.architecture import to_config
 from rightfit.saving.bundle import named_weights
 
 onnx = pytest.importorskip("onnx")
