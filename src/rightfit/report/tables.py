@@ -125,7 +125,7 @@ def of_conversion(found: dict[str, Any]) -> list[str]:
         f"{found['output']}: {found['parameters']:,} parameters, from {found['source']}; {trained}{state}"
     ]
     lines += [found["channels"]] if found["channels"] else []
-    lines += [f"not carried: {note}" for note in found["not_carried"]]
+    lines += [f"note: {note}" for note in found["notes"]]
     if found["distance"] is None:
         return [*lines, found["compared"]]
     return [

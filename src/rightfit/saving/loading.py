@@ -16,7 +16,7 @@ from rightfit.saving.legacy import channels, optimizer
 from rightfit.saving.legacy.graph import Graph
 from rightfit.saving.legacy.reading import Translation, translated
 from rightfit.saving.legacy.saved_model import hint
-from rightfit.saving.legacy.weights import fill
+from rightfit.saving.legacy.weights import fill, turn
 from rightfit.saving.training_state import compiled
 from rightfit.saving.weights import assign, fill_keras3, named_weights
 
@@ -75,6 +75,8 @@ def loaded(
         fill(model, graph, file, era)
     else:
         _weights_of_keras3(model, file)
+        if file.kind != "safetensors":  # of tf-keras since 2.13, in the layout of Keras 3
+            turn(model, graph)
     found = Loaded(
         model, _source(file, translation), era.notes, graph=graph, age=era.keras, reordered=reordered
     )

@@ -16,6 +16,7 @@ from rightfit.errors import ModelFileError, RightfitError, UsageError
 from rightfit.files import write_with
 from rightfit.formats.contents import Tensor
 from rightfit.formats.model_file import opened
+from rightfit.saving.legacy import weights as legacy
 
 METADATA = {"format": "rightfit 1"}
 SUFFIXES = (".safetensors", ".weights.h5")
@@ -43,16 +44,19 @@ def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Fill `model` from `path`, which `save_weights` or Keras 3 wrote; the content decides the format.
+    """Fill `model` from `path`, which `save_weights` or Keras 3 wrote, or from an `.h5` of Keras 2, whatever its name.
 
-    Every name and shape must agree, nothing may be missing or left over, or nothing is changed and ModelFileError
-    names the first three. For weights of Keras 1 and 2 see `rightfit.convert`.
+    Every name and shape must agree, nothing may be missing or left over, or ModelFileError names the first three (and
+    nothing is changed, but by an `.h5` of Keras 2, which goes layer by layer). Weights of Keras 1 need their
+    architecture: `rightfit.convert`.
     """
     with opened(path) as file:
         if file.kind == "safetensors":
             assign(dict(named_weights(model)), file.tensors, str(path))
         elif file.kind in ("keras weights", "keras"):
             fill_keras3(model, file.tensors, str(path))
+        elif file.layers:
+            legacy.load(model, file)
         else:
             raise ModelFileError(
                 f"{path} is of the kind {file.kind!r}; weights are read from {' and '.join(SUFFIXES)}, and "

@@ -275,6 +275,13 @@ def main(folder):
     model.save_weights(folder / "apart.h5")
     (folder / "apart.json").write_text(model.to_json(), encoding="utf-8")
     written(folder, "apart", model)
+    for make in (lstm, nested):  # in the archive that tf-keras wrote at last
+        keras.backend.clear_session()
+        model = make()
+        model.build((None, 9))
+        stir(model)
+        model.save(folder / f"{make.__name__}.keras")
+        written(folder, f"{make.__name__}-archive", model)
     for name, optimizer in OPTIMIZERS.items():
         keras.backend.clear_session()
         trained(folder, name, optimizer())

@@ -13,7 +13,9 @@ import pytest
 from rightfit.errors import ArchitectureError
 from rightfit.formats.model_file import opened
 from rightfit.saving.architecture import from_config, from_yaml
+from rightfit.saving.checked import checked
 from rightfit.saving.legacy.convert import convert
+from rightfit.saving.legacy.reading import translated
 from rightfit.saving.loading import load_model, loaded
 
 
@@ -350,3 +352,44 @@ keras_version: 1.2.0
     assert model.get_layer("c").kernel.shape == (3, 5, 2, 3)
     assert model.get_layer("z").output.shape == (None, 3, 4, 3)
     assert model.get_layer("d").rate == 0.25
+
+
+def leaves(node, path=()):
+    yield path
+    pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in pairs:
+        yield from leaves(value, (*path, key))
+
+
+def test_whatever_is_changed_in_an_old_architecture_it_is_translated_or_refused(generator):
+    """Junk in any one place; what is translated passes the list that everything passes, or is refused there."""
+    config, _, _ = theano_net(generator)
+    shared = {
+        **dense("d", 3),
+        "name": "d",
+        "inbound_nodes": [[["i", 0, 0, {"a": ["i", 0, 0]}]], [["d", 0, 0]]],
+    }
+    first = {**simple("InputLayer", "i", batch_input_shape=[None, 3], input_dtype="float32"), "name": "i",
+             "inbound_nodes": []}  # fmt: skip
+    graph = {
+        "name": "m",
+        "layers": [first, shared],
+        "input_layers": [["i", 0, 0]],
+        "output_layers": [["d", 1, 0]],
+    }
+    junk = [None, -1, 0, 2.5, "os.system", "", [], {}, [[]], True, {"a": 1}, [None, None], ["i", 0], 10**6]
+    refused = 0
+    for whole in (config, {"class_name": "Model", "config": graph, "keras_version": "1.2.2"}):
+        for path in leaves(whole):
+            for value in junk if path else ():
+                changed = json.loads(json.dumps(whole))
+                *way, last = path
+                node = changed
+                for key in way:
+                    node = node[key]
+                node[last] = value
+                try:
+                    checked(translated(changed, backend="theano").graph.serialized())
+                except ArchitectureError:
+                    refused += 1
+    assert 500 < refused < 3000

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rightfit.errors import ArchitectureError
 from rightfit.saving.building import measured
 from rightfit.saving.checked import checked
 from rightfit.saving.legacy.graph import Array, Call, Graph, Node, Recipe, Ref, refs, swapped
@@ -49,7 +50,10 @@ def reordered(graph: Graph) -> str:
             else "it has no input"
         )
         return f"channels stay first ({why}): it runs on JAX, PyTorch and GPUs"
-    _turn(graph, _shapes_of(graph))
+    try:
+        _turn(graph, _shapes_of(graph))
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise ArchitectureError(f"the order of its channels cannot be turned: {error}"[:300]) from error
     return "channels first became channels last: give it (height, width, channels) images"
 
 

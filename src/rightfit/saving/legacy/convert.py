@@ -33,12 +33,12 @@ class Conversion:
     compiled: bool  # with the old file's optimizer, loss and metrics
     optimizer_state: bool
     channels: str  # what became of channels that came first
-    not_carried: tuple[str, ...]
+    notes: tuple[str, ...]  # what was not carried, or had to be assumed
     distance: float | None  # the largest between old and new outputs, relative to the largest output
     compared: str  # with what, or why not
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"not_carried": list(self.not_carried)}
+        return asdict(self) | {"notes": list(self.notes)}
 
 
 def convert(

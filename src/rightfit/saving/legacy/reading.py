@@ -55,7 +55,15 @@ def translated(config: Any, keras_version: str = "", backend: str = "") -> Trans
         )
     version = str(keras_version or config.get("keras_version") or "")
     era = Era(_age(version, config), str(backend or config.get("backend") or "").lower())
-    return Translation(graph_of(config, era), era)
+    try:
+        return Translation(graph_of(config, era), era)
+    except RecursionError as error:
+        raise ArchitectureError("the architecture is nested too deeply") from error
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, StopIteration) as error:
+        # Settings of a wrong kind, wherever they were looked into.
+        raise ArchitectureError(
+            f"the architecture is damaged: {type(error).__name__} ({error})"[:300]
+        ) from error
 
 
 def _age(version: str, config: Any) -> int:

@@ -92,7 +92,7 @@ def _is_known(node: Any) -> bool:
         name, module = node.get("class_name"), node.get("module")
         if "class_name" in node and str(name).rpartition(">")[2] not in KNOWN:
             return False
-        if module is not None and module not in MODULES.get(str(name), ()):
+        if module is not None and module not in MODULES.get(RENAMED.get(str(name), str(name)), ()):
             return False
         return all(map(_is_known, node.values()))
     return all(map(_is_known, node)) if isinstance(node, list) else True

@@ -9,10 +9,12 @@ from typing import Any
 
 import keras
 
-from rightfit.errors import ModelFileError
+from rightfit.errors import ArchitectureError, ModelFileError
 from rightfit.formats.contents import ModelFile
-from rightfit.saving.legacy.graph import Array, Graph, Node, named
-from rightfit.saving.legacy.layers import Era
+from rightfit.saving.allowed import TWINS
+from rightfit.saving.legacy import recurrent
+from rightfit.saving.legacy.graph import Array, Graph, Node, as_they_are, named
+from rightfit.saving.legacy.layers import Era, combined, made
 
 
 @dataclass
@@ -51,6 +53,49 @@ def fill(model: keras.Model, graph: Graph, file: ModelFile, era: Era) -> None:
     for leaf in leaves:
         if hasattr(leaf.layer, "finalize_state"):
             leaf.layer.finalize_state()
+
+
+def load(model: keras.Model, file: ModelFile) -> None:
+    """Fill a Keras 3 model with weights that Keras 2 (or 3, as `.h5`) kept: what `model.load_weights` once did.
+
+    Kernels that Theano trained are flipped, and gates with a hard sigmoid keep their outputs. ModelFileError as of
+    `fill`, and for weights of Keras 1, whose layout only the architecture tells.
+    """
+    version = file.keras_version or "1"
+    if version.startswith("1"):
+        raise ModelFileError(
+            f"{file.path} holds weights of Keras 1, laid out as its architecture says: give both to `rightfit convert`"
+        )
+    era = Era(3 if version.startswith("3") else 2, file.backend or "")
+    fill(model, _as_graph(model, era), file, era)
+
+
+def _as_graph(model: keras.Model, era: Era) -> Graph:
+    """The layers of a Keras 3 model, each with how Keras 2's weights for it are turned."""
+    nodes = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            nodes.append(Node(layer.name, "Functional", {}, graph=_as_graph(layer, era)))
+            continue
+        kind = TWINS.get(type(layer).__name__, type(layer).__name__)
+        try:
+            node = made(kind, layer.get_config(), era)[-1]
+        except ArchitectureError:  # of a class that is not Keras' own: as it is
+            node = Node(layer.name, kind, {})
+        if kind in ("LSTM", "GRU"):
+            cudnn = recurrent.from_cudnn(4 if kind == "LSTM" else 3)
+            node.recipe = combined([cudnn, node.recipe])
+        nodes.append(node)
+    return Graph(model.name, nodes)
+
+
+def turn(model: keras.Model, graph: Graph) -> None:
+    """What `fill` does to arrays on their way, for a model that has got them from a file of another layout."""
+    for leaf in leaves_of(model, graph):
+        if leaf.node.recipe is not as_they_are and leaf.variables:
+            arrays = [keras.ops.convert_to_numpy(variable) for variable in leaf.variables]
+            for variable, array in zip(leaf.variables, leaf.node.recipe(arrays), strict=True):
+                variable.assign(array)
 
 
 def leaves_of(model: keras.Model, graph: Graph) -> Iterator[Leaf]:
