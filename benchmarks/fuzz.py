@@ -37,7 +37,7 @@ def main() -> int:
     args = parse()
     if args.part:
         return part(args)
-    from common import QUICK, describe_machine, versions
+    from common import QUICK, describe_machine, installed, versions
     from fuzz_targets import TARGETS
 
     chosen = [args.target] if args.target else list(TARGETS)
@@ -46,7 +46,7 @@ def main() -> int:
         "benchmark": "fuzz",
         "settings": {"inputs": args.inputs, "seed": args.seed, "quick": args.quick, "engine": engine},
         "machine": describe_machine(),
-        "versions": versions(),
+        "versions": versions() | installed(READERS) | {"libhdf5": libhdf5()},
         "summary": {},
         "targets": {},
     }
@@ -62,6 +62,15 @@ def main() -> int:
         print(name, json.dumps({key: found[key] for key in SHOWN}), flush=True)
     print(json.dumps(result["summary"]), "→", output)
     return int(not result["summary"]["held"])
+
+
+READERS = ("atheris", "h5py", "safetensors", "PyYAML", "simplejpeg")
+
+
+def libhdf5() -> str:
+    import h5py
+
+    return str(h5py.version.hdf5_version)
 
 
 SHOWN = ("inputs", "accepted", "refused", "deaths", "hdf5_deaths", "peak_rss_mb", "seconds")
