@@ -10,7 +10,7 @@ from rightfit.nets import catalogue
 from rightfit.nets.layers import stock
 from rightfit.saving.allowed import LAYERS
 from rightfit.saving.architecture import to_config
-from rightfit.saving.bundle import named_weights
+from rightfit.saving.weights import named_weights
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
