@@ -44,7 +44,7 @@ def main() -> int:
     engine = "atheris" if importlib.util.find_spec("atheris") and not args.mutation else "mutation"
     result: dict[str, Any] = {
         "benchmark": "fuzz",
-        "settings": {"inputs": args.inputs, "seed": args.seed, "quick": args.quick, "engine": engine},
+        "settings": {"seed": args.seed, "quick": args.quick, "engine": engine},
         "machine": describe_machine(),
         "versions": versions() | installed(READERS) | {"libhdf5": libhdf5()},
         "summary": {},
