@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py  # now, as its import runs `uname`, which the watch would see
 import numpy as np
 import yaml
 
@@ -123,8 +124,6 @@ def keras_config() -> dict[str, Any]:
 
 
 def hdf5(legacy: bool, chunked: bool = False) -> bytes:
-    import h5py
-
     file = io.BytesIO()
     with h5py.File(file, "w") as root:
         options: dict[str, Any] = (
@@ -354,7 +353,7 @@ class Watch:
 def _callers() -> str:
     """The innermost places in Python that led to what the watch saw."""
     frame, found = sys._getframe(2), []
-    while frame is not None and len(found) < 12:
+    while frame is not None and len(found) < 40:
         found.append(f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}")
         frame = frame.f_back
     return " < ".join(found)
