@@ -1,7 +1,7 @@
 """A million damaged files: does any crash the process, leave its memory, or touch what it should not?
 
     python benchmarks/fuzz.py --inputs 1000000        coverage-guided (pip install 'rightfit[fuzz]'), hours
-    python benchmarks/fuzz.py --target yaml --inputs 50000
+    python benchmarks/fuzz.py --target yaml --inputs 50000    one of them anew; the others' figures stay
     python benchmarks/fuzz.py --quick                 a few seconds
 
 Inputs are shared out over what reads files of strangers: HDF5, .keras, safetensors, JSON, YAML, .npz, images, and the
@@ -37,7 +37,7 @@ def main() -> int:
     args = parse()
     if args.part:
         return part(args)
-    from common import QUICK, describe_machine, versions
+    from common import QUICK, describe_machine, installed, versions
     from fuzz_targets import TARGETS
 
     chosen = [args.target] if args.target else list(TARGETS)
@@ -46,12 +46,14 @@ def main() -> int:
         "benchmark": "fuzz",
         "settings": {"inputs": args.inputs, "seed": args.seed, "quick": args.quick, "engine": engine},
         "machine": describe_machine(),
-        "versions": versions(),
+        "versions": versions() | installed(READERS) | {"libhdf5": libhdf5()},
         "summary": {},
         "targets": {},
     }
     output = args.output or (QUICK / "fuzz.json" if args.quick else RESULTS / "fuzz.json")
     output.parent.mkdir(parents=True, exist_ok=True)
+    if args.target and output.exists():  # the others stay as they were found
+        result["targets"] = json.loads(output.read_text())["targets"]
     whole = sum(TARGETS[name][0] for name in chosen)
     for name in chosen:
         wanted = round(args.inputs * TARGETS[name][0] / whole)
@@ -62,6 +64,15 @@ def main() -> int:
         print(name, json.dumps({key: found[key] for key in SHOWN}), flush=True)
     print(json.dumps(result["summary"]), "→", output)
     return int(not result["summary"]["held"])
+
+
+READERS = ("atheris", "h5py", "safetensors", "PyYAML", "simplejpeg")
+
+
+def libhdf5() -> str:
+    import h5py
+
+    return str(h5py.version.hdf5_version)
 
 
 SHOWN = ("inputs", "accepted", "refused", "deaths", "hdf5_deaths", "peak_rss_mb", "seconds")

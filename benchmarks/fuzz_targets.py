@@ -354,7 +354,7 @@ class Watch:
 def _callers() -> str:
     """The innermost places in Python that led to what the watch saw."""
     frame, found = sys._getframe(2), []
-    while frame is not None and len(found) < 12:
+    while frame is not None and len(found) < 40:
         found.append(f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}")
         frame = frame.f_back
     return " < ".join(found)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import itertools
 import os
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rightfit.config import TrainSettings, train_settings
 from rightfit.console import Console
-from rightfit.errors import RunError, UsageError
+from rightfit.errors import ModelFileError, RunError, UsageError
 from rightfit.files import replacing, write_with
 from rightfit.precision import choose_precision
 from rightfit.runtime import cache_folder, choose_backend
@@ -210,13 +209,12 @@ class Run:
         """(images, outputs) of the validation images, as training left them; None where there are none."""
         import numpy as np
 
+        from rightfit.formats.model_file import opened
+
         try:
-            with (
-                (self.path / VALIDATION).open("rb") as file,
-                np.load(file, allow_pickle=False) as kept,
-            ):
-                logits = np.asarray(kept["logits"], np.float32)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            with opened(self.path / VALIDATION) as kept:
+                logits = np.asarray(kept.tensors["logits"].read(), np.float32)
+        except (ModelFileError, KeyError):
             return None
         outputs = 1 if self.label_mode == "binary" else len(self.classes)
         return logits if logits.shape == (images, outputs) else None

@@ -441,3 +441,48 @@ def test_urls_are_read(tmp_path):
 def test_a_wrong_spec_is_a_usage_error(arguments):
     with pytest.raises(UsageError):
         ImageSpec(*arguments)
+
+
+def tiff(height, rows_per_strip):
+    """(height, 10) bytes of grey that declare only their first strip of so many rows, uncompressed."""
+    pixels = bytes(range(10)) * rows_per_strip
+    entries = [
+        (256, 10),
+        (257, height),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, height),
+        (279, len(pixels)),
+    ]
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory
+
+
+def test_a_small_file_of_very_many_pixels_is_refused_before_it_is_decoded():
+    picture = io.BytesIO()
+    Image.new("1", (13_000, 13_000)).save(picture, "PNG")
+    assert refused(picture.getvalue()).endswith("bytes, which no picture has")
+    assert refused(tiff(4_000_000, 12)).endswith("bytes, which no picture has")
+    plain = io.BytesIO()
+    Image.new("1", (4_000, 4_000)).save(plain, "PNG")
+    assert decode(plain.getvalue(), ImageSpec(8, 8, "stretch"), "a").max() == 0, "blank, and not that large"
+
+
+def test_a_tiff_whose_strips_do_not_cover_it_is_truncated():
+    whole = io.BytesIO()
+    Image.fromarray(np.arange(200, dtype=np.uint8).reshape(20, 10)).save(whole, "TIFF", tiffinfo={278: 5})
+    assert decode(whole.getvalue(), ImageSpec(20, 10, "stretch"), "a")[..., 0].ravel().tolist() == list(
+        range(200)
+    )
+    data = bytearray(whole.getvalue())
+    at = (
+        data.index(struct.pack("<HH", 257, 4))
+        if struct.pack("<HH", 257, 4) in data
+        else data.index(struct.pack("<HH", 257, 3))
+    )
+    struct.pack_into("<I", data, at + 8, 40)  # twice as many rows as there are strips for
+    assert "TIFF" in refused(bytes(data))

@@ -37,10 +37,10 @@ def test_inspect_says_what_the_file_would_do(files, number):
 
 
 def test_nothing_loads_them_and_nothing_is_touched(files, tmp_path_factory):
-    found = watched(files.values(), tmp_path_factory.getbasetemp(), "inspect", "build", "read")
+    found = watched(files.values(), tmp_path_factory.getbasetemp(), "inspect", "build", "load", "read")
     assert found["seen"] == []
-    built = [path for path, ways in found["outcomes"].items() if ways["build"] != "refused"]
-    assert built == []
+    for way in ("build", "load"):
+        assert [path for path, ways in found["outcomes"].items() if ways[way] != "refused"] == []
     assert {ways["inspect"] for ways in found["outcomes"].values()} == {"refused"}
     # As weights alone a file may be honest: numbers are read, its configuration is not obeyed.
     assert {ways["read"] for ways in found["outcomes"].values()} <= {"refused", "passed"}

@@ -104,6 +104,27 @@ def test_a_crash_and_a_hang_of_libhdf5_are_errors_here(valid, tmp_path, monkeypa
         assert file.kind == "hdf5 model"
 
 
+def test_an_interrupted_question_is_not_answered_to_the_next(valid, monkeypatch):
+    from rightfit.formats.surveyor import SURVEYOR
+
+    with opened(valid["hdf5 model"]):
+        pass
+
+    class Interrupted:
+        def readline(self):
+            raise KeyboardInterrupt
+
+        def close(self):
+            pass
+
+    answers, SURVEYOR.process.stdout = SURVEYOR.process.stdout, Interrupted()
+    with pytest.raises(KeyboardInterrupt), opened(valid["hdf5 model"]):
+        pass
+    answers.close()
+    with opened(valid["keras weights"]) as file:
+        assert "layers/conv/vars/0" in file.tensors
+
+
 @pytest.mark.parametrize(
     ("kind", "tight", "said"),
     [

@@ -9,7 +9,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "src"
 
 WATCHED = """
-import json, os, resource, sys
+import json, os, pathlib, resource, sys
 sys.path.insert(0, sys.argv[1])
 homes = [os.path.realpath(p) for p in (sys.prefix, sys.base_prefix, *sys.argv[1:3])]
 homes += [os.path.dirname(os.path.realpath(p)) for p in sys.path if "packages" in p]
@@ -48,10 +48,14 @@ def build(path):
     with opened(path) as file:
         content = file.architecture
     from_config(content)
-ways = {"opened": bare, "inspect": rightfit.inspect, "read": files.read, "build": build}
+def load(path):
+    from rightfit.saving.loading import load_model
+    load_model(pathlib.Path(path))
+ways = {"opened": bare, "inspect": rightfit.inspect, "read": files.read, "build": build, "load": load}
 if "build" in sys.argv[3:]:
     import keras
     import rightfit.saving.legacy.reading
+    import rightfit.saving.loading
 outcomes = {}
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in json.load(sys.stdin):

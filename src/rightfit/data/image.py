@@ -37,6 +37,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 MAX_PIXELS = (
     178_956_970  # Pillow's own limit for refusing: 512 MiB as RGB; seven times a 5,000 x 5,000 photograph
 )
+# A small file that unpacks to many pixels: beyond MANY_PIXELS, so many a byte at most. A photograph has a few.
+MANY_PIXELS = 2**24
+MOST_PIXELS_A_BYTE = 1_000
 MAX_BYTES = 2**31  # more than MAX_PIXELS of 16-bit RGBA
 
 
@@ -54,6 +57,8 @@ def decode(data: bytes, spec: ImageSpec, path: str) -> Pixels:
         if kind == "PNG" and (pixels := _plain_png(data, path)) is not None:
             return fit(pixels, spec)
         image = _header(io.BytesIO(data), path)
+        _check_size(image.height, image.width, path, len(data))
+        _check_whole(image, path)
         whole = _rgb(image)
         return _upright(whole, _orientation(image), spec)
     except ImageError:
@@ -184,9 +189,24 @@ def _header(stream: IO[bytes], path: str) -> ImageFile:
     return image
 
 
-def _check_size(height: int, width: int, path: str) -> None:
+def _check_size(height: int, width: int, path: str, stored: int | None = None) -> None:
+    """ImageError for more pixels than are decoded, or than `stored` bytes of a file can hold of any picture."""
     if height * width > MAX_PIXELS:
         raise ImageError(path, f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+    if stored is not None and height * width > max(MANY_PIXELS, MOST_PIXELS_A_BYTE * stored):
+        raise ImageError(path, f"{width} x {height} pixels in {stored:,} bytes, which no picture has")
+
+
+def _check_whole(image: ImageFile, path: str) -> None:
+    """Pillow leaves black what no strip of a TIFF covers; ImageError instead."""
+    if isinstance(image, TiffImageFile):
+        whole = (0, 0, image.width, image.height)
+        boxes = [tile[1] or whole for tile in image.tile]
+        if (
+            sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
+            < image.width * image.height
+        ):
+            raise ImageError(path, "truncated TIFF")
 
 
 def _reason(kind: str | None, error: Exception) -> str:
@@ -209,7 +229,7 @@ def _jpeg(data: bytes, spec: ImageSpec, path: str) -> Pixels | None:
         return None
     if space not in ("YCbCr", "RGB", "Gray"):
         return None
-    _check_size(height, width, path)
+    _check_size(height, width, path, len(data))
     orientation = _orientation(_header(io.BytesIO(data), path))
     rows, columns = _decoded_at_least(height, width, _as_stored(spec, orientation))
     try:
@@ -263,7 +283,7 @@ def _plain_png(data: bytes, path: str) -> Pixels | None:
     if len(data) < 33 or data[12:16] != b"IHDR":
         return None
     width, height, depth = struct.unpack_from(">IIB", data, 16)
-    _check_size(height, width, path)
+    _check_size(height, width, path, len(data))
     chunks = _png_chunks(data)
     if depth > 8 or not chunks <= PLAIN_CHUNKS or b"IEND" not in chunks or b"Raw profile" in data:
         return None

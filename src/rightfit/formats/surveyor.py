@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,9 @@ class Surveyor:
                 answer = process.stdout.readline()
             except OSError:
                 answer = b""
+            except BaseException:  # Ctrl-C: the answer to this must not be taken for that to the next
+                self.close()
+                raise
         if not answer.endswith(b"\n"):
             self.deaths += 1
             self.close()
@@ -109,7 +112,11 @@ class Surveyor:
             return
         process, self.process = self.process, None
         process.kill()
-        process.communicate()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(OSError):  # what was not yet written to it is nobody's any more
+                    pipe.close()
+        process.wait()
 
 
 @contextmanager
