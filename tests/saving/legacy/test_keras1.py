@@ -225,6 +225,28 @@ def test_layers_that_see_the_axes_get_them_in_their_old_order(generator, tmp_pat
     np.testing.assert_allclose(both, joined.transpose(0, 2, 3, 1), atol=1e-4)
 
 
+def test_a_model_that_needs_larger_images_or_another_device_is_converted_all_the_same(generator, tmp_path):
+    """A kernel of 60 pixels over images of any size; and a convolution of channels that come first in 3D."""
+    kernel = ("kernel:0", generator.normal(0, 1, (60, 60, 1, 1)))
+    conv = simple("Conv2D", "c", filters=1, kernel_size=[60, 60], strides=[1, 1], padding="valid", use_bias=False,
+                  data_format="channels_last", batch_input_shape=[None, None, None, 1])  # fmt: skip
+    path = written(
+        tmp_path / "a.h5", [("c", [kernel])], {"class_name": "Sequential", "config": [conv]}, "2.2.4"
+    )
+    assert convert(path, tmp_path / "a.keras", compare=False).notes == ()
+    kernel = ("kernel:0", generator.normal(0, 1, (2, 2, 2, 1, 1)))
+    conv = simple("Conv3D", "c", filters=1, kernel_size=[2, 2, 2], strides=[1, 1, 1], padding="same", use_bias=False,
+                  data_format="channels_first", batch_input_shape=[None, 1, 5, 5, 5])  # fmt: skip
+    path = written(
+        tmp_path / "b.h5", [("c", [kernel])], {"class_name": "Sequential", "config": [conv]}, "2.2.4"
+    )
+    done = convert(path, tmp_path / "b.keras", compare=False)
+    assert done.channels.startswith("channels stay first (c does)")
+    np.testing.assert_array_equal(
+        load_model(tmp_path / "b.keras").get_weights()[0], kernel[1].astype("float32")
+    )
+
+
 def sigmoid_of_keras_1(x):
     return np.clip(0.2 * x + 0.5, 0, 1)
 

@@ -21,6 +21,7 @@ from rightfit.saving.loading import Loaded, loaded
 Source = str | os.PathLike[str]
 # Of one and the same model on the same backend, saved and opened again.
 TOLERANCE = 1e-6
+SIDES = (48, 128, 320)  # of images whose size the model leaves open
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def convert(
     `architecture` is the JSON or YAML file of weights that stand alone; `backend` says what trained them ("theano",
     "tensorflow") where the file does not. With `compare`, tf-keras predicts with the old file where it is installed
     and can run it. Raises UsageError for a wrong request, ModelFileError and ArchitectureError as of `load_model`, and
-    ModelFileError when the file that was written gives other predictions than the model in memory.
+    ModelFileError when the file that was written is not the model in memory.
     """
     place = Path(output)
     if place.suffix != ".keras":
@@ -63,11 +64,17 @@ def convert(
         raise UsageError(f"unknown backend {backend!r}; Keras 1 and 2 ran on theano, tensorflow and cntk")
     with opened(old) as file:
         found = loaded(file, architecture, backend)
-        inputs = examples(found.model)
-        ours = predictions(found.model, inputs)
+        inputs, ours, reason = _tried(found.model)
+        if reason:
+            found.notes.append(
+                f"the model does not predict here, so its weights alone were checked: {reason}"
+            )
         distance, compared = (
-            _distance(file, architecture, found, inputs, ours) if compare else (None, "not asked for")
+            None,
+            "not compared: " + ("it does not predict here" if reason else "not asked for"),
         )
+        if compare and not reason:
+            distance, compared = _distance(file, architecture, found, inputs, ours)
     write_with(place, lambda temporary: _write(found.model, temporary, inputs, ours))
     return Conversion(
         str(place),
@@ -80,6 +87,20 @@ def convert(
         distance,
         compared,
     )
+
+
+def _tried(model: keras.Model) -> tuple[list[Any], list[Any], str]:
+    """Inputs of the smallest size with which the model predicts, its outputs, and why there are none."""
+    reason = "it has no input shape"
+    for side in SIDES if model.inputs else ():
+        inputs = examples(model, side)
+        try:
+            return inputs, predictions(model, inputs), ""
+        except (
+            Exception
+        ) as error:  # each backend has its own for what a processor or a small image does not allow
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return [], [], reason
 
 
 def predictions(model: keras.Model, inputs: list[Any]) -> list[Any]:
@@ -107,11 +128,13 @@ def _write(model: keras.Model, path: Path, inputs: list[Any], ours: list[Any]) -
     model.save(path)
     with opened(path) as file:
         again = loaded(file, compile=False).model
-    distance = largest_distance(ours, predictions(again, inputs))
+    if ours:
+        distance = largest_distance(ours, predictions(again, inputs))
+    else:
+        distance = largest_distance(model.get_weights(), again.get_weights())
     if not distance <= TOLERANCE:
         raise ModelFileError(
-            f"the model that was written gives other predictions than the one in memory (off by {distance:.3g}); "
-            "nothing was kept"
+            f"the model that was written is not the one in memory (off by {distance:.3g}); nothing was kept"
         )
 
 

@@ -8,17 +8,20 @@ import keras
 import numpy as np
 
 COUNT = 4
-UNKNOWN = {2: 12, 3: 12, 4: 48, 5: 16}  # a side that the model leaves open, by the tensor's rank
+UNKNOWN = {2: 12, 3: 12, 5: 16}  # a side that the model leaves open, by the tensor's rank
 
 
-def examples(model: keras.Model) -> list[Any]:
-    """(B, ...) for each input: uniform 0..1, or integers below every vocabulary, as its type asks."""
+def examples(model: keras.Model, side: int = 48) -> list[Any]:
+    """(B, ...) for each input: uniform 0..1, or integers below every vocabulary, as its type asks.
+
+    Images whose size the model leaves open are of `side` pixels.
+    """
     generator = np.random.default_rng(0)
     below = _vocabulary(model)
     found = []
     for tensor in model.inputs:
         batch, *rest = tensor.shape
-        shape = (batch or COUNT, *(side or UNKNOWN.get(len(tensor.shape), 8) for side in rest))
+        shape = (batch or COUNT, *(known or UNKNOWN.get(len(tensor.shape), side) for known in rest))
         kind = keras.backend.standardize_dtype(tensor.dtype)
         if "int" in kind or (below and len(shape) == 2 and _feeds_embedding(model, tensor)):
             found.append(generator.integers(0, below or 2, shape).astype(kind))
