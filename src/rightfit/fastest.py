@@ -44,10 +44,8 @@ def choose(backend: str, cache: Path, console: Console) -> tuple[str, str]:
     """
     if backend != "auto":
         return choose_backend(backend), "as asked"
-    if "keras" in sys.modules:
-        return choose_backend(), "Keras runs on it in this process"
-    if os.environ.get("KERAS_BACKEND"):
-        return choose_backend(), "KERAS_BACKEND asks for it"
+    if "keras" in sys.modules or os.environ.get("KERAS_BACKEND"):
+        return choose_backend(), "KERAS_BACKEND, or Keras in this process, has settled it"
     names = list(installed_backends())
     if len(names) < 2:
         return choose_backend(), "no other is installed"
