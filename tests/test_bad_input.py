@@ -395,12 +395,12 @@ def foreign_layer(file):
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        ("weights.safetensors", cut, "weights.safetensors: cannot be read"),
-        ("weights.safetensors", os.remove, "weights.safetensors: cannot be read"),
+        ("weights.safetensors", cut, "the file is not whole"),
+        ("weights.safetensors", os.remove, "weights.safetensors is not there"),
         ("weights.safetensors", negate_logits, "the weights give other logits than when they were saved"),
-        ("architecture.json", cut, "architecture.json: cannot be read"),
+        ("architecture.json", cut, "architecture.json: no JSON: Unterminated string"),
         ("architecture.json", foreign_layer, "the architecture asks for 'Lambda'"),
-        ("golden.npz", cut, "golden.npz: cannot be read"),
+        ("golden.npz", cut, "golden.npz: damaged (File is not a zip file)"),
     ],
     ids=[
         "half weights",

@@ -263,7 +263,7 @@ def test_a_finished_run_is_taken_further_by_a_schedule_that_begins_again(whole, 
     assert rates[12] > 10 * rates[11], "the rate is up again"
     assert rates[14] < rates[13] < rates[12]
     assert [d["value"] for d in decisions(run) if d["setting"] == "epochs"] == [15]
-    assert decisions(run)[-1]["evidence"].startswith("all 15 epochs done")
+    assert decisions(run)[-2]["evidence"].startswith("all 15 epochs done")
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(whole, tmp_path, here, rows_of):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ORDER, TRANSFORM = 0, 1  # streams of random numbers
 PARTS = ("categorical", "binary", "sparse", "input", None)
-_POOL = ThreadPoolExecutor(cpu_count(), thread_name_prefix="rightfit-keras2")
+_POOL = ThreadPoolExecutor(cpu_count(), thread_name_prefix="ImageDataGenerator")
 
 
 class Iterator(keras.utils.PyDataset):
