@@ -42,6 +42,7 @@ def main() -> int:
         args.weights = args.weights or pretrained(args)
         chosen = {name: of for name, of in CONTENDERS.items() if not (args.quick and name == VIEWED)}
         rounds, left_out = race(__file__, chosen, args)
+    del args.work, args.folders, args.weights  # places of this machine
     source = f"resnet50 of {SOURCE_IMAGES:,} Fashion-MNIST images" if args.source else "given or random"
     return finish("transfer", args, rounds, left_out, summarise(rounds, METRICS), weights=source)
 

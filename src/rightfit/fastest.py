@@ -51,7 +51,7 @@ def choose(backend: str, cache: Path, console: Console) -> tuple[str, str]:
         return choose_backend(), "no other is installed"
     if hardware_and_versions() not in _remembered(cache / SPEEDS):
         console.say(
-            f"measuring which of {', '.join(names[:-1])} and {names[-1]} trains fastest here: once, about half a "
+            f"measuring which of {', '.join(names[:-1])} and {names[-1]} trains fastest here: once, about a "
             "minute; --backend and KERAS_BACKEND leave it out"
         )
         measure(cache, LONGEST)

@@ -232,9 +232,8 @@ def _diagnosis(job: Job, progress: Progress) -> dict[str, Any]:
     if not progress.kept:
         return {}
     table = job.dataset.table
-    rows = table.rows("val")
-    counts = job.dataset.class_counts(rows)
-    common = 0.0 if table.label_mode == "multilabel" else max(counts) / len(rows)
+    rows, counts = table.rows("val"), job.facts.class_counts
+    common = 0.0 if table.label_mode == "multilabel" else max(counts) / sum(counts)
     lost = progress.ended if progress.lost else ""
     found = diagnose(evidence(progress.kept, len(rows), common, lost))
     return {**asdict(found), **{name: round(value, 6) for name, value in progress.kept.items()}}

@@ -70,6 +70,10 @@ def test_more_steps_than_batches_begin_anew_and_fewer_go_on(model, flow):
     assert watcher.steps == 16
     model.fit_generator(flow, steps_per_epoch=2, epochs=3, verbose=0, callbacks=[watcher])
     assert watcher.steps == 22
+    # What comes next is neither what was learnt from first nor begun again.
+    assert flow.served == 22 and not np.array_equal(
+        flow.batch(*divmod(flow.served, len(flow)))[0], flow.batch(0, 0)[0]
+    )
 
 
 def test_any_generator_will_do(model, images):

@@ -62,7 +62,8 @@ class Decoding:
     def batches(self) -> Generator[Pixels, None, None]:
         """(B, *spec.shape) of all rows in order; what cannot be decoded is black. To be closed if left early."""
         total, done = len(self.paths), 0
-        batch = max(1, min(64, BATCH_BYTES // prod(self.spec.shape)))
+        share = -(-total // (8 * self.workers))  # so that no thread is left with much while others are done
+        batch = max(1, min(64, BATCH_BYTES // prod(self.spec.shape), share))
         waiting: deque[Future[Pixels]] = deque()
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # the pool is the parallelism

@@ -16,6 +16,8 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
+sys.path += os.environ.get("RIGHTFIT_HDF5_PATHS", "").split(os.pathsep)  # where surveyor.py found both
+
 import h5py
 import numpy as np
 

@@ -27,7 +27,7 @@ def of_archive(archive: Archive, path: Path, bounds: Bounds) -> ModelFile:
     metadata = {}
     if METADATA in archive.members:
         metadata = _mapping(archive.read(METADATA, bounds.json_bytes), f"{path}: {METADATA}", bounds)
-    data = archive.read(WEIGHTS, bounds.file_bytes)
+    data = archive.read(WEIGHTS, bounds.total_bytes)
     place = f"{path}: {WEIGHTS}"
     found = hdf5.survey(io.BytesIO(data), data, len(data), place, bounds)
     training = config.get("compile_config")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from math import prod
 from typing import IO, Any
 
 import numpy as np
@@ -82,7 +81,6 @@ def _facts(name: str, facts: Any, place: str) -> tuple[tuple[int, ...], np.dtype
         dtype = dtype_of(DTYPES[facts["dtype"]])
         if any(type(number) is not int or number < 0 for number in (*shape, begin, end)):
             raise ValueError("a size that is no count")
-        prod(shape)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{place}: the header's entry of {name[:80]!r} is wrong ({error!r})") from error
     return shape, dtype, begin, end

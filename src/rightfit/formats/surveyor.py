@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from rightfit.formats.bounds import Bounds
 
 START = 120.0  # seconds in which it must have imported h5py
 IDLE = 10.0  # seconds after which it ends; starting it again takes a quarter of one
+PATHS = "RIGHTFIT_HDF5_PATHS"  # read by the script, which Python's own variables do not reach
 SCRIPT = Path(__file__).with_name("hdf5_survey.py")
 
 
@@ -89,7 +91,11 @@ class Surveyor:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={name: value for name, value in os.environ.items() if not name.startswith("HDF5")},
+                env={
+                    **{name: value for name, value in os.environ.items() if not name.startswith("HDF5")},
+                    PATHS: os.pathsep.join(_homes()),
+                    "OPENBLAS_NUM_THREADS": "1",  # each thread reserves address space, of which it has 2 GB
+                },
             )
             assert self.process.stdout is not None
             with _watched(self.process, START):
@@ -139,3 +145,9 @@ def _watched(process: subprocess.Popen[bytes], seconds: float) -> Iterator[threa
 
 SURVEYOR = Surveyor()
 atexit.register(SURVEYOR.close)
+
+
+def _homes() -> list[str]:
+    """The folders that h5py and NumPy are in, which an isolated Python looks into only where they are its own."""
+    found = (importlib.util.find_spec(name) for name in ("h5py", "numpy"))
+    return [str(Path(spec.origin).parents[1]) for spec in found if spec is not None and spec.origin]

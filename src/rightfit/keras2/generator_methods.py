@@ -68,7 +68,7 @@ def fit_generator(
     batches, steps = _fed(generator, steps_per_epoch, workers)
     if hasattr(validation_data, "__next__") or isinstance(validation_data, keras.utils.PyDataset):
         validation_data, validation_steps = _fed(validation_data, validation_steps, workers)
-    return self.fit(
+    done = self.fit(
         batches,
         steps_per_epoch=steps,
         epochs=epochs,
@@ -80,6 +80,9 @@ def fit_generator(
         shuffle=shuffle and batches is generator,
         initial_epoch=initial_epoch,
     )
+    if isinstance(batches, _Endless) and isinstance(generator, Iterator):
+        generator.served += len(done.epoch) * (steps or 0)
+    return done
 
 
 def evaluate_generator(
@@ -170,9 +173,10 @@ class _Endless(keras.utils.PyDataset):
         # Of ours batch i is a function of i; another's passes begin in their order, with one worker.
         super().__init__(workers=source.workers if isinstance(source, Iterator) else 1)
         self.source, self.seen = source, 0
+        self.first = source.served if isinstance(source, Iterator) else 0
 
     def __getitem__(self, index: int) -> Any:
-        passes, place = divmod(index, len(self.source))
+        passes, place = divmod(self.first + index, len(self.source))
         if isinstance(self.source, Iterator):
             return self.source.batch(passes, place)
         while self.seen < passes:

@@ -122,6 +122,27 @@ class ImageDataGenerator:
                 stacklevel=4,
             )
 
+    @property
+    def is_random(self) -> bool:
+        """Whether any transform is asked for."""
+        ranges = (self.rotation_range, self.shear_range, self.channel_shift_range)
+        shifts = (self.width_shift_range, self.height_shift_range)
+        return bool(
+            any(ranges)
+            or any(np.any(shift) for shift in shifts)
+            or self.zoom_range != [1, 1]
+            or self.brightness_range is not None
+            or self.horizontal_flip
+            or self.vertical_flip
+        )
+
+    @property
+    def is_of_each_image(self) -> bool:
+        """Whether normalisation looks at one image at a time; else a whole batch is done at once."""
+        return bool(
+            self.preprocessing_function or self.samplewise_center or self.samplewise_std_normalization
+        )
+
     # Where images come from -------------------------------------------------------------------------
 
     def flow(

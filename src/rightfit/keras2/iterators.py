@@ -1,7 +1,7 @@
 """What ImageDataGenerator's flows return: endless iterators of batches, and Keras' PyDataset for `fit`.
 
 Batch k of pass p is a pure function of (seed, p, k): the order of pass p is one permutation, and each image's
-transform follows from its place in it. So any number of workers gives the same batches.
+transform follows from the batch's place. So any number of workers gives the same batches.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Iterator(keras.utils.PyDataset):
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.batch_index = 0
         self.total_batches_seen = 0
+        self.served = 0  # batches of this pass and those after it that `fit_generator` has taken in steps
         self.lock = threading.RLock()
         # With no seed of its own it is np.random.seed's, as it was.
         self._coordinate = int(np.random.randint(2**31)) if seed is None else int(seed)  # noqa: NPY002
@@ -110,19 +111,25 @@ class Iterator(keras.utils.PyDataset):
     def _batch(self, rows: NDArray[np.int64], number: int, start: int) -> Any:
         raise NotImplementedError
 
-    def _finished(self, images: list[NDArray[Any]], number: int, start: int) -> NDArray[Any]:
-        """Images (H, W, C) of a batch -> transformed, normalised, in one array of the generator's shape and type."""
+    def _finished(self, images: Any, number: int, start: int) -> NDArray[Any]:
+        """Images (B, H, W, C) of a batch, or a list of them -> transformed, normalised, in the generator's order of
+        axes and type."""
         generator = self.image_data_generator
-        first = generator.data_format == "channels_first"
-
-        def one(place: int) -> NDArray[Any]:
-            x = images[place].astype(generator.dtype)
-            x = np.moveaxis(x, -1, 0) if first else x
-            coordinates = np.random.SeedSequence([self._coordinate, TRANSFORM, number, start + place])
+        batch: NDArray[Any] = np.asarray(images).astype(generator.dtype)
+        if generator.data_format == "channels_first":
+            batch = np.ascontiguousarray(np.moveaxis(batch, -1, 1))
+        if generator.is_random:
+            coordinates = np.random.SeedSequence([self._coordinate, TRANSFORM, number, start])
             random = np.random.RandomState(np.random.MT19937(coordinates))
-            return generator.standardize(generator.apply_transform(x, generator.drawn(x.shape, random)))
+            drawn = [generator.drawn(batch.shape[1:], random) for _ in batch]
 
-        return np.stack(list(_POOL.map(one, range(len(images)))))
+            def transform(place: int) -> None:
+                batch[place] = generator.apply_transform(batch[place], drawn[place])
+
+            list(_POOL.map(transform, range(len(batch))))
+        if generator.is_of_each_image:
+            return np.stack([generator.standardize(image) for image in batch])
+        return generator.standardize(batch)
 
 
 class _Saving:

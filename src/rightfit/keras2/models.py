@@ -17,7 +17,7 @@ from rightfit.console import Console
 from rightfit.errors import ArchitectureError, ModelFileError
 from rightfit.files import write_with
 from rightfit.formats.model_file import opened
-from rightfit.saving import architecture, loading
+from rightfit.saving import architecture, loading, weights
 
 Path = str | os.PathLike[str]
 OLD_SUFFIXES = (".h5", ".hdf5")
@@ -83,17 +83,19 @@ def saving_weights(of_keras_3: Method) -> Method:
 
 
 def loading_weights(of_keras_3: Method) -> Method:
-    """Keras 3's `load_weights` after the checks of `rightfit.formats`."""
+    """`rightfit.load_weights`, which also knows Keras 2's files; by name, or past what does not fit, Keras' own after
+    the file was looked into."""
 
     def load_weights(self: keras.Model, filepath: Path, *args: Any, **options: Any) -> None:
-        if _is_old(filepath):
-            with opened(filepath) as file:
-                age = file.keras_version or "1"
-                if age.startswith("1") or file.backend == "theano":
-                    raise ModelFileError(
-                        f"{os.fspath(filepath)} has weights of Keras {age} on {file.backend or 'an unknown backend'}, "
-                        "which Keras 3 would take for its own; `rightfit convert` turns them, with --architecture FILE"
-                    )
+        if not args and not any(options.values()):
+            return weights.load_weights(self, filepath)
+        with opened(filepath) as file:
+            if file.backend == "theano" or (file.layers and (file.keras_version or "1").startswith("1")):
+                raise ModelFileError(
+                    f"{os.fspath(filepath)} has weights of Keras {file.keras_version or 1} on "
+                    f"{file.backend or 'an unknown backend'}, which Keras 3 would take for its own; `rightfit convert` "
+                    "turns them, with --architecture FILE"
+                )
         of_keras_3(self, filepath, *args, **options)
 
     return load_weights

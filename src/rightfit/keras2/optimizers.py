@@ -17,7 +17,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "Adadelta": {"lr": 1.0, "rho": 0.95, "epsilon": 1e-7, "decay": 0.0},
     "Adam": {"lr": 0.001, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "decay": 0.0, "amsgrad": False},
     "Adamax": {"lr": 0.002, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "decay": 0.0},
-    "Nadam": {"lr": 0.002, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
+    "Nadam": {"lr": 0.002, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "schedule_decay": 0.004},
 }
 
 
@@ -28,6 +28,7 @@ def _maker(name: str) -> Maker:
             raise TypeError(f"{name} takes at most {len(known)} positional arguments, {', '.join(known)}")
         given = known | dict(zip(known, args, strict=False)) | kwargs
         rate, decay = given.pop("lr"), given.pop("decay", 0.0)
+        given.pop("schedule_decay", None)  # Keras 3's Nadam has Keras 2's default built in
         rate = given.pop("learning_rate", rate)
         if given.get("epsilon") is None:  # Keras 2.1: None is the backend's own
             given.pop("epsilon", None)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rightfit.console import Console
-from rightfit.data.image import read_bytes
+from rightfit.data.image import header, read_bytes
 from rightfit.data.opened import Store
 from rightfit.data.store import open_or_build
 from rightfit.errors import DataError, ImageError, RunError
@@ -30,6 +30,7 @@ from rightfit.runtime import cache_folder
 CHANNELS = {"rgb": 3, "rgba": 4, "grayscale": 1}
 RESAMPLING = ("nearest", "bilinear", "bicubic", "hamming", "box", "lanczos")
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "GIF", "WEBP")
+NETPBM = (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class KerasSpec:
 
 def load(data: bytes, spec: KerasSpec, path: str) -> NDArray[Any]:
     """One file's bytes -> spec.shape as Pillow has it: uint8, or int32 of a 16-bit grey picture. ImageError."""
+    if not data.startswith(NETPBM):
+        header(data, path)  # refuses what claims more pixels than a picture of its size can have
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         mode = {"grayscale": "L", "rgb": "RGB", "rgba": "RGBA"}[spec.color_mode]
@@ -97,10 +100,17 @@ class Pictures:
 
     def __init__(self, paths: Sequence[str], spec: KerasSpec, source: str) -> None:
         self.paths, self.spec, self.source = [os.path.abspath(path) for path in paths], spec, source
+        self._opening, self._is_open = threading.Lock(), False
+        self._store: Store | None = None
 
-    @cached_property
-    def store(self) -> Store | None:
+    def opened(self) -> Store | None:
         """None where the cache cannot hold it, with a warning: then each image is decoded whenever it is used."""
+        with self._opening:  # two threads of Keras may ask for the first batches at once
+            if not self._is_open:
+                self._store, self._is_open = self._decoded(), True
+        return self._store
+
+    def _decoded(self) -> Store | None:
         with Console().bar("decoding", len(self.paths)) as bar:
             try:
                 return open_or_build(
@@ -115,12 +125,14 @@ class Pictures:
                 warnings.warn(f"{error}; images are decoded in each epoch instead", stacklevel=2)
                 return None
 
-    def gather(self, rows: NDArray[np.int64], pool: ThreadPoolExecutor) -> list[NDArray[Any]]:
-        """spec.shape each, uint8 or int32. DataError names a file that is no image."""
-        store = self.store
+    def gather(self, rows: NDArray[np.int64], pool: ThreadPoolExecutor) -> Any:
+        """(B, *spec.shape) or a list of them, uint8 or int32. DataError names a file that is no image."""
+        store = self.opened()
         if store is None:
             return list(pool.map(self._read, rows.tolist()))
         pixels = store.gather(rows)
+        if store.ok[rows].all():
+            return pixels
         return [
             pixels[place] if store.ok[row] else self._read(row) for place, row in enumerate(rows.tolist())
         ]

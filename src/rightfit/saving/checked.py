@@ -129,8 +129,10 @@ class _Check:
         if found["class_name"] == "InputLayer":
             shape = config.get("batch_shape") or config.get("shape") or ()
             sides = [side for side in shape if isinstance(side, int)] if isinstance(shape, list) else []
-            if math.prod(sides) > INPUT_VALUES or any(side < 0 for side in sides):
-                raise ArchitectureError(f"the architecture takes inputs of shape {shape}, which is too large")
+            if len(sides) > 32 or math.prod(sides) > INPUT_VALUES or any(side < 0 for side in sides):
+                raise ArchitectureError(
+                    f"the architecture takes inputs of shape {str(shape)[:80]}, which is too large"
+                )
             self.longest = max([self.longest, *sides])
         if self.unrolled and self.longest > MOST_STEPS:
             raise ArchitectureError(f"a recurrent layer is unrolled over more than {MOST_STEPS:,} steps")

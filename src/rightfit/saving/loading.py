@@ -18,7 +18,7 @@ from rightfit.saving.legacy.reading import Translation, translated
 from rightfit.saving.legacy.saved_model import hint
 from rightfit.saving.legacy.weights import fill, turn
 from rightfit.saving.training_state import compiled
-from rightfit.saving.weights import assign, fill_keras3, named_weights
+from rightfit.saving.weights import assign, fill_keras3, finalize, named_weights
 
 Path = str | os.PathLike[str]
 OPTIMIZER = "optimizer/vars/"
@@ -134,6 +134,7 @@ def _keras3(file: ModelFile, config: dict[str, Any], compile: bool) -> Loaded:
 def _weights_of_keras3(model: keras.Model, file: ModelFile) -> None:
     if file.kind == "safetensors":
         assign(dict(named_weights(model)), file.tensors, str(file.path))
+        finalize(model)
     else:
         fill_keras3(model, file.tensors, str(file.path))
 

@@ -53,6 +53,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
     with opened(path) as file:
         if file.kind == "safetensors":
             assign(dict(named_weights(model)), file.tensors, str(path))
+            finalize(model)
         elif file.kind in ("keras weights", "keras"):
             fill_keras3(model, file.tensors, str(path))
         elif file.layers:

@@ -9,8 +9,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rightfit.evaluation.intervals import Z
-
 MATTERS = 0.02  # of accuracy: a gap that is surely larger is worth acting on
 WIDE = 0.05  # half an interval of the gap, beyond which too little is known of it
 MISSED = 0.1  # share of training images that are still wrong, where a fit that falls short is worth naming
@@ -84,11 +82,9 @@ def diagnose(found: Evidence) -> Diagnosis:
             f"{both}: {between}; stronger --augment, --weight-decay, a smaller --model or more images",
         )
     if gap.half > WIDE:
-        needed = math.ceil(0.25 * (Z / MATTERS) ** 2)
         return Diagnosis(
             "can't tell",
-            f"{both}: {between}, too wide an interval to say; {needed:,} validation images would show one of "
-            f"{100 * MATTERS:.0f} points",
+            f"{both}: {between}, too wide an interval to say; more validation images (--split) would narrow it",
         )
     if found.train_accuracy.high < 1 - MISSED:
         return Diagnosis(
