@@ -60,7 +60,8 @@ def save_weights(model: keras.Model, path: Source) -> None:
 
 
 def load_weights(model: keras.Model, path: Source) -> None:
-    """Fill `model` from `.safetensors` or `.weights.h5`: every name and shape fits, or nothing is changed.
+    """Fill `model` from `.safetensors` or `.weights.h5`: every name and shape fits, or nothing is changed (but by
+    an `.h5` of Keras 2, which goes layer by layer).
     `rightfit.saving.weights.load_weights`."""
     from rightfit.saving import weights
 

@@ -138,7 +138,7 @@ def _model(architecture: Any) -> str | None:
 
 
 def _refused(file: ModelFile, architecture: Any) -> str | None:
-    """Why rightfit would not load what was opened; None when it would."""
+    """What in the file rightfit refuses before it builds anything; None when that is nothing."""
     if file.kind == "saved model":
         strange = strange_operations(file.calls)
         return f"it runs {_some(strange)}, which may do more than compute" if strange else None

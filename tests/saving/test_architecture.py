@@ -130,6 +130,17 @@ def test_what_is_not_on_the_list_is_refused_by_name(changes, said):
         from_config(dense(**changes))
 
 
+def test_a_layer_that_is_called_on_numbers_would_compute_and_is_refused():
+    inputs = keras.Input((4,))
+    config = to_config(keras.Model(inputs, layers.Dense(2)(layers.RepeatVector(2)(inputs))))
+    config["config"]["layers"][1]["inbound_nodes"][0]["args"] = [[[1.0, 2.0]]]
+    with pytest.raises(ArchitectureError, match="RepeatVector on plain numbers"):
+        from_config(config)
+    config["config"]["layers"][0]["config"]["batch_shape"] = [2**31] * 10_000  # a product of 40 KB
+    with pytest.raises(ArchitectureError, match="too large"):
+        from_config(config)
+
+
 def test_sizes_are_known_before_memory_is_taken():
     """A product that no single number shows: 2^20 values into 2^20 units would be 4 TB."""
     large = keras.Sequential(

@@ -40,6 +40,21 @@ def test_weights_come_back(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize("name", ["w.safetensors", "w.weights.h5"])
+def test_what_normalisation_learnt_counts_after_loading(tmp_path, name):
+    """Keras' layer computes with numbers beside its weights, which have to follow them."""
+
+    def scaled():
+        return keras.Sequential([keras.Input((3,)), layers.Normalization(name="scale")])
+
+    x = np.random.default_rng(0).normal(5, 2, (20, 3)).astype("float32")
+    model, again = scaled(), scaled()
+    model.layers[0].adapt(x)
+    save_weights(model, tmp_path / name)
+    load_weights(again, tmp_path / name)
+    np.testing.assert_allclose(again.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
+
+
 def test_plain_keras_reads_the_h5_and_we_read_plain_kerass(tmp_path):
     model = stirred(net())
     save_weights(model, tmp_path / "ours.weights.h5")

@@ -11,7 +11,7 @@ def strange_operations(calls: Iterable[str]) -> tuple[str, ...]:
 
     What is left may read or write files, run Python or talk to a network; or it is merely unknown here.
     """
-    return tuple(name for name in calls if name not in OPERATIONS and not GRADIENT_FREE.fullmatch(name))
+    return tuple(name for name in calls if name not in OPERATIONS and not INDEXING.fullmatch(name))
 
 
 def strange_globals(calls: Iterable[str]) -> tuple[str, ...]:
@@ -26,11 +26,10 @@ TENSORS = re.compile(
     r"|bfloat16|bool|complex\d+|half|double|float|long|short|serialization\._get_layout)"
     r"|_codecs\.encode|builtins\.(bytearray|set|complex)"
 )
-# Broadcasting helpers and the like that come in many forms.
-GRADIENT_FREE = re.compile(
-    r"(Resource)?(Gather|Scatter)(V2|Nd|Update)?|(Un)?Sorted\w*Segment\w*|TensorList\w+"
-)
-# Constants, inputs, variables and control; what every SavedModel saves and restores itself by, within its own folder;
+# Picking and placing of elements, whose names come in many forms.
+INDEXING = re.compile(r"(Resource)?(Gather|Scatter)(V2|Nd|Update)?|(Un)?Sorted\w*Segment\w*|TensorList\w+")
+# Constants, inputs, variables and control; what every SavedModel saves and restores itself by (a graph that is made
+# to can write any path with it: a SavedModel stays a program);
 # shapes; arithmetic; nets.
 _OPERATIONS = """
     Const Placeholder PlaceholderWithDefault Identity IdentityN NoOp StopGradient PreventGradient Assert

@@ -84,6 +84,12 @@ class _Check:
             for name, value in node.items()
             if not (name in LEFT_OUT and "class_name" in node)
         }
+        for call in found.get("inbound_nodes") or () if "class_name" in found else ():
+            if isinstance(call, dict) and not _holds_tensor(call):
+                raise ArchitectureError(
+                    f"the architecture calls {found['class_name']} on plain numbers, which would be computed while "
+                    "it is built"
+                )
         if "class_name" in found:
             self._sizes(found)
             if found.get("module") == TWINS_MODULE:
@@ -150,6 +156,12 @@ class _Check:
                 f"the architecture asks for {key} {text[:80]!r}, which is none of Keras' own"
             )
         return text
+
+
+def _holds_tensor(node: Any) -> bool:
+    if isinstance(node, dict):
+        return node.get("class_name") == "__keras_tensor__" or any(map(_holds_tensor, node.values()))
+    return isinstance(node, list) and any(map(_holds_tensor, node))
 
 
 def _both_cases(names: frozenset[str]) -> frozenset[str]:

@@ -36,7 +36,10 @@ def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
         return
     if place.suffix != ".safetensors":
         raise UsageError(f"{place}: weights are written as {' or '.join(SUFFIXES)}")
-    tensors = {name: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for name, v in named_weights(model)}
+    arrays = {name: keras.ops.convert_to_numpy(v) for name, v in named_weights(model)}
+    tensors = {
+        name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()
+    }  # () stays
     try:
         write_with(place, lambda temporary: save_file(tensors, temporary, metadata=METADATA))
     except SafetensorError as error:  # its writer wraps the disk's OSError
@@ -97,8 +100,9 @@ def assign(variables: Mapping[str, Any], tensors: Mapping[str, Tensor], place: s
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise ModelFileError(f"{place} does not fit the architecture: {'; '.join(wrong[:3])}{more}")
+    values = {name: tensors[name].read() for name in variables}  # all of them, before the first is changed
     for name, variable in variables.items():
-        variable.assign(tensors[name].read())
+        variable.assign(values.pop(name))
 
 
 def named_weights(model: keras.Model) -> list[tuple[str, Any]]:
