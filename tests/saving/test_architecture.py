@@ -155,6 +155,18 @@ def test_sizes_are_known_before_memory_is_taken():
     wide["config"]["layers"][1]["config"]["n"] = 2**30
     with pytest.raises(ArchitectureError, match="values of one example"):
         from_config(wide)
+    first, second = keras.Input((4,)), keras.Input((4,))
+    shared = layers.RepeatVector(3, name="often")
+    twice = to_config(keras.Model([first, second], [shared(first), shared(second)]))
+    repeated = next(each for each in twice["config"]["layers"] if each["name"] == "often")
+    repeated["config"]["n"] = 2**30
+    with pytest.raises(ArchitectureError, match="often makes"):
+        from_config(twice)
+    operator = to_config(keras.Model(first, keras.ops.tile(first, (1, 3))))
+    tiled = next(each for each in operator["config"]["layers"] if each["class_name"] == "Tile")
+    tiled["config"]["repeats"] = [1, 2**30]
+    with pytest.raises(ArchitectureError, match="values of one example"):
+        from_config(operator)
 
 
 @pytest.mark.parametrize(

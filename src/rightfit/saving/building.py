@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -96,26 +97,22 @@ class _Budget(keras.StatelessScope):
 
 
 def _check_outputs(model: keras.Model) -> None:
-    for layer in _all_layers(model):
-        for tensor in keras.tree.flatten(getattr(layer, "output", [])) if _called(layer) else ():
-            values = math.prod(side for side in tuple(tensor.shape)[1:] if side)
-            if values > MOST_VALUES:
-                raise ArchitectureError(
-                    f"the layer {layer.name} makes {values:,} values of one example, which is too large"
-                )
+    """Every call of every layer and operator, nested ones too."""
+    for operation in _operations(model):
+        for node in operation._inbound_nodes:
+            for tensor in node.outputs:
+                values = math.prod(side for side in tuple(tensor.shape)[1:] if side)
+                if values > MOST_VALUES:
+                    raise ArchitectureError(
+                        f"the layer {operation.name} makes {values:,} values of one example, which is too large"
+                    )
 
 
-def _called(layer: Any) -> bool:
-    return len(getattr(layer, "_inbound_nodes", ())) == 1
-
-
-def _all_layers(model: keras.Model) -> list[Any]:
-    found = []
-    for layer in model.layers:
-        found.append(layer)
-        if isinstance(layer, keras.Model):
-            found += _all_layers(layer)
-    return found
+def _operations(model: keras.Model) -> Iterator[Any]:
+    for operation in {id(o): o for o in (*model.layers, *getattr(model, "operations", ()))}.values():
+        yield operation
+        if isinstance(operation, keras.Model):
+            yield from _operations(operation)
 
 
 def _forget() -> None:
