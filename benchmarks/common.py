@@ -420,6 +420,14 @@ def class_folder(name: str, count: int, side: int, suffix: str) -> Path:
     return folder
 
 
+def jpeg_folders(counts: dict[int, int]) -> dict[str, str]:
+    """Side in pixels -> the folder of so many JPEG, which the system has in memory already."""
+    folders = {str(side): class_folder("jpeg", count, side, "jpg") for side, count in counts.items()}
+    for path in (path for folder in folders.values() for path in folder.glob("*/*.jpg")):
+        path.read_bytes()
+    return {side: str(folder) for side, folder in folders.items()}
+
+
 def linked(folder: Path, count: int) -> list[str]:
     """folder/0000000.png ...: `count` hard links to 200 textures of 96 px."""
     files = sorted(class_folder("png", 200, 96, "png").glob("*/*.png"))

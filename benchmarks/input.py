@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Contender, Metric, answered, class_folder, finish, parser, race, summarise
+from common import Contender, Metric, answered, finish, jpeg_folders, parser, race, summarise
 
 BATCH, SIDE, STEP_SIDE = 32, 224, 150
 COUNTS = {300: 1_000, 500: 800, 2_000: 200}  # files of each size in pixels
@@ -41,10 +41,7 @@ def main() -> int:
     args = parser(__doc__, rounds=3).parse_args()
     if args.quick:
         args.rounds = 1
-    counts = QUICK_COUNTS if args.quick else COUNTS
-    args.folders = {str(side): str(class_folder("jpeg", counts[side], side, "jpg")) for side in COUNTS}
-    for path in (path for folder in args.folders.values() for path in Path(folder).glob("*/*.jpg")):
-        path.read_bytes()  # into the system's memory
+    args.folders = jpeg_folders(QUICK_COUNTS if args.quick else COUNTS)
     rounds, left_out = race(__file__, CONTENDERS, args)
     summary = summarise(rounds, METRICS)
     ratios = [r["rightfit"][STORE[STEP_SIDE]] / r["rightfit"][DEMAND] for r in rounds]

@@ -16,10 +16,9 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-from common import Contender, Metric, answered, class_folder, finish, parser, race, summarise
+from common import Contender, Metric, answered, finish, jpeg_folders, parser, race, summarise
 
 BATCH, SIDE = 32, 150
 COUNTS = {300: 640, 1_000: 192}  # files of each size in pixels
@@ -50,10 +49,7 @@ def main() -> int:
     args = parser(__doc__, rounds=3).parse_args()
     if args.quick:
         args.rounds = 1
-    counts = QUICK_COUNTS if args.quick else COUNTS
-    args.folders = {str(side): str(class_folder("jpeg", counts[side], side, "jpg")) for side in COUNTS}
-    for path in (path for folder in args.folders.values() for path in Path(folder).glob("*/*.jpg")):
-        path.read_bytes()  # into the system's memory
+    args.folders = jpeg_folders(QUICK_COUNTS if args.quick else COUNTS)
     rounds, left_out = race(__file__, CONTENDERS, args)
     del args.folders  # places of this machine
     return finish("old_generator", args, rounds, left_out, summarise(rounds, METRICS))

@@ -76,9 +76,8 @@ def load_model(path: Source, *, compile: bool = True, quiet: bool = False) -> ke
 
     found = loading.read_model(path, compile=compile)
     console = Console(quiet)
-    for note in (found.reordered, *found.notes):
-        if note:
-            console.say(f"{os.fspath(path)}: {note}")
+    for line in found.lines():
+        console.say(f"{os.fspath(path)}: {line}")
     return found.model
 
 

@@ -11,13 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rightfit.console import Console
-from rightfit.errors import RightfitError
-from rightfit.files import write_text
+from rightfit.files import remember, remembered
 from rightfit.precision import choose_precision
 from rightfit.runtime import (
     SPEEDS,
@@ -49,7 +47,7 @@ def choose(backend: str, cache: Path, console: Console) -> tuple[str, str]:
     names = list(installed_backends())
     if len(names) < 2:
         return choose_backend(), "no other is installed"
-    if hardware_and_versions() not in _remembered(cache / SPEEDS):
+    if hardware_and_versions() not in remembered(cache / SPEEDS):
         console.say(
             f"measuring which of {', '.join(names[:-1])} and {names[-1]} trains fastest here: once, about a "
             "minute; --backend and KERAS_BACKEND leave it out"
@@ -73,19 +71,8 @@ def in_words(speeds: Mapping[str, float]) -> str:
 def measure(cache: Path, longest: float) -> dict[str, dict[str, Any]]:
     """Each installed backend's `measured` or error, no longer than `longest` seconds each; remembered in `cache`."""
     found = {name: measured_apart(name, cache, longest) for name in installed_backends()}
-    path = cache / SPEEDS
-    with suppress(OSError, RightfitError):  # a cache that is only readable serves as well
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({**_remembered(path), hardware_and_versions(): found}, indent=1) + "\n")
+    remember(cache / SPEEDS, hardware_and_versions(), found)
     return found
-
-
-def _remembered(path: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def measured_apart(backend: str, cache: Path, longest: float) -> dict[str, Any]:

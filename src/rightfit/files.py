@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from rightfit.errors import WriteError
 
@@ -79,6 +81,22 @@ def append_line(path: str | Path, line: str) -> None:
     target = Path(path)
     before = target.read_text(encoding="utf-8") if target.exists() else ""
     write_text(target, before + line.rstrip("\n") + "\n")
+
+
+def remembered(path: Path) -> dict[str, Any]:
+    """What `remember` has written to `path` by key; nothing where that cannot be read."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def remember(path: Path, key: str, value: Any) -> None:
+    """Keep `value` under `key` beside what is there; a cache that is only readable serves as well."""
+    with suppress(OSError, WriteError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps({**remembered(path), key: value}, indent=1) + "\n")
 
 
 def write_with(path: str | Path, writer: Callable[[Path], object]) -> None:

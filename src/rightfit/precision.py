@@ -7,16 +7,13 @@ as fast, with the same libraries.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from rightfit.errors import BackendError, RightfitError
-from rightfit.files import write_text
+from rightfit.errors import BackendError
+from rightfit.files import remember, remembered
 from rightfit.runtime import cpu_flags, cpu_name, has_nvidia_gpu, version_of
 
 PRECISIONS = ("float32", "bfloat16")
@@ -51,7 +48,7 @@ def uses_gpu() -> bool:
 
 def measured_gain(cache: Path) -> float | None:
     """Speed in bfloat16 over speed in float32 on the running backend, if it was measured here."""
-    gain = _remembered(cache / REMEMBERED).get(_key())
+    gain = remembered(cache / REMEMBERED).get(_key())
     if isinstance(gain, (int, float)) and math.isfinite(gain) and gain > 0:
         return float(gain)
     return None
@@ -61,18 +58,8 @@ def _remembered_or_measured(path: Path) -> float:
     gain = measured_gain(path.parent)
     if gain is None:
         gain = round(measure(), 2)
-        with suppress(OSError, RightfitError):  # a cache that is only readable serves as well
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps({**_remembered(path), _key(): gain}, indent=1) + "\n")
+        remember(path, _key(), gain)
     return gain
-
-
-def _remembered(path: Path) -> dict[str, Any]:
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _key() -> str:

@@ -44,7 +44,7 @@ def pixels(count, size=SIZE):
     return np.random.default_rng(1).integers(0, 256, (count, *size, 3), np.uint8)
 
 
-def same_logits(model, size=SIZE, rounding=ROUNDING):
+def assert_same_logits(model, size=SIZE, rounding=ROUNDING):
     """On both engines, for batches of two sizes; logits that do not depend on the image would prove nothing."""
     made = written(model)
     onnx.checker.check_model(onnx.load_from_string(made), full_check=True)
@@ -108,7 +108,7 @@ CASES = dict(cases())
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_layer_gives_the_same(name):
-    same_logits(net(CASES[name]))
+    assert_same_logits(net(CASES[name]))
 
 
 def test_layers_that_join_give_the_same():
@@ -118,14 +118,18 @@ def test_layers_that_join_give_the_same():
     share = layers.Reshape((1, 1, 4))(layers.GlobalAveragePooling2D()(left))  # squeeze and excitation
     x = layers.Multiply()([right, layers.Activation("sigmoid")(share)])
     x = layers.Concatenate()([layers.Add()([x, left, right]), left])
-    same_logits(scattered(keras.Model(inputs, layers.Dense(2, name="logits")(layers.Reshape((-1,))(x)))))
+    assert_same_logits(
+        scattered(keras.Model(inputs, layers.Dense(2, name="logits")(layers.Reshape((-1,))(x))))
+    )
 
 
 def test_a_layer_that_is_called_twice_gives_the_same():
     inputs = keras.Input((*SIZE, 3), name="image")
     shared = layers.Conv2D(3, 3, padding="same", name="shared")
     x = shared(layers.ReLU()(shared(layers.Rescaling(1 / 64, -2.0)(inputs))))
-    same_logits(scattered(keras.Model(inputs, layers.Dense(2, name="logits")(layers.Reshape((-1,))(x)))))
+    assert_same_logits(
+        scattered(keras.Model(inputs, layers.Dense(2, name="logits")(layers.Reshape((-1,))(x))))
+    )
 
 
 def test_every_layer_that_can_be_loaded_can_be_written_or_is_refused():
@@ -142,28 +146,32 @@ def test_a_whole_net_gives_the_same(name):
     for index, (_, variable) in enumerate(named_weights(model)):  # statistics and biases as after training
         if len(variable.shape) == 1 and variable.shape[0] != 3:
             variable.assign(np.asarray(variable) + np.abs(numbers(variable.shape, index)) * 0.1)
-    same_logits(model, size, 1e-4)
+    assert_same_logits(model, size, 1e-4)
 
 
 # What is not written -------------------------------------------------------------------------------------
 
 
-def refused(model, words):
+def assert_refused(model, words):
     with pytest.raises(UsageError, match=words):
         written(model)
 
 
 def test_what_has_no_counterpart_is_refused_by_name():
-    refused(net(layers.ReLU(threshold=0.5, name="odd")), r"'odd' \(ReLU\) has threshold 0.5")
-    refused(net(layers.BatchNormalization(axis=1, name="odd")), r"'odd' \(BatchNormalization\) has axis 1")
+    assert_refused(net(layers.ReLU(threshold=0.5, name="odd")), r"'odd' \(ReLU\) has threshold 0.5")
+    assert_refused(
+        net(layers.BatchNormalization(axis=1, name="odd")), r"'odd' \(BatchNormalization\) has axis 1"
+    )
     inputs = keras.Input((*SIZE, 3), name="image")
     last = layers.GlobalAveragePooling2D(name="pool")(inputs)
-    refused(keras.Model(inputs, last), "ends in 'pool'")
+    assert_refused(keras.Model(inputs, last), "ends in 'pool'")
     second = keras.Input((3,), name="more")
     joined = layers.Dense(2, name="logits")(layers.Add()([last, second]))
-    refused(keras.Model([inputs, second], joined), "takes 2 inputs")
+    assert_refused(keras.Model([inputs, second], joined), "takes 2 inputs")
     learning = layers.BatchNormalization(name="odd")(inputs, training=True)
-    refused(keras.Model(inputs, layers.Dense(2)(layers.Reshape((-1,))(learning))), "called as in training")
+    assert_refused(
+        keras.Model(inputs, layers.Dense(2)(layers.Reshape((-1,))(learning))), "called as in training"
+    )
 
 
 def test_a_layer_of_another_kind_is_refused_by_name():

@@ -52,10 +52,10 @@ def batches(flow):
     return [flow[number] for number in range(len(flow))]
 
 
-def same(ours, theirs, atol=0.0):
+def assert_same(ours, theirs, atol=0.0):
     for one, other in zip(ours, theirs, strict=True):
         if isinstance(other, (tuple, list)):
-            same(one, other, atol)
+            assert_same(one, other, atol)
         else:
             assert one.dtype == other.dtype
             np.testing.assert_allclose(one, other, rtol=0, atol=atol)
@@ -69,7 +69,7 @@ def test_files_labels_and_pixels_are_the_originals(photos, class_mode, capfd):
     for name in ("filenames", "class_indices", "samples", "n", "num_classes", "image_shape", "batch_size"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert ours.classes.tolist() == theirs.classes.tolist() and len(ours) == len(theirs) == 4
-    same(batches(ours), batches(theirs))
+    assert_same(batches(ours), batches(theirs))
 
 
 @pytest.mark.parametrize("subset", ["training", "validation"])
@@ -83,12 +83,12 @@ def test_a_validation_split_has_the_originals_edges(photos, subset, share):
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "lanczos"])
 def test_colour_modes_and_resampling_are_the_originals(photos, color_mode, interpolation):
     ours, theirs = both(photos, color_mode=color_mode, interpolation=interpolation, shuffle=False)
-    same(batches(ours), batches(theirs))
+    assert_same(batches(ours), batches(theirs))
 
 
 def test_an_aspect_is_kept_as_the_original_keeps_it(photos):
     ours, theirs = both(photos, keep_aspect_ratio=True, shuffle=False, target_size=(10, 30))
-    same(batches(ours), batches(theirs))
+    assert_same(batches(ours), batches(theirs))
 
 
 def test_named_classes_keep_their_order_and_leave_the_others_out(photos):
@@ -102,7 +102,7 @@ def test_sixteen_bit_grey_keeps_its_levels_as_in_the_original(tmp_path):
     Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 160).save(tmp_path / "photos/a/0.png")
     ours, theirs = both(tmp_path / "photos", color_mode="grayscale", target_size=(20, 20))
     assert ours[0][0].max() > 255
-    same(batches(ours), batches(theirs))
+    assert_same(batches(ours), batches(theirs))
 
 
 def test_shuffled_passes_hold_every_image_once_each_in_another_order(photos):
@@ -121,7 +121,7 @@ def test_a_seed_repeats_everything_and_workers_change_nothing(photos):
     one, two = (both(photos, options)[0] for _ in range(2))
     forward = batches(one)
     backward = [two[number] for number in reversed(range(len(two)))][::-1]
-    same(forward, backward)
+    assert_same(forward, backward)
     other = both(photos, options, seed=4)[0]
     assert not np.array_equal(other[0][0], forward[0][0])
 
@@ -140,7 +140,7 @@ def test_a_second_flow_decodes_nothing(photos, monkeypatch):
     first, _ = both(photos, shuffle=False)
     expected = batches(first)
     monkeypatch.setattr("rightfit.keras2.pictures.load", lambda *_: pytest.fail("decoded again"))
-    same(batches(both(photos, shuffle=False)[0]), expected)
+    assert_same(batches(both(photos, shuffle=False)[0]), expected)
 
 
 def test_without_room_for_the_cache_images_are_decoded_in_each_pass(photos, tmp_path, monkeypatch):
@@ -149,7 +149,7 @@ def test_without_room_for_the_cache_images_are_decoded_in_each_pass(photos, tmp_
     ours, theirs = both(photos, shuffle=False)
     with pytest.warns(UserWarning, match="decoded in each epoch"):
         found = batches(ours)
-    same(found, batches(theirs))
+    assert_same(found, batches(theirs))
 
 
 def test_a_file_that_is_no_image_is_named_when_it_is_met(photos, tmp_path):
@@ -240,13 +240,13 @@ def test_a_data_frame_gives_what_the_original_gives(frame, photos, flow, capfd):
     assert first == second
     assert ours.filenames == theirs.filenames
     assert getattr(ours, "class_indices", None) == getattr(theirs, "class_indices", None)
-    same(batches(ours), batches(theirs))
+    assert_same(batches(ours), batches(theirs))
 
 
 def test_rows_of_several_classes_are_multi_hot(frame, photos):
     frame["class"] = [["x", "y"] if number % 2 else ["y"] for number in range(len(frame))]
-    same(*(batches(flow) for flow in both_frames(frame, photos)))
-    same(*(batches(flow) for flow in both_frames(frame, photos, classes=["x"])))
+    assert_same(*(batches(flow) for flow in both_frames(frame, photos)))
+    assert_same(*(batches(flow) for flow in both_frames(frame, photos, classes=["x"])))
 
 
 def test_files_that_are_missing_are_left_out_and_counted(frame, photos):
@@ -291,7 +291,7 @@ def test_arrays_give_what_the_original_gives(flow):
     options = {"validation_split": 0.2, "rescale": 1 / 255}
     ours = ImageDataGenerator(**options).flow(x, y, batch_size=4, shuffle=False, **flow)
     theirs = Original(**options).flow(x, y, batch_size=4, shuffle=False, **flow)
-    same(batches(ours), batches(theirs), atol=1e-6)
+    assert_same(batches(ours), batches(theirs), atol=1e-6)
 
 
 def test_arrays_beside_the_images_go_along():

@@ -116,7 +116,7 @@ def read_numbers(
     file.seek(offset)
     view, done = memoryview(raw.data), 0
     while done < len(raw):
-        part = file.readinto(view[done:])  # type: ignore[attr-defined]
+        part = file.readinto(view[done:])  # type: ignore[attr-defined]  # every binary file has it, IO does not say so
         if not part:
             raise ModelFileError(f"{place}: the file ends before it does; download or copy it again")
         done += part

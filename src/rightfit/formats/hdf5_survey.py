@@ -64,7 +64,7 @@ def main() -> None:
 def _warm_up() -> None:
     """Import now what libraries import when first used: later no file is opened but the one asked for."""
     import encodings.ascii
-    import encodings.utf_8  # noqa: F401
+    import encodings.utf_8  # noqa: F401  (imported to be there, not to be used)
 
     file = BytesIO()
     with h5py.File(file, "w") as root:
@@ -79,7 +79,7 @@ def _warm_up() -> None:
 
 def _answered(request: dict[str, Any], data: bytes) -> dict[str, Any]:
     bounds = request["bounds"]
-    file = BytesIO(data) if request["path"] is None else open(request["path"], "rb")  # noqa: SIM115
+    file = BytesIO(data) if request["path"] is None else open(request["path"], "rb")  # noqa: SIM115  (the next line's `with` closes it)
     with file, _capped(bounds["survey_bytes"] + len(data)), h5py.File(file, "r") as root:
         if root.userblock_size:
             raise RefusedError("starts with a block of foreign bytes")

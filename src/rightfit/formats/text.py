@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,8 +108,7 @@ def _mapping(pairs: list[tuple[Any, Any]], place: str) -> dict[Any, Any]:
     """Two readers may disagree on which of two equal keys counts, so neither does."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[Any] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ModelFileError(f"{place}: the key {str(twice)[:80]!r} is there twice")
     return found
 

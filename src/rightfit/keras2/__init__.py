@@ -8,18 +8,20 @@ keras.Model what it had in Keras 2 and lacks in 3: `rightfit.keras2.old_methods`
 
 from rightfit.runtime import choose_backend
 
-choose_backend()  # before Keras is first imported
+choose_backend()
 
-from rightfit.keras2 import old_methods  # noqa: E402
-from rightfit.keras2.image_data_generator import ImageDataGenerator  # noqa: E402
-from rightfit.keras2.iterators import (  # noqa: E402
+# ruff: noqa: E402  (what follows imports Keras, for which the backend has to be chosen before)
+
+from rightfit.keras2 import old_methods
+from rightfit.keras2.image_data_generator import ImageDataGenerator
+from rightfit.keras2.iterators import (
     DataFrameIterator,
     DirectoryIterator,
     Iterator,
     NumpyArrayIterator,
 )
-from rightfit.keras2.models import load_model, model_from_json, model_from_yaml  # noqa: E402
-from rightfit.keras2.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, Nadam, RMSprop  # noqa: E402
+from rightfit.keras2.models import load_model, model_from_json, model_from_yaml
+from rightfit.keras2.optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, Nadam, RMSprop
 
 __all__ = [
     "SGD", "Adadelta", "Adagrad", "Adam", "Adamax", "DataFrameIterator", "DirectoryIterator", "ImageDataGenerator",

@@ -45,7 +45,7 @@ class Iterator(keras.utils.PyDataset):
         self.total_batches_seen = 0
         self.served = 0  # batches of this pass and those after it that `fit_generator` has taken in steps
         self.lock = threading.RLock()
-        # With no seed of its own it is np.random.seed's, as it was.
+        # Without a seed of its own it follows from np.random.seed, as in Keras 2: hence NumPy's old generator.
         self._coordinate = int(np.random.randint(2**31)) if seed is None else int(seed)  # noqa: NPY002
         self._passes = 0
         self._begun = False

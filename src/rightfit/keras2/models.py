@@ -46,9 +46,8 @@ def load_model(filepath: Path, custom_objects: Any = None, compile: bool = True)
     """
     _refuse(custom_objects)
     found = loading.read_model(filepath, compile=compile)
-    for note in (found.reordered, *found.notes):
-        if note:
-            Console().say(f"{os.fspath(filepath)}: {note}")
+    for line in found.lines():
+        Console().say(f"{os.fspath(filepath)}: {line}")
     return found.model
 
 

@@ -37,6 +37,10 @@ class Loaded:
     age: int = 3
     reordered: str = ""  # what became of channels that came first
 
+    def lines(self) -> list[str]:
+        """What a person is to be told of it."""
+        return [note for note in (self.reordered, *self.notes) if note]
+
 
 def load_model(path: Path, *, compile: bool = True) -> keras.Model:
     """The model of a `.keras` file, or of an `.h5` of Keras 1, 2 (tf.keras) or 3, as a Keras 3 model.
