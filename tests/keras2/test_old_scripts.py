@@ -116,7 +116,11 @@ def test_classes_are_weighted_whatever_yields_them(images, flow):
         made.fit_generator(source, steps, class_weight=weights, verbose=0)
         return keras.ops.convert_to_numpy(made.layers[-1].bias)[0]
 
-    for source, steps in ((flow, None), (flow, 5), (endless(), 2)):
+    def weighted():
+        while True:
+            yield images[0] / 255, images[1], np.ones(24, np.float32)
+
+    for source, steps in ((flow, None), (flow, 5), (endless(), 2), (weighted(), 2)):
         heavy, even = (first_bias(source, weights, steps) for weights in ({0: 20.0, 1: 1.0}, None))
         assert heavy > even + 0.01
 

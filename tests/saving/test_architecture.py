@@ -141,6 +141,13 @@ def test_a_layer_that_is_called_on_numbers_would_compute_and_is_refused():
         from_config(config)
 
 
+def test_one_mean_is_not_spread_over_axes_of_any_size():
+    made = to_config(keras.Sequential([keras.Input((4, 4, 3)), layers.Normalization(name="scale", axis=-1)]))
+    made["config"]["layers"][1]["config"] |= {"axis": [1, 2], "mean": 0.0, "variance": 1.0}
+    with pytest.raises(ArchitectureError, match="several axes of a Normalization"):
+        from_config(made)
+
+
 def test_sizes_are_known_before_memory_is_taken():
     """A product that no single number shows: 2^20 values into 2^20 units would be 4 TB."""
     large = keras.Sequential(

@@ -186,7 +186,9 @@ class _Endless(keras.utils.PyDataset):
 
 
 def _weighted(source: Any, class_weight: dict[int, float]) -> Any:
-    """Batches (x, y) with the weight of each image's class; y (B, classes) of 0 and 1, or class numbers (B,)."""
-    for x, y in source:
+    """Batches (x, y), or (x, y, weights), with the weight of each image's class; y (B, classes) of 0 and 1, or class
+    numbers (B,)."""
+    for x, y, *weights in source:
         number = y.argmax(axis=-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(-1)
-        yield x, y, np.array([class_weight.get(int(each), 1.0) for each in number], np.float32)
+        of_class = np.array([class_weight.get(int(each), 1.0) for each in number], np.float32)
+        yield x, y, of_class * weights[0] if weights else of_class

@@ -132,6 +132,11 @@ class _Check:
         if not isinstance(config, dict):
             return
         self.unrolled = self.unrolled or config.get("unroll") is True
+        if found["class_name"] == "Normalization" and _spreads(config):
+            raise ArchitectureError(
+                "the architecture spreads one mean or variance over several axes of a Normalization, which takes memory "
+                "before its size is known; write one for each place"
+            )
         if found["class_name"] == "InputLayer":
             shape = config.get("batch_shape") or config.get("shape") or ()
             sides = [side for side in shape if isinstance(side, int)] if isinstance(shape, list) else []
@@ -156,6 +161,13 @@ class _Check:
                 f"the architecture asks for {key} {text[:80]!r}, which is none of Keras' own"
             )
         return text
+
+
+def _spreads(config: dict[str, Any]) -> bool:
+    axes, numbers = config.get("axis"), (config.get("mean"), config.get("variance"))
+    return (
+        isinstance(axes, list) and len(axes) > 1 and any(isinstance(each, (int, float)) for each in numbers)
+    )
 
 
 def _holds_tensor(node: Any) -> bool:
