@@ -134,7 +134,7 @@ class _Check:
         self.unrolled = self.unrolled or config.get("unroll") is True
         if found["class_name"] == "Normalization" and _spreads(config):
             raise ArchitectureError(
-                "the architecture spreads one mean or variance over several axes of a Normalization, which takes memory "
+                "the architecture spreads one mean or variance over several axes of a Normalization, and takes memory "
                 "before its size is known; write one for each place"
             )
         if found["class_name"] == "InputLayer":
