@@ -22,6 +22,7 @@ def evidence(train=(0.95, 0.01), val=(0.94, 0.01), loss=(0.2, 0.22), images=1000
         (evidence(), "right fit"),
         (evidence(val=(0.85, 0.02), loss=(0.1, 0.5)), "overfit"),
         (evidence(train=(0.75, 0.01), val=(0.74, 0.02)), "underfit"),
+        (evidence(train=(0.79, 0.036), val=(0.784, 0.047)), "underfit"),
         (evidence(train=(0.51, 0.02), val=(0.5, 0.02)), "stalled"),
         (evidence(train=(0.9, 0.01), val=(0.95, 0.01), loss=(0.3, 0.1)), "leak suspected"),
         (evidence(val=(0.9, 0.08)), "can't tell"),
@@ -46,7 +47,7 @@ def test_no_gap_is_named_that_its_interval_does_not_hold(train, half, val, other
         assert train - val - width > MATTERS
     if word == "leak suspected":
         assert val - train > width and val_loss < train_loss
-    if word in ("right fit", "underfit"):
+    if word == "right fit":
         assert width <= 0.05
     if word == "underfit":
         assert train + half < 0.9

@@ -69,7 +69,7 @@ def _gap(story: Story, t: Words) -> str:
     """What the kept epoch says of over- and underfitting."""
     if fit := story.metrics.get("diagnosis"):
         shares = {
-            side: f"{share(fit[f'{of}_accuracy'])} ±{100 * fit[f'{of}_accuracy_half_width']:.1f}"
+            side: f"{100 * fit[f'{of}_accuracy']:.1f} ±{100 * fit[f'{of}_accuracy_half_width']:.1f} %"
             for side, of in (("train", "probe"), ("val", "val"))
         }
         return t("fit", **shares, verdict=t(f"fit {fit['word']}"))

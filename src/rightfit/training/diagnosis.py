@@ -54,7 +54,7 @@ class Diagnosis:
 
 
 def diagnose(found: Evidence) -> Diagnosis:
-    """One of diverged, stalled, leak suspected, overfit, can't tell, underfit, right fit."""
+    """One of diverged, stalled, leak suspected, overfit, underfit, can't tell, right fit."""
     gap = found.train_accuracy - found.val_accuracy
     both = (
         f"{percent(found.train_accuracy)} of the training images are right and {percent(found.val_accuracy)} of the "
@@ -81,16 +81,16 @@ def diagnose(found: Evidence) -> Diagnosis:
             "overfit",
             f"{both}: {between}; stronger --augment, --weight-decay, a smaller --model or more images",
         )
-    if gap.half > WIDE:
-        return Diagnosis(
-            "can't tell",
-            f"{both}: {between}, too wide an interval to say; more validation images (--split) would narrow it",
-        )
     if found.train_accuracy.high < 1 - MISSED:
         return Diagnosis(
             "underfit",
             f"{both}: {between}, but the training images themselves are not learnt; more --epochs, a larger --model "
             "or --image-size, a lighter --augment, unless their labels are that uncertain",
+        )
+    if gap.half > WIDE:
+        return Diagnosis(
+            "can't tell",
+            f"{both}: {between}, too wide an interval to say; more validation images (--split) would narrow it",
         )
     return Diagnosis("right fit", f"{both}: {between}")
 
