@@ -3,7 +3,7 @@
 Each data set is drawn anew, its images in groups (patients) that share a part of their error, and its
 accuracy, AUROC, kappa and others get an interval from the same 2,000 resamples by
 
-    rightfit     the standard error of the resamples and Student's t, on the logit (evaluation/intervals.py)
+    rightfit     the standard error of the resamples and Student's t, as Wilson's of a share (evaluation/intervals.py)
     percentile   the 2.5 and 97.5 percentiles of the resamples (Efron 1979)
     BCa          bias-corrected and accelerated, acceleration by the jackknife over groups (Efron 1987)
 

@@ -245,3 +245,15 @@ def test_draws_are_those_of_the_smaller_side_or_of_what_varies_most():
 def test_one_group_alone_says_nothing_of_its_spread():
     low, high = interval(np.array([0.5]), np.full((1, 9), 0.5), 1, "share")
     assert (low[0], high[0]) == (0, 1)
+
+
+def test_a_share_of_single_images_has_wilsons_interval():
+    count = 400
+    for right in (200, 380, 399):
+        p = right / count
+        drawn = np.random.default_rng(0).standard_normal((1, 2000))
+        drawn = p + (drawn - drawn.mean()) / drawn.std() * np.sqrt(p * (1 - p) / count)
+        low, high = interval(np.array([p]), drawn, count, "share")
+        assert np.allclose(
+            [low[0], high[0]], binomtest(right, count).proportion_ci(method="wilson"), atol=5e-4
+        )

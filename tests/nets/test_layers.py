@@ -69,6 +69,12 @@ def test_slow_weight_gradients_are_taken_another_way_where_the_shapes_ask_for_it
     assert seen["other gradients"] == (expected if seen["backend"] == "tensorflow" else {})
 
 
+def test_every_way_to_a_weight_gradient_gives_the_kernels(seen):
+    ways = seen["distance of other ways"]
+    assert len(ways) == (5 if seen["backend"] == "tensorflow" else 0)
+    assert all(distance < ROUNDING for distance in ways.values()), ways
+
+
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("what", ["inference logits", "training logits", "gradients", "statistics"])
 def test_fused_and_stock_compute_the_same(seen, net, what):
@@ -125,6 +131,7 @@ def observe() -> dict[str, Any]:
     for name, (size, batch) in NETS.items():
         seen[name] = observe_net(name, size, batch)
     seen["other gradients"] = observe_other_gradients()
+    seen["distance of other ways"] = observe_ways() if seen["backend"] == "tensorflow" else {}
     net, images, _ = scrambled("resnet20", *NETS["resnet20"])
     fused = layers.fused(net)
     seen["norm classes"] = sorted({type(norm).__name__ for norm in norms(fused)})
@@ -199,6 +206,36 @@ def observe_other_gradients() -> dict[str, str]:
         if hasattr(layer, "_weight_gradient")
     }
     return {name: way.__name__ for name, way in ways.items() if way is not None}
+
+
+def observe_ways() -> dict[str, float]:
+    """How far each other way is from TensorFlow's own gradient of the weights, in float32."""
+    import tensorflow as tf
+
+    from rightfit.nets.layers import TensorFlowConv2D
+
+    cases = {
+        "product": ("_product_gradient", 1, 1, 9, "same"),
+        "product, every second": ("_product_gradient", 1, 2, 9, "same"),
+        "product, every second of even": ("_product_gradient", 1, 2, 8, "valid"),
+        "shifted": ("_shifted_gradient", 3, 1, 5, "same"),
+        "shifted, every second": ("_shifted_gradient", 3, 2, 11, "valid"),
+    }
+    found = {}
+    rng = np.random.default_rng(3)
+    for name, (way, kernel, stride, side, padding) in cases.items():
+        layer = TensorFlowConv2D(6, kernel, stride, padding, use_bias=False)
+        images = tf.constant(rng.normal(size=(2, side, side, 4)).astype("float32"))
+        upstream = tf.constant(rng.normal(size=layer(images).shape).astype("float32"))
+        own = tf.raw_ops.Conv2DBackpropFilter(
+            input=images,
+            filter_sizes=layer.kernel.shape,
+            out_backprop=upstream,
+            strides=[1, stride, stride, 1],
+            padding=padding.upper(),
+        )
+        found[name] = distance([own.numpy()], [getattr(layer, way)(images, upstream).numpy()])
+    return found
 
 
 def smooth(net: Any) -> Any:

@@ -74,12 +74,13 @@ def interval(
     """Ends of the 95 % intervals of `values` (S,) from their resamples `drawn` (S, R).
 
     The standard deviation of the resamples, times sqrt(n / (n - 1)) and Student's t of n - 1, where n is
-    `draws` (S,), the groups that the number rests on (`welch`, `of_mean`); laid off on a scale on which it
-    has no ends: the logit of a share, the inverse hyperbolic tangent of what lies within -1 and 1, the
-    logarithm of what is positive (the delta method). benchmarks/coverage.py says why.
+    `draws` (S,), the groups that the number rests on (`welch`, `of_mean`). Of a share it makes Wilson's interval
+    (1927) for as many independent draws as would vary that much (Kish 1965; Korn and Graubard 1998). Else it is
+    laid off on a scale on which the number has no ends: the inverse hyperbolic tangent of what lies within -1
+    and 1, the logarithm of what is positive (the delta method). benchmarks/coverage.py says why.
 
     Where every answer was right (or wrong) no resample can differ: the open end of a share is Wilson's
-    (1927) for `draws`, and divided by `parts` for what moves by so much less (a mean over classes) or more.
+    for `draws`, and divided by `parts` for what moves by so much less (a mean over classes) or more.
     """
     draws = np.broadcast_to(np.asarray(draws, np.float64), values.shape)
     whole = np.round(values)
@@ -89,9 +90,9 @@ def interval(
         reach = _reach(drawn, draws)
         open_end = Z * Z / (np.maximum(draws, 1) + Z * Z) / parts
         if scale == "share":
-            sides = reach / (values * (1 - values))
-            odds = values / (1 - values)
-            low, high = (1 / (1 + np.exp(s) / odds) for s in (sides, -sides))
+            n = values * (1 - values) / reach**2  # independent draws over t squared
+            middle, side = (values * n + 0.5) / (n + 1), np.sqrt(values * (1 - values) * n + 0.25) / (n + 1)
+            low, high = (np.where(reach == 0, values, end) for end in (middle - side, middle + side))
             low = np.where(values == 1, 1 - open_end, np.where(values == 0, 0.0, low))
             high = np.where(values == 0, open_end, np.where(values == 1, 1.0, high))
         elif scale == "signed":

@@ -125,7 +125,7 @@ def summary(
     found["temperature"] = calibration.temperature
     fewer = f" ({of_curves} of the curves)" if of_curves < RESAMPLES else ""
     found["interval"] = (
-        f"95 %, bootstrap over groups, {RESAMPLES} resamples{fewer}: standard error, Student's t, logit of shares"
+        f"95 %, bootstrap over groups, {RESAMPLES} resamples{fewer}: standard error, Student's t, Wilson's for shares"
     )
     return found
 

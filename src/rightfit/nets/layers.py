@@ -192,11 +192,14 @@ class TensorFlowConv2D(keras.layers.Conv2D):
             return None
         if self.strides[1] != stride or len(set(self.kernel_size)) > 1:
             return None
-        if self.kernel_size == (1, 1):
-            return self._strided_gradient if stride == 2 and (height % 2 or width % 2) else None
         _, rows, columns, _ = self.compute_output_shape((1, *shape[1:]))
-        enough = 256 if self.compute_dtype == "bfloat16" else 512  # measured at 32 and 128 images
-        few = rows * columns <= 64 and min(channels or 0, self.filters) >= enough
+        half = self.compute_dtype == "bfloat16"
+        if self.kernel_size == (1, 1):
+            if half and rows * columns <= 400:
+                return self._product_gradient
+            return self._strided_gradient if stride == 2 and (height % 2 or width % 2) else None
+        enough = 256 if half else 512  # measured at 32 and 128 images
+        few = rows * columns <= (100 if half else 64) and min(channels or 0, self.filters) >= enough
         centred = self.padding == "valid" or stride == 1
         return self._shifted_gradient if self.kernel_size == (3, 3) and few and centred else None
 
@@ -211,22 +214,30 @@ class TensorFlowConv2D(keras.layers.Conv2D):
             padding="VALID",
         )
 
+    def _product_gradient(self, images: Any, upstream: Any) -> Any:
+        """Of a 1x1 kernel: sum over images and positions of input times upstream."""
+        import tensorflow as tf
+
+        met = tf.reshape(_every(images, self.strides[0]), [-1, images.shape[3]])
+        product = tf.matmul(met, tf.reshape(upstream, [-1, self.filters]), transpose_a=True)
+        return tf.reshape(product, self.kernel.shape)
+
     def _shifted_gradient(self, images: Any, upstream: Any) -> Any:
-        """Sum over images and positions of input times upstream, for the nine shifts at once."""
+        """Sum over images and positions of input times upstream, a product for each of the nine shifts."""
         import tensorflow as tf
 
         stride, (size, _) = self.strides[0], self.kernel_size
         if self.padding == "same":  # stride 1: as much on either side
             images = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])
         rows, columns = ((side - 1) * stride + 1 for side in upstream.shape[1:3])
-        shifted = [
+        met = (
             _every(images[:, y : y + rows, x : x + columns, :], stride)
             for y in range(size)
             for x in range(size)
-        ]
-        met = tf.reshape(tf.concat(shifted, axis=3), [-1, size * size * images.shape[3]])
-        product = tf.matmul(met, tf.reshape(upstream, [-1, self.filters]), transpose_a=True)
-        return tf.reshape(product, self.kernel.shape)
+        )
+        upstream = tf.reshape(upstream, [-1, self.filters])
+        products = [tf.matmul(tf.reshape(m, [-1, m.shape[3]]), upstream, transpose_a=True) for m in met]
+        return tf.reshape(tf.stack(products), self.kernel.shape)
 
 
 def _every(images: Any, stride: int) -> Any:
