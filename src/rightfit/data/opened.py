@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,29 +35,46 @@ class Opened(Protocol):
         ...
 
 
-RESIDENT = 256 * 2**20  # bytes
-
-
 class Pages:
-    """A file mapped into memory for reading, of which the process holds about RESIDENT bytes at most.
+    """A file of images, mapped into memory and read row by row without the map.
 
-    What has been read counts as the process's own memory, all of the file in the end, until it is given
-    back; the system's cache keeps it, so that reading it again costs no disk.
+    What is read through a map counts as the process's own memory, with its neighbours, all of the file in the
+    end; and a disk that fails kills the process. A plain read copies what was asked for, and fails with an error.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         """`shape` of the uint8 array that the file holds; at least one byte."""
-        with path.open("rb") as file:
-            self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.path = path
+        self.file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self.file)
+        self.map = mmap.mmap(self.file, 0, access=mmap.ACCESS_READ)
         self.array: Pixels = np.frombuffer(self.map, np.uint8).reshape(shape)
-        self.read = 0
 
-    def touched(self, count: int) -> None:
-        """`count` more bytes were read. Threads may lose a count to each other, which delays giving back."""
-        self.read += count
-        if self.read > RESIDENT and hasattr(mmap, "MADV_DONTNEED"):
-            self.read = 0
-            self.map.madvise(mmap.MADV_DONTNEED)
+    def take(self, rows: npt.NDArray[np.integer[Any]]) -> Pixels:
+        """A copy of `rows`. Safe from any thread. DataError where the file cannot be read any more."""
+        if not hasattr(os, "preadv"):  # Windows
+            return self.array.take(rows, axis=0)
+        out = np.empty((len(rows), *self.array.shape[1:]), np.uint8)
+        size, pixels = self.array[0].nbytes, out.reshape(-1).data
+        ends = [
+            *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(),
+            len(rows),
+        ]  # of rows that follow each other
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            if start < end:
+                self._fill(pixels[start * size : end * size], int(rows[start]) * size)
+        return out
+
+    def _fill(self, pixels: memoryview, start: int) -> None:
+        done = 0
+        while done < len(pixels):
+            try:
+                count = os.preadv(self.file, [pixels[done:]], start + done)
+            except OSError as error:
+                raise DataError(f"{self.path}: cannot be read any more: {error.strerror}") from error
+            if not count:
+                raise DataError(f"{self.path}: was cut short since it was opened; run again")
+            done += count
 
 
 @dataclass(frozen=True)
@@ -74,10 +93,8 @@ class Store:
         return len(self.ok)
 
     def gather(self, rows: npt.NDArray[np.integer[Any]]) -> Pixels:
-        pixels = self.images.take(rows if self.order is None else self.order[rows], axis=0)
-        if self.pages is not None:
-            self.pages.touched(pixels.nbytes)
-        return pixels
+        rows = rows if self.order is None else self.order[rows]
+        return self.images.take(rows, axis=0) if self.pages is None else self.pages.take(rows)
 
 
 def fingerprint_of(contents: Digests, spec: object) -> str:
