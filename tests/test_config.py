@@ -1,10 +1,11 @@
 """Settings: a flag wins over the file, the file over the default; a mistake is named; what is written reads back."""
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rightfit.config import TrainSettings, parse_image_size, parse_seconds, to_yaml, train_settings
+from rightfit.config import TrainSettings, parse_image_size, parse_seconds, to_yaml, train_settings, yaml_of
 from rightfit.errors import UsageError
 
 # The machine may be busy.
@@ -188,6 +189,12 @@ odd_words = st.sampled_from(
 def test_what_is_written_to_config_yaml_reads_back_the_same(tmp_path_factory, settings):
     file = written(tmp_path_factory.mktemp("run"), to_yaml(settings))
     assert train_settings({}, file) == settings
+
+
+@pytest.mark.parametrize("odd", ["\x85", "眼\x85底", "\u2028", "\ufeff", "a: b\x85#"])
+def test_line_ends_of_other_alphabets_come_back_from_yaml(odd):
+    assert yaml.safe_load(yaml_of({"classes": [odd, "眼"]})) == {"classes": [odd, "眼"]}
+    assert "眼" in yaml_of({"classes": ["眼"]})
 
 
 def test_config_yaml_has_a_line_for_every_setting_with_its_description():

@@ -249,6 +249,13 @@ def to_yaml(settings: TrainSettings) -> str:
         "# The settings of this run, as resolved; `rightfit train --config THIS_FILE --output NEW` repeats it."
     ]
     for name, field in TrainSettings.model_fields.items():
-        value = yaml.safe_dump({name: getattr(settings, name)}, allow_unicode=True, width=10_000).rstrip("\n")
+        value = yaml_of({name: getattr(settings, name)}, width=10_000).rstrip("\n")
         lines.append(f"{value}  # {field.description}")
     return "\n".join(lines) + "\n"
+
+
+def yaml_of(content: Any, dumper: type = yaml.SafeDumper, **style: Any) -> str:
+    """Letters of every alphabet stay readable; but where U+0085 is among them, which PyYAML writes as it is and
+    reads back as a space, all of them are escaped."""
+    text: str = yaml.dump(content, Dumper=dumper, allow_unicode=True, **style)
+    return yaml.dump(content, Dumper=dumper, allow_unicode=False, **style) if "\x85" in text else text

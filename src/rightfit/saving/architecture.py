@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import yaml
 
+from rightfit.config import yaml_of
 from rightfit.errors import ArchitectureError
 from rightfit.saving.building import built
 from rightfit.saving.checked import checked
@@ -28,8 +29,7 @@ def to_json(model: keras.Model) -> str:
 
 def to_yaml(model: keras.Model) -> str:
     """The architecture of `model` as YAML, without weights; ArchitectureError for a layer not on the list."""
-    text: str = yaml.dump(to_config(model), Dumper=_Dumper, allow_unicode=True, sort_keys=False)
-    return text
+    return yaml_of(to_config(model), _Dumper, sort_keys=False)
 
 
 def from_json(source: Source) -> keras.Model:

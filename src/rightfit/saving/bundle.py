@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from rightfit.config import yaml_of
 from rightfit.errors import ModelFileError, RunError
 from rightfit.evaluation.infer import Predicts, plain_graph
 from rightfit.files import write_text, write_with
@@ -71,7 +71,7 @@ def save(folder: Path, model: keras.Model, description: Description, golden: NDA
     plain = stock(model)
     content = {**description.to_dict(), "keras": to_config(plain)}
     write_text(folder / "architecture.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    write_text(folder / "architecture.yaml", yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
+    write_text(folder / "architecture.yaml", yaml_of(content, sort_keys=False))
     save_weights(folder / "weights.safetensors", plain)
     write_with(folder / "model.keras", plain.save)
     with exact_float32():
