@@ -107,7 +107,7 @@ def with_rightfit(args: argparse.Namespace) -> dict[str, Any]:
     def taken(kind: str) -> Any:
         model = layers.fused(resnet.build("resnet50", OUTPUTS, (SIDE, SIDE)), kind)
         settings = TrainSettings(data="", learning_rate=0.001, weight_decay=0.005)
-        return make_step(model, make_optimizer(settings, model), "categorical", 0.1, averaging=True)
+        return make_step(model, make_optimizer(settings, model), "categorical", averaging=True)
 
     found: dict[str, Any] = {}
     for kind in KINDS:

@@ -79,7 +79,7 @@ def training(
         side = (args.image_size, args.image_size)
         model = (layers or fused)(build(args.model, OUTPUTS, side), precision)
         settings = TrainSettings(data="", learning_rate=RATE, weight_decay=0.005)
-        step = make_step(model, make_optimizer(settings, model), "categorical", 0.1, averaging=True)
+        step = make_step(model, make_optimizer(settings, model), "categorical", averaging=True)
         take = prepare(step) if prepare else step
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (args.batch_size, *side, 3), dtype=np.uint8)

@@ -336,7 +336,7 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
     batch = Batch(images, np.eye(10, dtype=np.float32)[np.arange(32) % 10], np.ones(32, np.float32))
     settings = TrainSettings(data="x", learning_rate=0.01, weight_decay=0.005)
     model = fused(build("resnet50", 10, (150, 150), 0), "float32")
-    step = make_step(model, make_optimizer(settings, model), "categorical", 0.1, True)
+    step = make_step(model, make_optimizer(settings, model), "categorical", True)
     place = args.work / "cost"
     place.mkdir()
     kept = Checkpoints(place, Console(quiet=True))

@@ -213,7 +213,7 @@ def rightfit_step(args: argparse.Namespace) -> tuple[Step, int, str]:
     model = resnet.build(args.model, OUTPUTS, (args.image_size, args.image_size))
     model = layers.fused(model, precision)
     settings = TrainSettings(data="", learning_rate=LEARNING_RATE, weight_decay=0.005)
-    take = make_step(model, make_optimizer(settings, model), "categorical", 0.1, averaging=True)
+    take = make_step(model, make_optimizer(settings, model), "categorical", averaging=True)
     weights = np.ones(args.batch_size, np.float32)
 
     steps = itertools.count()

@@ -113,9 +113,10 @@ class TrainSettings(Settings):
     ema: float | None = Field(
         None, ge=0, lt=1, description="Decay per step of the averaged weights; 0 is none"
     )
-    doctor: Literal["advise", "off"] = Field(
+    doctor: Literal["act", "advise", "off"] = Field(
         "advise",
-        description="advise measures training and validation images alike and says what the gap means; off does not",
+        description="advise measures training and validation images alike and says what the gap means; act also tries "
+        "learning rates, and changes augmentation and decay as the gap asks for; off does neither",
     )
     patience: int | None = Field(
         None, ge=1, description="Epochs without a better validation loss before the end"

@@ -110,7 +110,7 @@ def measured() -> dict[str, Any]:
 
     model = fused(build(MODEL, 10, (SIDE, SIDE)), kind)
     settings = TrainSettings(data="", learning_rate=0.01, weight_decay=0.005)
-    step = make_step(model, make_optimizer(settings, model), "categorical", 0.1, averaging=True)
+    step = make_step(model, make_optimizer(settings, model), "categorical", averaging=True)
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (BATCH, SIDE, SIDE, 3), dtype=np.uint8)
     targets = np.eye(10, dtype=np.float32)[generator.integers(0, 10, BATCH)]

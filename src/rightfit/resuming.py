@@ -198,6 +198,7 @@ def _extend(place: Path, saved: Saved, epochs: int, finished: bool) -> None:
     )
     _record(place, "epochs", epochs, because)
     progress.restarts.append(progress.epoch)
+    progress.annealed = 0.0
     progress.epochs, progress.ended, progress.seconds = epochs, "", 0.0
     saved.changed = True
 

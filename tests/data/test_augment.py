@@ -5,7 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rightfit.data.augment import POLICIES, Policy, augment, colour, crop, erase, flip, policy_named
+from rightfit.data.augment import (
+    POLICIES,
+    Policy,
+    augment,
+    between,
+    colour,
+    crop,
+    erase,
+    flip,
+    mix,
+    policy_named,
+    smooth,
+)
 
 CHANGES = {
     "shift": lambda batch, generator: crop(batch, generator, 0.2),
@@ -230,3 +242,56 @@ def test_no_policy_mirrors_when_it_must_not():
         assert replace(policy, flip=POLICIES[name].flip) == POLICIES[name]
         out = augment(batch, np.random.default_rng(0), replace(policy, erase=0.0))
         assert (out[:, :, :2].mean(axis=(1, 2, 3)) > out[:, :, -2:].mean(axis=(1, 2, 3))).all()
+
+
+# What changes the targets too ----------------------------------------------------------------------
+
+
+def mixed(share, count=64, seed=1):
+    batch, targets = noise(count), np.eye(4, dtype=np.float32)[np.arange(count) % 4]
+    weights = np.random.default_rng(2).uniform(0.5, 2, count).astype(np.float32)
+    given = batch.copy(), targets.copy(), weights.copy()
+    out = mix(batch, targets, weights, np.random.default_rng(seed), share)
+    assert all(np.array_equal(a, b) for a, b in zip(given, (batch, targets, weights), strict=True))
+    return batch, targets, weights, out
+
+
+def test_a_share_of_nothing_mixes_nothing():
+    batch, targets, weights, out = mixed(0.0)
+    assert all(np.array_equal(a, b) for a, b in zip(out, (batch, targets, weights), strict=True))
+
+
+def test_about_the_share_is_mixed_and_targets_still_sum_to_one():
+    batch, _targets, weights, (images, soft, heavy) = mixed(0.7, count=2000)
+    assert images.dtype == np.uint8 and soft.dtype == heavy.dtype == np.float32
+    assert np.allclose(soft.sum(axis=1), 1, atol=1e-6) and (soft >= 0).all()
+    assert 0.6 < (images != batch).any(axis=(1, 2, 3)).mean() < 0.75  # some keep nearly all of themselves
+    assert weights.min() <= heavy.min() and heavy.max() <= weights.max()
+    assert abs(heavy.mean() - weights.mean()) < 0.02
+
+
+def test_an_image_is_mixed_as_much_as_its_target():
+    """Each class is one grey level, so a mixed image's mean grey must be that of its target."""
+    count, levels = 400, np.array([0, 80, 160, 240])
+    codes = np.arange(count) % 4
+    batch = np.broadcast_to(levels[codes].astype(np.uint8)[:, None, None, None], (count, 12, 10, 3)).copy()
+    targets = np.eye(4, dtype=np.float32)[codes]
+    images, soft, _ = mix(batch, targets, np.ones(count, np.float32), np.random.default_rng(0), 1.0)
+    assert np.abs(images.mean(axis=(1, 2, 3)) - soft @ levels).max() < 1
+    parts = [len(np.unique(image)) for image in images]
+    assert parts.count(2) > 50 and parts.count(1) > 150  # cut, and blended or left
+
+
+@pytest.mark.parametrize(
+    ("exclusive", "expected"), [(True, [0.925, 0.025, 0.025, 0.025]), (False, [0.95, 0.05, 0.05, 0.05])]
+)
+def test_smoothing_spreads_over_classes_or_over_yes_and_no(exclusive, expected):
+    assert np.allclose(smooth(np.eye(4, dtype=np.float32)[:1], 0.1, exclusive), expected)
+
+
+def test_a_policy_between_two_is_each_at_its_end_and_mirrors_as_the_first():
+    one, other = POLICIES["light"], POLICIES["strong"]
+    assert between(one, other, 0) == one
+    assert between(one, replace(other, flip=False), 1) == replace(other, flip=one.flip)
+    assert between(replace(one, flip=False), other, 0.5).flip is False
+    assert between(one, other, 0.5).rotate == 7.5

@@ -13,7 +13,7 @@ from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.data.augment import POLICIES
 from rightfit.data.loader import TrainLoader
-from rightfit.training import loop
+from rightfit.training import loop, running
 from rightfit.training.checkpoints import Checkpoints
 from rightfit.training.judging import Validation
 from rightfit.training.safety import Safety
@@ -122,7 +122,7 @@ def after_steps(monkeypatch):
 
     def plant(do):
         count = itertools.count(1)
-        make = loop.make_step
+        make = running.make_step
 
         def making(*given):
             step = make(*given)
@@ -135,6 +135,6 @@ def after_steps(monkeypatch):
             step.__class__ = type("Planted", (step.__class__,), {"__call__": stepping})
             return step
 
-        monkeypatch.setattr(loop, "make_step", making)
+        monkeypatch.setattr(running, "make_step", making)
 
     return plant

@@ -43,7 +43,7 @@ BATCH = Batch(
 def stepped(optimizer, micro, steps=3):
     model = fused(net())
     settings = TrainSettings(data="toy", optimizer=optimizer, learning_rate=0.1, weight_decay=0.01)
-    step = make_step(model, make_optimizer(settings, model), "categorical", 0.1, True)
+    step = make_step(model, make_optimizer(settings, model), "categorical", True)
     step.micro = micro
     for _ in range(steps):
         step(BATCH, 0.1, 0.5)

@@ -209,9 +209,7 @@ def test_a_rate_of_a_tenth_moves_a_layer_a_tenth_as_far():
         model = fused(build("resnet20", CLASSES, (SIDE, SIDE)))
         before = model.get_layer("stem_conv").kernel.numpy()
         settings = settled(weight_decay=0.0)
-        step = make_step(
-            model, make_optimizer(settings, model), "categorical", 0.1, False, {"stem_conv": rate}
-        )
+        step = make_step(model, make_optimizer(settings, model), "categorical", False, {"stem_conv": rate})
         step(loader.batch(0, 0), 0.01, None)
         after = dict(zip([v.path for v in model.weights], step.weights(averaged=False), strict=True))
         moved.append(after[model.get_layer("stem_conv").kernel.path] - before)

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import types
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ from rightfit.evaluation.infer import all_logits, plain_graph
 from rightfit.evaluation.metrics import quick
 from rightfit.nets.layers import fused
 from rightfit.nets.resnet import build, initialise
-from rightfit.training import loop, speed
+from rightfit.training import loop, running, speed
 from rightfit.training.judging import Validation
 from rightfit.training.optimizers import FusedSGD, make_optimizer
 from rightfit.training.schedule import WarmupCosine, averaging_decay
@@ -247,9 +248,11 @@ def watch(monkeypatch):
 
     def start(before=lambda step: None, after=lambda step: None):
         steps = []
-        make = loop.make_step
+        make = running.make_step
         monkeypatch.setattr(
-            loop, "make_step", lambda *given: steps.append(Watched(make(*given), before, after)) or steps[-1]
+            running,
+            "make_step",
+            lambda *given: steps.append(Watched(make(*given), before, after)) or steps[-1],
         )
         return steps
 
@@ -260,7 +263,7 @@ def watch(monkeypatch):
 def clock(monkeypatch, watch):
     """A clock on which a step takes one second and nothing else takes any."""
     now = [0.0]
-    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(running, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
 
     def tick(step):
         now[0] += 1
@@ -360,13 +363,13 @@ def test_an_interrupt_from_outside_between_steps_stops_training(handlers, watch)
 
 
 def test_an_interrupt_while_an_epoch_is_judged_does_not_wait_for_the_end(handlers, monkeypatch):
-    judged_on = loop.judged_on
+    judged_on = running.judged_on
 
     def interrupted(*given):
         os.kill(os.getpid(), signal.SIGTERM)
         return judged_on(*given)
 
-    monkeypatch.setattr(loop, "judged_on", interrupted)
+    monkeypatch.setattr(running, "judged_on", interrupted)
     progress = train(epochs=3)
     assert progress.stopped == f"stopped at step {STEPS} of epoch 1"
     assert progress.history == [] and progress.weights == []
@@ -394,11 +397,10 @@ def test_outside_the_main_thread_signals_are_left_alone(handlers):
 def test_weight_decay_shrinks_kernels_and_nothing_else(optimizer):
     """With all sample weights zero there is no gradient, so decay alone moves anything."""
     model = small_net()
-    step = loop.make_step(
+    step = running.make_step(
         model,
         make_optimizer(settled(optimizer=optimizer, weight_decay=0.2), model),
         "categorical",
-        0.1,
         False,
     )
     before = {v.path: keras.ops.convert_to_numpy(v).copy() for v in model.trainable_variables}
@@ -416,11 +418,10 @@ def test_weight_decay_shrinks_kernels_and_nothing_else(optimizer):
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_weight_decay_zero_moves_nothing_without_a_gradient(optimizer):
     model = small_net()
-    step = loop.make_step(
+    step = running.make_step(
         model,
         make_optimizer(settled(optimizer=optimizer, weight_decay=0.0), model),
         "categorical",
-        0.1,
         False,
     )
     before = [keras.ops.convert_to_numpy(v).copy() for v in model.trainable_variables]
@@ -433,8 +434,9 @@ def test_weight_decay_zero_moves_nothing_without_a_gradient(optimizer):
 @pytest.fixture(scope="module")
 def trajectory():
     """All weights before the first step and after each of two epochs' steps, walked by hand."""
-    settings, model, loader = settled(epochs=2), fused(small_net(), "float32"), TOY.loader()
-    step = loop.make_step(model, make_optimizer(settings, model), "categorical", 0.1, False)
+    settings, model = settled(epochs=2), fused(small_net(), "float32")
+    loader = replace(TOY.loader(), smoothing=settings.label_smoothing)
+    step = running.make_step(model, make_optimizer(settings, model), "categorical", False)
     schedule = WarmupCosine(0.1, 3, 2 * STEPS)
     weights = [model.get_weights()]
     for position in range(2 * STEPS):

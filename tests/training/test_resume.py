@@ -339,7 +339,7 @@ def test_a_restored_step_takes_the_same_steps_dropout_included(optimizer):
 
     def made():
         model = fused(net())
-        return make_step(model, make_optimizer(settings, model), "categorical", 0.1, True)
+        return make_step(model, make_optimizer(settings, model), "categorical", True)
 
     def walk(step, steps, looking=False):
         for number in steps:

@@ -1,18 +1,19 @@
 """Random changes of training images: a uint8 batch and a generator in, a new batch of the same shape out.
 
 Every function is pure: the same batch and the same generator state give the same result, and the
-input is never written to. Images are (B, H, W, 3) uint8.
+input is never written to. Images are (B, H, W, 3) uint8. What changes the targets too stands at the end.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Batch = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Policy:
     flip: bool = False
     colour: float = 0.0  # largest change of brightness, contrast and channel gain, share
     erase: float = 0.0  # largest erased share of the area
+    mix: float = 0.0  # share of images that are mixed with another one
 
 
 POLICIES = {
@@ -39,6 +41,12 @@ def policy_named(name: str, mirror: bool = True) -> Policy:
     """The policy called `name`, without its mirroring unless `mirror`."""
     policy = POLICIES[name]
     return replace(policy, flip=policy.flip and mirror)
+
+
+def between(one: Policy, other: Policy, share: float) -> Policy:
+    """The policy that lies `share` (0 to 1) of the way from `one` to `other`; mirroring is the first one's."""
+    pairs = zip(astuple(one), astuple(other), strict=True)
+    return replace(Policy(*(a + share * (b - a) for a, b in pairs)), flip=one.flip)
 
 
 def augment(batch: Batch, generator: np.random.Generator, policy: Policy) -> Batch:
@@ -126,3 +134,38 @@ def erase(batch: Batch, generator: np.random.Generator, amount: float) -> Batch:
         rectangle = slice(tops[i], tops[i] + heights[i]), slice(lefts[i], lefts[i] + widths[i])
         out[i][rectangle] = batch[i].mean(axis=(0, 1)).astype(np.uint8)
     return out
+
+
+def mix(
+    batch: Batch, targets: Floats, weights: Floats, generator: np.random.Generator, share: float
+) -> tuple[Batch, Floats, Floats]:
+    """Mix about `share` of the images with another one of the batch, and their targets (B, outputs) and
+    weights (B,) alike: half of them by mixup (Zhang et al. 2018, Beta(0.4, 0.4)), half by CutMix (Yun et al.
+    2019, Beta(1, 1), a rectangle of the other image)."""
+    count, height, width, _ = batch.shape
+    other = generator.permutation(count)
+    drawn = generator.random((3, count))
+    chosen, cut = np.less(drawn[0], share), np.less(drawn[1], 0.5)
+    kept = np.where(cut, drawn[2], generator.beta(0.4, 0.4, count))
+    sides = np.rint(np.sqrt(1 - kept)[:, None] * (height, width)).astype(int)
+    corners = (generator.random((count, 2)) * ((height, width) - sides + 1)).astype(int)
+    kept = np.where(cut, 1 - sides.prod(axis=1) / (height * width), kept)
+    kept = np.where(chosen, kept, 1.0)
+    out = batch.copy()
+    for i in np.flatnonzero(chosen):
+        if cut[i]:
+            rows, columns = (
+                slice(start, start + side) for start, side in zip(corners[i], sides[i], strict=True)
+            )
+            out[i, rows, columns] = batch[other[i], rows, columns]
+        else:
+            cv2.addWeighted(batch[i], float(kept[i]), batch[other[i]], float(1 - kept[i]), 0, dst=out[i])
+    part, rest = kept.astype(np.float32), (1 - kept).astype(np.float32)
+    mixed = part[:, None] * targets + rest[:, None] * targets[other]
+    return out, mixed, part * weights + rest * weights[other]
+
+
+def smooth(targets: Floats, amount: float, exclusive: bool) -> Floats:
+    """Targets (B, outputs) with `amount` of each spread over all answers (Szegedy et al. 2016): over the
+    classes where they are `exclusive`, else over yes and no of each output."""
+    return targets * np.float32(1 - amount) + np.float32(amount / (targets.shape[1] if exclusive else 2))

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rightfit.data.augment import Policy, augment
+from rightfit.data.augment import Policy, augment, mix, smooth
 
 T = TypeVar("T")
 
@@ -46,9 +46,10 @@ class TrainLoader:
     batch_size: int
     seed: int
     policy: Policy
-    groups: NDArray[np.int64] | None = (
-        None  # (len(rows),) of images that belong together, such as a patient's
-    )
+    # (len(rows),) of images that belong together, such as a patient's
+    groups: NDArray[np.int64] | None = None
+    smoothing: float = 0.0  # share of each target spread over all answers
+    exclusive: bool = True  # one answer is right, so that targets sum to 1
 
     @property
     def steps(self) -> int:
@@ -69,7 +70,12 @@ class TrainLoader:
         positions = self.positions(epoch, step)
         generator = np.random.default_rng([self.seed, AUGMENT, epoch, step])
         images = augment(self.images.gather(self.rows[positions]), generator, self.policy)
-        return Batch(images, self.targets[positions], self.weights[positions])
+        targets, weights = self.targets[positions], self.weights[positions]
+        if self.policy.mix:
+            images, targets, weights = mix(images, targets, weights, generator, self.policy.mix)
+        if self.smoothing:
+            targets = smooth(targets, self.smoothing, self.exclusive)
+        return Batch(images, targets, weights)
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of one epoch from step `start`, made ahead of their use."""

@@ -18,7 +18,6 @@ def make_step(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     label_mode: str,
-    smoothing: float,
     averaging: bool,
     rates: Mapping[str, float] | None = None,
 ) -> Step:
@@ -28,7 +27,7 @@ def make_step(
     """
     optimizer.build(model.trainable_variables)
     kinds = {"tensorflow": TensorFlowStep, "torch": TorchStep, "jax": JaxStep}
-    return kinds[keras.backend.backend()](model, optimizer, label_mode, smoothing, averaging, rates)
+    return kinds[keras.backend.backend()](model, optimizer, label_mode, averaging, rates)
 
 
 class TensorFlowStep(Step):
@@ -189,6 +188,14 @@ class JaxStep(Step):
         self._partly = jax.jit(self._gradients)
         self._applying = jax.jit(self._apply, donate_argnums=0)
         self._averaging = jax.jit(self._moved_average, donate_argnums=0)
+
+    def decay_by(self, weight_decay: float) -> None:
+        import jax.numpy as jnp
+
+        places = [i for i, v in enumerate(self.optimizer.variables) if v is self.optimizer.weight_decay]
+        trainable, others, slots, sums = self._state
+        slots = [jnp.float32(weight_decay) if i in places else slot for i, slot in enumerate(slots)]
+        self._state = (trainable, others, slots, sums)
 
     def _step(self, state: Any, images: Any, targets: Any, weights: Any, learning_rate: Any) -> Any:
         trainable, others, slots, sums = state

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from rightfit.config import TrainSettings
 from rightfit.data.loader import Images
+from rightfit.evaluation.calibration import fitted_temperature
 from rightfit.evaluation.infer import all_logits
 from rightfit.evaluation.intervals import half_width
 from rightfit.evaluation.metrics import Quick, image_losses, quick
 from rightfit.training.state import Progress
 
+ENOUGH = 2_000  # images that a temperature is fitted to
 FAR = 10.0  # nats: an image given a probability of 0.00005 or less
 
 
@@ -29,6 +31,28 @@ class Validation:
     groups: NDArray[np.int64] | None
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What weights say of images, each once."""
+
+    logits: NDArray[np.float32]  # (N, outputs)
+    images: Validation
+    label_mode: str
+
+    @property
+    def result(self) -> Quick:
+        return quick(self.logits, self.images.targets, self.label_mode, self.images.groups)
+
+    def losses(self, temperature: float = 1.0) -> NDArray[np.float64]:
+        """(N,) the loss of each image, in nats."""
+        return image_losses(self.logits / np.float32(temperature), self.images.targets, self.label_mode)
+
+    def temperature(self) -> float:
+        """The one at which the loss is least, by every so many of the images."""
+        every = max(1, len(self.logits) // ENOUGH)
+        return fitted_temperature(self.logits[::every], self.images.targets[::every], self.label_mode)
+
+
 def judged_on(
     model: keras.Model,
     validation: Validation,
@@ -36,16 +60,15 @@ def judged_on(
     label_mode: str,
     micro: int,
     on_batch: Callable[[int], None] | None = None,
-) -> tuple[Quick, NDArray[np.float64]]:
-    """Loss and accuracy over every validation image, each once; and the loss of each (N,).
+) -> Judged:
+    """By the weights that `model` holds, over every image of `validation`.
 
     `micro` images at a time where memory is short, else 0.
     """
     assert settings.batch_size
     batch_size = micro or max(settings.batch_size, 32)
     logits = all_logits(model, validation.images, validation.rows, batch_size, on_batch)
-    result = quick(logits, validation.targets, label_mode, validation.groups)
-    return result, image_losses(logits, validation.targets, label_mode)
+    return Judged(logits, validation, label_mode)
 
 
 def is_kept(
@@ -58,7 +81,7 @@ def is_kept(
     the later has seen more of the schedule. (Breiman et al. 1984, section 3.4.3, choose so among trees.)
     """
     if progress.lowest is None or losses.mean() < progress.lowest.mean():
-        progress.lowest, progress.lowest_epoch = losses, epoch
+        progress.losses["lowest"], progress.lowest_epoch = losses, epoch
         return True
     # One image that is very far off widens an interval without end, and would make all epochs alike.
     worse = np.minimum(losses, FAR) - np.minimum(progress.lowest, FAR)

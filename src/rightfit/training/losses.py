@@ -7,17 +7,15 @@ from typing import Any
 from keras import ops
 
 
-def losses(logits: Any, targets: Any, label_mode: str, smoothing: float = 0.0) -> Any:
+def losses(logits: Any, targets: Any, label_mode: str) -> Any:
     """Cross entropy of each image: logits and targets (B, outputs) -> (B,) float32, in nats.
 
     Categorical is softmax; binary and multilabel are one sigmoid an output, averaged over outputs.
     """
     logits = ops.cast(logits, "float32")
     if label_mode == "categorical":
-        smooth = targets * (1 - smoothing) + smoothing / targets.shape[-1]
-        return -ops.sum(smooth * ops.log_softmax(logits, axis=-1), axis=-1)
-    smooth = targets * (1 - smoothing) + smoothing / 2
-    return ops.mean(ops.relu(logits) - logits * smooth + ops.softplus(-ops.abs(logits)), axis=-1)
+        return -ops.sum(targets * ops.log_softmax(logits, axis=-1), axis=-1)
+    return ops.mean(ops.relu(logits) - logits * targets + ops.softplus(-ops.abs(logits)), axis=-1)
 
 
 def hits(logits: Any, targets: Any, label_mode: str) -> Any:

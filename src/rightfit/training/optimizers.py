@@ -20,6 +20,8 @@ def make_optimizer(settings: TrainSettings, model: keras.Model) -> keras.optimiz
         kind = FusedSGD if keras.backend.backend() == "tensorflow" else keras.optimizers.SGD
         optimizer = kind(rate, momentum=0.9, nesterov=True, weight_decay=decay)
     if decay:
+        # A variable, as the doctor changes it: assigning it makes Keras keep it with the optimizer's state.
+        optimizer.weight_decay = keras.Variable(decay, trainable=False, name="weight_decay")
         optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
     return optimizer
 

@@ -39,13 +39,16 @@ class Span(NamedTuple):
     phase: Phase
     first: int
     end: int
+    annealed: float = (
+        0.0  # share of the peak rate that it goes down from, without a warm-up; 0: warm-up and peak
+    )
 
 
 def span_at(phases: Sequence[Phase], progress: Progress) -> Span:
     """Where the next epoch lies: in one of `phases`, or in the last of them begun again."""
     if progress.restarts:
         index = len(phases) - 1 + len(progress.restarts)
-        return Span(index, phases[-1], progress.restarts[-1], progress.epochs)
+        return Span(index, phases[-1], progress.restarts[-1], progress.epochs, progress.annealed)
     epochs = progress.epochs
     ends = [round(epochs * sum(phase.share for phase in phases[: i + 1])) for i in range(len(phases))]
     ends[-1] = epochs
@@ -79,6 +82,9 @@ def thawed(
 
 def schedule_of(settings: TrainSettings, span: Span, steps: int) -> WarmupCosine:
     """Of a span of epochs of so many steps: its share of the warm-up, and a cosine that ends with it."""
+    steps_in_span = (span.end - span.first) * steps
+    if span.annealed:
+        return WarmupCosine(span.annealed * (settings.learning_rate or 0.0), 0, steps_in_span)
     share = (span.end - span.first) / (settings.epochs or 1)
     warmup = round((settings.warmup_epochs or 0.0) * share * steps)
-    return WarmupCosine(settings.learning_rate or 0.0, warmup, (span.end - span.first) * steps)
+    return WarmupCosine(settings.learning_rate or 0.0, warmup, steps_in_span)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rightfit.errors import RunError
 
 Tensors = Mapping[str, NDArray[Any]]
-ARRAYS = ("weights", "fitted", "lowest")  # fields that are kept as tensors
+ARRAYS = ("weights", "fitted", "losses")  # fields that are kept as tensors
 NOT_SAVED = ("stopped", "logits")
 
 
@@ -29,7 +29,9 @@ class Progress:
     best_loss: float = math.inf  # validation loss of the epoch that is kept
     best_epoch: int = 0  # the one that is kept; counts from 1, 0 is none yet, or the head's fit
     weights: list[NDArray[Any]] = field(default_factory=list)
-    lowest: NDArray[np.float64] | None = None  # each validation image's loss in the epoch of the lowest mean
+    # The loss of each image at moments that later ones are compared with: `lowest`, validation images in the epoch
+    # of the lowest mean; and the doctor's.
+    losses: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     lowest_epoch: int = 0
     ended: str = ""  # why training ended, in words
     lost: bool = False  # it ended because its losses were no numbers any more
@@ -37,6 +39,7 @@ class Progress:
     epochs: int = 0  # planned; fewer than asked for once a time limit has shortened the schedule
     shortened: int = 0  # what a time limit left of `epochs`
     restarts: list[int] = field(default_factory=list)  # epochs done when the schedule began again
+    annealed: float = 0.0  # share of the peak rate that the last restart goes down from; 0: it warms up again
 
     epoch: int = 0  # epochs done
     step: int = 0  # steps done of the next one
@@ -46,6 +49,9 @@ class Progress:
     rate_factor: float = 1.0  # of the learning rate; halved by each setback
     setbacks: int = 0
     micro: int = 0  # images a gradient is taken of at a time, where memory is short; 0 is the whole batch
+
+    doctor: dict[str, Any] = field(default_factory=dict)  # training/doctor.py's condition
+    raced: bool = False  # learning rates were tried against each other
 
     fitted: list[NDArray[Any]] = field(default_factory=list)  # the model with the head's fit
     fitted_loss: float = math.inf
@@ -58,6 +64,10 @@ class Progress:
         kept = [f.name for f in fields(self) if f.name not in ARRAYS + NOT_SAVED]
         content = {name: getattr(self, name) for name in kept}
         return {name: _plain(value) for name, value in content.items()}
+
+    @property
+    def lowest(self) -> NDArray[np.float64] | None:
+        return self.losses.get("lowest")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Progress:

@@ -32,14 +32,12 @@ class Step:
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
         label_mode: str,
-        smoothing: float,
         averaging: bool,
         rates: Mapping[str, float] | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.label_mode = label_mode
-        self.smoothing = smoothing
         self.averaging = averaging
         of = {id(v): (rates or {}).get(layer.name, 1.0) for layer in model.layers for v in layer.weights}
         self.rates = [of[id(v)] for v in model.trainable_variables]  # flat models only: all have a layer
@@ -58,6 +56,11 @@ class Step:
         the whole batch's to rounding, but that batch normalisation normalises each part by its own statistics.
         """
         raise NotImplementedError
+
+    def decay_by(self, weight_decay: float) -> None:
+        """From now on; nothing where the optimizer was made without."""
+        if isinstance(self.optimizer.weight_decay, keras.Variable):
+            self.optimizer.weight_decay.assign(weight_decay)
 
     def totals(self) -> NDArray[np.float64]:
         """(3,): sum of losses, of hits, and number of images since `begin`. Waits for the device.
@@ -141,7 +144,7 @@ class Step:
 
     def _objective(self, logits: Any, targets: Any, weights: Any) -> tuple[Any, Any]:
         """Mean weighted loss, and the three sums of `totals`."""
-        each = losses(logits, targets, self.label_mode, self.smoothing)
+        each = losses(logits, targets, self.label_mode)
         right = ops.sum(hits(logits, targets, self.label_mode))
         sums = ops.stack([ops.sum(each), right, ops.cast(ops.shape(each)[0], "float32")])
         return ops.mean(each * weights), sums

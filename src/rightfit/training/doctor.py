@@ -1,0 +1,110 @@
+"""What a run does about its fit: a look at an epoch's end in, at most one change out, and never one without evidence.
+
+Pure decisions: the loop carries them out and puts them on record. docs/doctor.md has the rules in words.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from rightfit.training.diagnosis import MISSED, Measured, percent, points
+
+# Of validation's share of wrong answers, training's: below the one there is little left to learn but the images
+# themselves, above the other they are not learnt either.
+LITTLE, MUCH = 1 / 3, 2 / 3
+RANGE = 0.15  # of the looks, in which strength can cross its whole range
+FEWEST, LARGEST = 0.05, 0.35  # of a change of strength
+REST = 2  # looks without a change after one that turned back
+SETTLED = 0.25  # of the epochs at the end, in which nothing is changed
+
+
+@dataclass(frozen=True)
+class Look:
+    """An epoch's end: images as they are, the weights that would be kept."""
+
+    epoch: int
+    epochs: int
+    train_accuracy: Measured
+    val_accuracy: Measured
+    # Changes of the mean loss, from the losses of the same images:
+    train_since_last: Measured | None  # training images since the look before
+    train_since_move: Measured | None  # training images since strength was last raised
+    val_since_move: Measured | None  # validation images since then
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the next decision depends on besides the look."""
+
+    strength: float
+    stride: float  # of the next change
+    ceiling: float = 1.0  # where a raise was undone
+    last: float = 0.0  # the last change; its sign is the direction
+    rest: int = 0  # looks to wait
+
+
+@dataclass(frozen=True)
+class Move:
+    condition: Condition
+    because: str
+
+
+def first_stride(looks: int) -> float:
+    """How far strength moves at a time in a run of so many looks."""
+    return min(LARGEST, max(FEWEST, 1 / max(1.0, RANGE * looks)))
+
+
+def decide(look: Look, now: Condition) -> Move:
+    """The condition after the look, with the reason for a change of strength; without one, "" ."""
+    if look.epoch > (1 - SETTLED) * look.epochs:
+        return Move(now, "")
+    if now.rest:
+        return Move(replace(now, rest=now.rest - 1), "")
+    if now.last > 0 and _harmed(look):
+        assert look.train_since_move is not None and look.val_since_move is not None
+        back = max(0.0, now.strength - now.last)
+        because = (
+            f"since it was raised, the loss of training images rose by {_nats(look.train_since_move)} and that of "
+            f"validation images by {_nats(look.val_since_move)}: undone"
+        )
+        return Move(replace(now, strength=back, ceiling=back, last=0.0, rest=REST), because)
+    gap = look.train_accuracy - look.val_accuracy
+    both = f"{percent(look.train_accuracy)} of training and {percent(look.val_accuracy)} of validation images are right"
+    if _surely(look, LITTLE).high < 0 and gap.low > 0 and now.strength < now.ceiling:
+        return Move(_moved(now, +1), f"{both}, a gap of {points(gap)}")
+    falling = look.train_since_last is None or look.train_since_last.high < 0
+    learnt = look.train_accuracy.high >= 1 - MISSED
+    if _surely(look, MUCH).low > 0 and not learnt and not falling and now.strength > 0:
+        return Move(_moved(now, -1), f"{both}, and the loss of training images falls no more")
+    return Move(now, "")
+
+
+def _surely(look: Look, share: float) -> Measured:
+    """Training's share of wrong answers less `share` of validation's."""
+    train, val = look.train_accuracy, look.val_accuracy
+    value = (1 - train.value) - share * (1 - val.value)
+    return Measured(value, math.hypot(train.half, share * val.half))
+
+
+def _harmed(look: Look) -> bool:
+    """Did both losses surely rise since strength was raised? Memorising lowers one of them."""
+    since = (look.train_since_move, look.val_since_move)
+    return all(change is not None and change.low > 0 for change in since)
+
+
+def _moved(now: Condition, sign: int) -> Condition:
+    turned = now.last * sign < 0
+    stride = max(FEWEST, now.stride / 2) if turned else now.stride
+    strength = min(now.ceiling, max(0.0, now.strength + sign * stride))
+    return replace(
+        now,
+        strength=round(strength, 4),
+        stride=stride,
+        last=round(strength - now.strength, 4),
+        rest=REST if turned else 0,
+    )
+
+
+def _nats(change: Measured) -> str:
+    return f"{change.value:.3f} ±{change.half:.3f}"

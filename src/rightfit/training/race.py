@@ -1,0 +1,101 @@
+"""Which of a few learning rates learns fastest: each tried for a few steps, from the same weights on the same batches.
+
+A rate that is ten times too high or too low shows within a fiftieth of the steps. What is compared is the
+loss of training steps, batch by batch, so no image is looked at that training does not look at anyway. Short
+tries favour low rates a little (Wu et al. 2018); the rungs are far enough apart for that not to matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rightfit.data.loader import TrainLoader
+from rightfit.evaluation.intervals import half_width
+from rightfit.training.step import Step
+
+RUNG = 6.0  # one rate to the next
+MOST_RUNGS = 2  # away from the rate that was set
+SHARE = 0.02  # of all steps, each try
+FEWEST, MOST = 20, 150  # steps of a try
+WORTH = 25  # tries that a run's steps must hold, at least, for the race to be worth its cost
+FAR = 3.0  # times the first step's loss: beyond it, how far does not matter
+
+
+@dataclass(frozen=True)
+class Outcome:
+    factor: float  # of the learning rate
+    steps: int  # that all tries took
+    because: str
+
+
+def length(total: int) -> int:
+    """Steps of a try in a run of `total` steps; 0 where the race would cost too much of it."""
+    steps = min(MOST, max(FEWEST, round(SHARE * total)))
+    return steps if steps * WORTH <= total else 0
+
+
+def race(step: Step, loader: TrainLoader, rate: float, steps: int, check: Callable[[], None]) -> Outcome:
+    """Try `rate`, and rates `RUNG` times lower and higher until one is surely worse; `rate` stays unless another is
+    surely better.
+
+    `step` is left as it was found. `check` is called before each step, and may raise.
+    """
+    start = step.state()
+    tried: dict[int, NDArray[np.float64]] = {}
+
+    def losses(rung: int) -> NDArray[np.float64]:
+        if rung not in tried:
+            step.restore(start)
+            tried[rung] = _losses(step, loader, rate * RUNG**rung, steps, check)
+        return tried[rung]
+
+    try:
+        best = 0
+        for sign in (-1, +1):
+            for rung in range(1, MOST_RUNGS + 1):
+                if _better(losses(sign * rung), losses(best)):
+                    best = sign * rung
+                elif _better(losses(0), losses(sign * rung)):
+                    break
+    finally:
+        step.restore(start)
+    seen = ", ".join(f"{rate * RUNG**rung:.3g}: {_end(tried[rung]).mean():.3f}" for rung in sorted(tried))
+    because = f"loss of training at the end of {steps} steps by learning rate: {seen}"
+    return Outcome(RUNG**best, steps * len(tried), because)
+
+
+def _losses(
+    step: Step, loader: TrainLoader, rate: float, steps: int, check: Callable[[], None]
+) -> NDArray[np.float64]:
+    """(steps,) the mean loss of each batch, before its step; the rate rises over the first quarter."""
+    step.begin()
+    found, before = np.full(steps, np.inf), 0.0
+    for index in range(steps):
+        check()
+        step(loader.batch(*divmod(index, loader.steps)), rate * min(1.0, 4 * (index + 1) / steps), None)
+        total = float(step.totals()[0])
+        if not math.isfinite(total):
+            break
+        found[index], before = (total - before) / loader.batch_size, total
+    return found
+
+
+def _end(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    return losses[-max(1, len(losses) // 3) :]
+
+
+def _better(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Is the loss at the end of `one` surely lower than at that of `other`, on the same batches?"""
+    mine, others = _end(one), _end(other)
+    if not np.isfinite(mine).all():
+        return False
+    if not np.isfinite(others).all():
+        return True
+    far = FAR * one[0]  # the first step's loss is the same for all
+    lower = np.minimum(others, far) - np.minimum(mine, far)
+    return bool(lower.mean() > half_width(lower))

@@ -1,0 +1,96 @@
+"""The doctor's decisions carried out: what changes in `Progress`, and what goes on record. None without evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rightfit.config import TrainSettings
+from rightfit.data.loader import TrainLoader
+from rightfit.evaluation.intervals import half_width
+from rightfit.training import race
+from rightfit.training.diagnosis import Measured
+from rightfit.training.doctor import Condition, Look, decide, first_stride
+from rightfit.training.judging import Judged
+from rightfit.training.recipe import Decision
+from rightfit.training.state import Progress
+from rightfit.training.step import Step
+from rightfit.training.strength import START
+
+NEARLY_ZERO = 0.05  # of the peak rate
+SHORTEST, LENGTH = 3, 0.15  # epochs of the last descent, at least; of those that were planned
+
+
+def begin(progress: Progress, looks: int) -> None:
+    """Where strength starts in a run of so many looks."""
+    progress.doctor = asdict(Condition(START, first_stride(looks)))
+
+
+def try_rates(
+    progress: Progress, step: Step, loader: TrainLoader, settings: TrainSettings, check: Callable[[], None]
+) -> Decision | None:
+    """Before the first step: the learning rate that learns fastest, if another than the one that was set."""
+    progress.raced = True
+    steps = race.length(progress.epochs * loader.steps)
+    if not steps:
+        return None
+    assert settings.learning_rate
+    found = race.race(step, loader, settings.learning_rate, steps, check)
+    if found.factor == 1:
+        return None
+    progress.rate_factor *= found.factor
+    return Decision("learning_rate", settings.learning_rate * found.factor, found.because)
+
+
+def treat(progress: Progress, epoch: int, train: Judged, val: Judged) -> Decision | None:
+    """After a look at training and validation images: strength for the epochs to come, if it has to change.
+
+    Losses are taken at the temperature that suits validation images: a net that is held back more is less sure of
+    itself, which is no fault of its answers.
+    """
+    temperature = val.temperature()
+    train_losses, val_losses = train.losses(temperature), val.losses(temperature)
+
+    def since(name: str, losses: NDArray[np.float64], groups: NDArray[np.int64] | None) -> Measured | None:
+        if (before := progress.losses.get(name)) is None:
+            return None
+        return Measured(float((losses - before).mean()), half_width(losses - before, groups))
+
+    look = Look(
+        epoch,
+        progress.epochs,
+        Measured(train.result.accuracy, train.result.accuracy_half_width),
+        Measured(val.result.accuracy, val.result.accuracy_half_width),
+        since("train_last", train_losses, train.images.groups),
+        since("train_moved", train_losses, train.images.groups),
+        since("val_moved", val_losses, val.images.groups),
+    )
+    now = Condition(**progress.doctor)
+    move = decide(look, now)
+    progress.losses["train_last"] = train_losses
+    progress.doctor = asdict(move.condition)
+    if not move.because:
+        return None
+    progress.losses |= {"train_moved": train_losses, "val_moved": val_losses}
+    return Decision("strength", move.condition.strength, f"epoch {epoch}: {move.because}")
+
+
+def last_descent(progress: Progress, share: float) -> Decision | None:
+    """When patience has run out: back to the weights that are kept, and from `share` of the peak rate, at which
+    they were reached, down to zero. None where that was done already, or the rate was nearly zero anyway."""
+    left = progress.epochs - progress.epoch
+    if progress.annealed or share < NEARLY_ZERO or left < 1 or not progress.weights:
+        return None
+    progress.epochs = progress.epoch + min(left, max(SHORTEST, math.ceil(LENGTH * progress.epochs)))
+    progress.restarts.append(progress.epoch)
+    progress.annealed = share
+    because = (
+        f"epoch {progress.epoch}: validation loss is not better than in epoch {progress.lowest_epoch}; back to the "
+        f"weights of epoch {progress.best_epoch} with {share:.2f} of the peak learning rate, which falls to zero by "
+        f"epoch {progress.epochs}"
+    )
+    return Decision("schedule", progress.epochs, because)

@@ -1,0 +1,199 @@
+"""The doctor moves within its range, never without evidence, turns back what harmed, and finds the rate that learns."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rightfit.config import TrainSettings
+from rightfit.data.augment import POLICIES, Policy
+from rightfit.training import race
+from rightfit.training.diagnosis import Measured
+from rightfit.training.doctor import LITTLE, REST, SETTLED, Condition, Look, decide, first_stride
+from rightfit.training.strength import START, restraint
+
+shares = st.floats(0, 1)
+halves = st.floats(0.001, 0.5)
+accuracies = st.builds(Measured, shares, halves)
+changes = st.none() | st.builds(Measured, st.floats(-2, 2), halves)
+looks = st.builds(Look, st.integers(1, 60), st.just(60), accuracies, accuracies, changes, changes, changes)
+
+
+def look(train, val, half=0.01, epoch=10, last=None, train_moved=None, val_moved=None):
+    return Look(epoch, 60, Measured(train, half), Measured(val, half), last, train_moved, val_moved)
+
+
+def start(**changed):
+    return dataclasses.replace(Condition(START, 0.2), **changed)
+
+
+LEARNT = look(0.99, 0.80)
+FLAT = Measured(0.0, 0.01)
+UNLEARNT = look(0.70, 0.69, last=FLAT)
+HARMED = {"train_moved": Measured(0.2, 0.1), "val_moved": Measured(0.3, 0.1)}
+
+
+@given(st.lists(looks, max_size=40), st.floats(0, 1))
+def test_strength_never_leaves_its_range(seen, first):
+    condition = Condition(first, first_stride(len(seen)))
+    for one in seen:
+        condition = decide(one, condition).condition
+        assert 0 <= condition.strength <= condition.ceiling <= 1
+        assert condition.stride > 0 and condition.rest >= 0
+
+
+@given(looks)
+def test_nothing_is_raised_without_a_sure_gap_nor_lowered_while_images_are_learnt(one):
+    gap = one.train_accuracy - one.val_accuracy
+    move = decide(one, start())
+    if gap.low <= 0:
+        assert move.condition.strength <= START
+    if one.train_accuracy.high >= 0.9 or one.train_since_last is None or one.train_since_last.high < 0:
+        assert move.condition.strength >= START
+    assert bool(move.because) == (move.condition.strength != START)
+
+
+def test_learnt_by_heart_raises_and_not_learnt_lowers():
+    assert decide(LEARNT, start()).condition.strength == pytest.approx(START + 0.2)
+    assert "99.0" in decide(LEARNT, start()).because
+    assert decide(UNLEARNT, start()).condition.strength == pytest.approx(START - 0.2)
+    learning = dataclasses.replace(UNLEARNT, train_since_last=Measured(-0.2, 0.1))
+    assert decide(learning, start()).condition == start()
+
+
+def test_wide_intervals_move_nothing():
+    assert decide(look(0.99, 0.80, half=0.2), start()).condition == start()
+    assert decide(look(0.70, 0.69, half=0.3, last=FLAT), start()).condition == start()
+
+
+def test_between_little_and_much_nothing_moves():
+    between = look(1 - 0.5 * 0.3, 0.7, half=0.001, last=FLAT)
+    assert 0.3 * LITTLE < 0.15 and decide(between, start()).condition == start()
+
+
+def test_at_the_end_nothing_moves():
+    late = dataclasses.replace(LEARNT, epoch=round(60 * (1 - SETTLED)) + 1)
+    assert decide(late, start()).condition == start()
+
+
+def test_a_raise_that_harmed_both_losses_is_undone_and_not_made_again():
+    raised = decide(LEARNT, start()).condition
+    undone = decide(look(0.95, 0.80, **HARMED), raised)
+    assert undone.condition.strength == pytest.approx(START)
+    assert "undone" in undone.because
+    condition = undone.condition
+    for _ in range(REST + 3):
+        condition = decide(LEARNT, condition).condition
+    assert condition.strength == pytest.approx(START)
+
+
+def test_memorising_is_no_harm():
+    """Validation loss rises, that of training images falls: what asks for more, not for less."""
+    raised = decide(LEARNT, start()).condition
+    memorised = look(0.99, 0.80, train_moved=Measured(-0.2, 0.1), val_moved=Measured(0.3, 0.1))
+    assert decide(memorised, raised).condition.strength > raised.strength
+
+
+def test_turning_back_halves_the_stride_and_rests():
+    up = decide(LEARNT, start()).condition
+    down = decide(UNLEARNT, up).condition
+    assert down.strength == pytest.approx(up.strength - 0.1)
+    resting = down
+    for _ in range(REST):
+        assert decide(LEARNT, resting).because == ""
+        resting = decide(LEARNT, resting).condition
+    assert decide(LEARNT, resting).because
+
+
+# The path -------------------------------------------------------------------------------------------
+
+SETTINGS = TrainSettings(data="", label_smoothing=0.1, weight_decay=0.005)
+
+
+@pytest.mark.parametrize("side", [28, 224])
+@pytest.mark.parametrize("name", ["light", "medium", "strong"])
+def test_the_path_goes_through_the_settings_and_only_upwards(name, side):
+    policy = POLICIES[name]
+    steps = [restraint(strength, policy, SETTINGS, side) for strength in np.linspace(0, 1, 11)]
+    assert restraint(START, policy, SETTINGS, side) == dataclasses.replace(
+        steps[3], policy=policy, smoothing=0.1, weight_decay=0.005
+    )
+    assert steps[0] == dataclasses.replace(
+        steps[0], policy=Policy(flip=policy.flip), smoothing=0, weight_decay=0
+    )
+    for below, above in itertools.pairwise(steps):
+        assert below.smoothing <= above.smoothing and below.weight_decay < above.weight_decay
+        assert below.policy.zoom >= above.policy.zoom
+        for change in ("shift", "rotate", "colour", "erase", "mix"):
+            assert getattr(below.policy, change) <= getattr(above.policy, change) + 1e-12, change
+        assert above.policy.flip == policy.flip
+
+
+def test_what_does_not_mirror_is_never_mirrored():
+    policy = dataclasses.replace(POLICIES["light"], flip=False)
+    assert not restraint(1.0, policy, SETTINGS, 28).policy.flip
+
+
+# The race -------------------------------------------------------------------------------------------
+
+
+class Bowl:
+    """A step whose loss is a quadratic of one number: rates over 2 diverge, small ones crawl."""
+
+    def __init__(self, best=1.0):
+        self.place, self.sum, self.best, self.restored = 3.0, 0.0, best, 0
+
+    def state(self):
+        return self.place
+
+    def restore(self, state):
+        self.place, self.restored = state, self.restored + 1
+
+    def begin(self):
+        self.sum = 0.0
+
+    def __call__(self, batch, rate, decay):
+        assert decay is None
+        self.sum += 4 * (0.5 + self.place**2)
+        self.place -= rate / self.best * self.place
+
+    def totals(self):
+        return np.array([self.sum, 0, 0])
+
+
+class Four:
+    steps, batch_size = 5, 4
+
+    def batch(self, epoch, step):
+        return (epoch, step)
+
+
+@pytest.mark.parametrize(("rate", "rung"), [(0.5, 0), (0.5 / 30, 2), (0.5 / 6, 1), (9.0, -1)])
+def test_the_race_finds_the_rung_that_learns_fastest(rate, rung):
+    step, seen = Bowl(), []
+    outcome = race.race(step, Four(), rate, 30, lambda: seen.append(1))
+    assert outcome.factor == pytest.approx(race.RUNG**rung)
+    assert step.place == 3.0
+    assert outcome.steps == len(seen) and f"{rate:.3g}" in outcome.because
+
+
+def test_a_race_that_is_broken_off_leaves_the_step_as_it_was():
+    step = Bowl()
+
+    def check():
+        if step.sum > 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        race.race(step, Four(), 0.001, 30, check)
+    assert step.place == 3.0
+
+
+def test_a_race_costs_a_small_share_of_the_steps_or_is_not_held():
+    assert race.length(300) == 0
+    for total in (500, 1000, 10_000, 10**6):
+        assert 0 < (1 + 2 * race.MOST_RUNGS) * race.length(total) <= 0.2 * total
+    assert race.length(10**6) == race.MOST
