@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from rightfit.config import TrainSettings
 from rightfit.data.augment import POLICIES, Policy
-from rightfit.training import race
+from rightfit.training import race, treatment
 from rightfit.training.diagnosis import Measured
 from rightfit.training.doctor import LITTLE, REST, SETTLED, Condition, Look, decide, first_stride
+from rightfit.training.state import Progress
 from rightfit.training.strength import START, restraint
 
 shares = st.floats(0, 1)
@@ -190,6 +191,19 @@ def test_a_race_that_is_broken_off_leaves_the_step_as_it_was():
     with pytest.raises(KeyboardInterrupt):
         race.race(step, Four(), 0.001, 30, check)
     assert step.place == 3.0
+
+
+def test_a_race_that_was_broken_off_is_held_again():
+    def check():
+        raise KeyboardInterrupt
+
+    progress, settings = Progress(epochs=200), TrainSettings(data="", learning_rate=0.5 / 30)
+    with pytest.raises(KeyboardInterrupt):
+        treatment.try_rates(progress, Bowl(), Four(), settings, check)
+    assert not progress.raced and progress.rate_factor == 1
+    decision = treatment.try_rates(progress, Bowl(), Four(), settings, lambda: None)
+    assert progress.raced and progress.rate_factor == pytest.approx(race.RUNG**2)
+    assert decision.value == pytest.approx(0.5 / 30 * race.RUNG**2)
 
 
 def test_a_race_costs_a_small_share_of_the_steps_or_is_not_held():

@@ -34,13 +34,11 @@ def try_rates(
     progress: Progress, step: Step, loader: TrainLoader, settings: TrainSettings, check: Callable[[], None]
 ) -> Decision | None:
     """Before the first step: the learning rate that learns fastest, if another than the one that was set."""
-    progress.raced = True
     steps = race.length(progress.epochs * loader.steps)
-    if not steps:
-        return None
     assert settings.learning_rate
-    found = race.race(step, loader, settings.learning_rate, steps, check)
-    if found.factor == 1:
+    found = race.race(step, loader, settings.learning_rate, steps, check) if steps else None
+    progress.raced = True  # not before: a race that was broken off is held again
+    if found is None or found.factor == 1:
         return None
     progress.rate_factor *= found.factor
     return Decision("learning_rate", settings.learning_rate * found.factor, found.because)
