@@ -185,12 +185,13 @@ def test_a_run_goes_on_on_another_backend_as_it_would_have_on_its_own(judged, ro
     """The losses over and after ten more steps; what was trained before is the same, and the change is said."""
     expected, found = (rows_of(judged / name / "history.csv") for name in (first, f"{first}-then-{then}"))
     assert len(expected) == len(found) == EPOCHS
+    moved = 0.0
     for name in ("loss", "val_loss"):
         own, others = (np.array([float(row[name]) for row in rows]) for rows in (expected, found))
+        moved = max(moved, abs(own[-1] - own[-2]))
         assert np.array_equal(own[:KILLED_AFTER], others[:KILLED_AFTER])
         np.testing.assert_allclose(others[KILLED_AFTER], own[KILLED_AFTER], rtol=0, atol=ROUNDING)
-    apart = float(expected[-1]["loss"]) - float(expected[-2]["loss"])
-    assert abs(apart) > 10 * ROUNDING, "an epoch changes it by more than that"
+    assert moved > 10 * ROUNDING, "an epoch changes one of them by more than that"
     log = (judged / f"{first}-then-{then}" / "log.txt").read_text(encoding="utf-8")
     assert f"backend {first} → {then}" in log
     assert "goes on from the same state, but equal to rounding only, not bit for bit" in log
