@@ -104,8 +104,8 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     kept = f"{progress.ended}; kept epoch {progress.best_epoch}"
     if len(held_out):
         kept += f", val_loss {progress.best_loss:.4f}"
-        lowest = float(progress.lowest.mean()) if progress.lowest is not None else progress.best_loss
         if progress.lowest_epoch != progress.best_epoch:
+            lowest = next(r["val_loss"] for r in progress.history if r["epoch"] == progress.lowest_epoch)
             kept += f" (not to be told from the lowest, {lowest:.4f} in epoch {progress.lowest_epoch})"
     record(_decision("epoch", progress.best_epoch, kept))
     seconds = max(progress.seconds, time.monotonic() - started)

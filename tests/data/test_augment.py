@@ -270,6 +270,15 @@ def test_about_the_share_is_mixed_and_targets_still_sum_to_one():
     assert abs(heavy.mean() - weights.mean()) < 0.02
 
 
+def test_each_of_two_images_keeps_its_own_weight():
+    """Weight times target is the sum of both images' shares, each times the weight of its class."""
+    count, of_class = 400, np.array([9.0, 0.5, 2.0, 1.0], np.float32)
+    codes = np.arange(count) % 4
+    targets = np.eye(4, dtype=np.float32)[codes]
+    _, soft, heavy = mix(noise(count), targets, of_class[codes], np.random.default_rng(0), 1.0)
+    assert np.allclose((heavy[:, None] * soft / of_class).sum(axis=1), 1, atol=1e-5)
+
+
 def test_an_image_is_mixed_as_much_as_its_target():
     """Each class is one grey level, so a mixed image's mean grey must be that of its target."""
     count, levels = 400, np.array([0, 80, 160, 240])

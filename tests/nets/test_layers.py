@@ -69,6 +69,17 @@ def test_slow_weight_gradients_are_taken_another_way_where_the_shapes_ask_for_it
     assert seen["other gradients"] == (expected if seen["backend"] == "tensorflow" else {})
 
 
+def test_in_bfloat16_more_shapes_ask_for_it(seen):
+    ways = seen["other gradients in bfloat16"]
+    if seen["backend"] != "tensorflow":
+        assert ways == {}
+        return
+    large = {"stage1_block1_conv1", "stage1_block1_conv2", "stage1_block1_conv3", "stem_conv"}
+    assert not large & set(ways)  # maps of 38 x 38 and more
+    assert ways["stage3_block2_conv1"] == ways["stage3_block1_shortcut_conv"] == "_product_gradient"
+    assert ways["stage4_block2_conv2"] == "_shifted_gradient"
+
+
 def test_every_way_to_a_weight_gradient_gives_the_kernels(seen):
     ways = seen["distance of other ways"]
     assert len(ways) == (5 if seen["backend"] == "tensorflow" else 0)
@@ -130,7 +141,8 @@ def observe() -> dict[str, Any]:
     seen: dict[str, Any] = {"backend": keras.backend.backend()}
     for name, (size, batch) in NETS.items():
         seen[name] = observe_net(name, size, batch)
-    seen["other gradients"] = observe_other_gradients()
+    seen["other gradients"] = observe_other_gradients("float32", NETS["resnet50"][0])
+    seen["other gradients in bfloat16"] = observe_other_gradients("bfloat16", 150)
     seen["distance of other ways"] = observe_ways() if seen["backend"] == "tensorflow" else {}
     net, images, _ = scrambled("resnet20", *NETS["resnet20"])
     fused = layers.fused(net)
@@ -195,11 +207,10 @@ def observe_net(name: str, size: int, batch: int) -> dict[str, float]:
     }
 
 
-def observe_other_gradients() -> dict[str, str]:
+def observe_other_gradients(precision: str, size: int) -> dict[str, str]:
     from rightfit.nets import layers, resnet
 
-    size, _ = NETS["resnet50"]
-    fused = layers.fused(resnet.build("resnet50", 5, (size, size)))
+    fused = layers.fused(resnet.build("resnet50", 5, (size, size)), precision)
     ways = {
         layer.name: layer._weight_gradient(tuple(layer.input.shape))
         for layer in fused.layers

@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 BACKEND, FOLDER, KILLS, SEED = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
@@ -28,8 +29,9 @@ from rightfit.config import TrainSettings  # noqa: E402
 from rightfit.console import Console  # noqa: E402
 from rightfit.data.augment import POLICIES  # noqa: E402
 from rightfit.data.loader import TrainLoader  # noqa: E402
-from rightfit.training import loop, race  # noqa: E402
+from rightfit.training import loop, race, treatment  # noqa: E402
 from rightfit.training.checkpoints import Checkpoints  # noqa: E402
+from rightfit.training.doctor import Move  # noqa: E402
 from rightfit.training.judging import Validation  # noqa: E402
 from rightfit.training.phases import Phase  # noqa: E402
 from rightfit.training.safety import Safety  # noqa: E402
@@ -69,10 +71,15 @@ def small_net():
     return model
 
 
+def flipped(look, now):
+    return Move(replace(now, strength=round(1 - now.strength, 4)), "at each look")
+
+
 def run(folder, every):
     """Begin, or go on with, the run in `folder`; its result goes to result.json."""
     folder.mkdir(exist_ok=True)
-    race.FEWEST = 4  # so that rates race in a run as short as this one
+    race.FEWEST, race.WORTH = 12, 10  # so that rates race in a run as short as this one
+    treatment.decide = flipped  # so that strength changes whatever is seen
     toy, rows, held = Toy(), np.arange(150), np.arange(180, 240)
     targets = np.eye(CLASSES, dtype=np.float32)[toy.codes]
     checkpoints = Checkpoints(folder, Console(quiet=True))
@@ -80,7 +87,7 @@ def run(folder, every):
     saved = checkpoints.newest()
     values = {"data": "toy", "model": "resnet20", "augment": "light", "epochs": EPOCHS, "batch_size": BATCH}
     values |= {
-        "learning_rate": 0.05,
+        "learning_rate": 0.05 / 36,
         "warmup_epochs": 1.0,
         "weight_decay": 0.001,
         "ema": 0.9,
@@ -110,6 +117,7 @@ def run(folder, every):
         "weights": weights,
         "best_epoch": progress.best_epoch,
         "ended": progress.ended,
+        "rate_factor": progress.rate_factor,
         "history": history,
     }
     (folder / "result.json").write_text(json.dumps(result))

@@ -91,6 +91,19 @@ def test_a_raise_that_harmed_both_losses_is_undone_and_not_made_again():
     assert condition.strength == pytest.approx(START)
 
 
+@given(st.integers(1, 200), st.integers(1, 3))
+def test_after_an_undone_raise_nothing_is_raised_above_where_it_was(looks_of_run, raises):
+    condition = Condition(START, first_stride(looks_of_run))
+    for _ in range(raises):
+        condition = decide(LEARNT, condition).condition
+    condition = decide(look(0.95, 0.80, **HARMED), condition).condition
+    for one in [*(REST + 1) * [UNLEARNT], *20 * [LEARNT]]:
+        move = decide(one, condition)
+        assert bool(move.because) == (move.condition.strength != condition.strength)
+        condition = move.condition
+        assert condition.strength <= condition.ceiling
+
+
 def test_memorising_is_no_harm():
     """Validation loss rises, that of training images falls: what asks for more, not for less."""
     raised = decide(LEARNT, start()).condition

@@ -22,7 +22,7 @@ from rightfit.evaluation.infer import all_logits, plain_graph
 from rightfit.evaluation.metrics import quick
 from rightfit.nets.layers import fused
 from rightfit.nets.resnet import build, initialise
-from rightfit.training import loop, running, speed
+from rightfit.training import loop, running, speed, treatment
 from rightfit.training.judging import Validation
 from rightfit.training.optimizers import FusedSGD, make_optimizer
 from rightfit.training.schedule import WarmupCosine, averaging_decay
@@ -415,6 +415,16 @@ def test_weight_decay_shrinks_kernels_and_nothing_else(optimizer):
     assert sum(path.endswith("/kernel") for path in before) == 2 < len(before)
 
 
+def test_weight_decay_is_what_it_was_last_said_to_be():
+    model = small_net()
+    step = running.make_step(model, make_optimizer(settled(weight_decay=0.2), model), "categorical", False)
+    before = model.get_layer("conv").kernel.numpy()
+    images, targets, weights = TOY.loader().batch(0, 0)
+    step.decay_by(0.4)
+    step(Batch(images, targets, 0 * weights), 0.5, None)
+    assert np.allclose(step.weights()[0], before * (1 - 0.5 * 0.4), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_weight_decay_zero_moves_nothing_without_a_gradient(optimizer):
     model = small_net()
@@ -429,6 +439,20 @@ def test_weight_decay_zero_moves_nothing_without_a_gradient(optimizer):
     step(Batch(images, targets, 0 * weights), 0.5, None)
     after = dict(zip((v.path for v in model.weights), step.weights(), strict=True))
     assert same(before, [after[v.path] for v in model.trainable_variables])
+
+
+def test_a_doctor_that_acts_ends_patience_with_a_descent_to_zero():
+    """Labels of validation are wrong, so that nothing gets better after the first epochs."""
+    progress = train(
+        validation=TOY.validation(mislabelled=True), epochs=40, patience=3, doctor="act", ema=0.9
+    )
+    assert progress.annealed > treatment.NEARLY_ZERO and len(progress.restarts) == 1
+    first = progress.restarts[0]
+    rates = [row["learning_rate"] for row in progress.history if row["epoch"] > first]
+    assert progress.epoch == progress.epochs < 40 and len(rates) == progress.epochs - first
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 0.05 * rates[0]
+    kept = next(row for row in progress.history if row["epoch"] == progress.best_epoch)
+    assert "strength" in kept
 
 
 @pytest.fixture(scope="module")

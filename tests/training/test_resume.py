@@ -25,6 +25,7 @@ from rightfit.training.optimizers import make_optimizer
 
 SMALL = ("--image-size", 8, "--batch-size", 16, "--precision", "float32", "--learning-rate", "0.05")
 KILLS = {"tensorflow": 12, "jax": 2, "torch": 2}
+SEEDS = {"tensorflow": 10, "jax": 13, "torch": 5}  # AdamW where they are odd
 SAME = ("weights.safetensors", "golden.npz", "data.csv", "config.yaml", "architecture.json")
 
 
@@ -36,7 +37,7 @@ def test_a_run_killed_again_and_again_is_the_run_that_nobody_disturbed(backend, 
     """SIGKILL while it learns, judges or writes; two phases, dropout, averaging; sums nobody looked at on the way."""
     script = Path(__file__).with_name("kills.py")
     done = subprocess.run(
-        [sys.executable, script, backend, tmp_path, str(KILLS[backend]), str(len(backend))],
+        [sys.executable, script, backend, tmp_path, str(KILLS[backend]), str(SEEDS[backend])],
         env=process.environment(),
         capture_output=True,
         text=True,
@@ -47,6 +48,8 @@ def test_a_run_killed_again_and_again_is_the_run_that_nobody_disturbed(backend, 
     assert len(said["kills"]) == KILLS[backend]
     assert len({tuple(kill["files"]) for kill in said["kills"]}) > 1, "they hit at different places"
     assert len(said["whole"]["history"]) == 12
+    assert said["whole"]["rate_factor"] > 1, "the doctor took another learning rate"
+    assert {row["strength"] for row in said["whole"]["history"]} == {0.3, 0.7}, "and moved strength"
     assert said["killed"] == said["whole"]
 
 

@@ -141,7 +141,9 @@ def mix(
 ) -> tuple[Batch, Floats, Floats]:
     """Mix about `share` of the images with another one of the batch, and their targets (B, outputs) and
     weights (B,) alike: half of them by mixup (Zhang et al. 2018, Beta(0.4, 0.4)), half by CutMix (Yun et al.
-    2019, Beta(1, 1), a rectangle of the other image)."""
+    2019, Beta(1, 1), a rectangle of the other image).
+
+    A cross entropy with the mixed target and weight is what both images' own would add up to."""
     count, height, width, _ = batch.shape
     other = generator.permutation(count)
     drawn = generator.random((3, count))
@@ -161,8 +163,10 @@ def mix(
         else:
             cv2.addWeighted(batch[i], float(kept[i]), batch[other[i]], float(1 - kept[i]), 0, dst=out[i])
     part, rest = kept.astype(np.float32), (1 - kept).astype(np.float32)
-    mixed = part[:, None] * targets + rest[:, None] * targets[other]
-    return out, mixed, part * weights + rest * weights[other]
+    mine, others = part * weights, rest * weights[other]
+    heavy = mine + others
+    share_of_mine = np.divide(mine, heavy, out=part.copy(), where=heavy > 0)[:, None]
+    return out, share_of_mine * targets + (1 - share_of_mine) * targets[other], heavy
 
 
 def smooth(targets: Floats, amount: float, exclusive: bool) -> Floats:

@@ -153,9 +153,10 @@ class TensorFlowConv2D(keras.layers.Conv2D):
     """Convolution whose weight gradient avoids the shapes where TensorFlow's CPU kernel is slow.
 
     That kernel (oneDNN on TensorFlow's own threads) runs at a fraction of the forward speed when few
-    positions meet many channels, and at strided 1x1 kernels over odd sizes. There the same sums are
-    taken by one matrix product over the shifted inputs, or over the inputs the stride meets; the
-    outputs and the inputs' gradient stay with the kernel. docs/benchmarks.md has the figures.
+    positions meet many channels, at strided 1x1 kernels over odd sizes, and in bfloat16 at all 1x1 kernels
+    over small maps. There the same sums are taken by matrix products, one for each shift of the inputs, or
+    over the inputs the stride meets; the outputs and the inputs' gradient stay with the kernel.
+    docs/performance.md has the figures.
     """
 
     def call(self, inputs: Any) -> Any:

@@ -1,6 +1,6 @@
 """What a run does about its fit: a look at an epoch's end in, at most one change out, and never one without evidence.
 
-Pure decisions: the loop carries them out and puts them on record. docs/doctor.md has the rules in words.
+Pure decisions; training/treatment.py carries them out. docs/doctor.md has the rules in words.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Look:
     val_accuracy: Measured
     # Changes of the mean loss, from the losses of the same images:
     train_since_last: Measured | None  # training images since the look before
-    train_since_move: Measured | None  # training images since strength was last raised
+    train_since_move: Measured | None  # training images since strength last changed
     val_since_move: Measured | None  # validation images since then
 
 
@@ -63,7 +63,7 @@ def decide(look: Look, now: Condition) -> Move:
         return Move(replace(now, rest=now.rest - 1), "")
     if now.last > 0 and _harmed(look):
         assert look.train_since_move is not None and look.val_since_move is not None
-        back = max(0.0, now.strength - now.last)
+        back = round(max(0.0, now.strength - now.last), 4)
         because = (
             f"since it was raised, the loss of training images rose by {_nats(look.train_since_move)} and that of "
             f"validation images by {_nats(look.val_since_move)}: undone"

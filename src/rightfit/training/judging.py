@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import keras
 import numpy as np
@@ -39,7 +40,7 @@ class Judged:
     images: Validation
     label_mode: str
 
-    @property
+    @cached_property
     def result(self) -> Quick:
         return quick(self.logits, self.images.targets, self.label_mode, self.images.groups)
 
@@ -47,6 +48,7 @@ class Judged:
         """(N,) the loss of each image, in nats."""
         return image_losses(self.logits / np.float32(temperature), self.images.targets, self.label_mode)
 
+    @cached_property
     def temperature(self) -> float:
         """The one at which the loss is least, by every so many of the images."""
         every = max(1, len(self.logits) // ENOUGH)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from rightfit.data.loader import TrainLoader
 from rightfit.evaluation.intervals import half_width
+from rightfit.memory import is_short
 from rightfit.training.step import Step
 
 RUNG = 6.0  # one rate to the next
@@ -43,7 +44,8 @@ def race(step: Step, loader: TrainLoader, rate: float, steps: int, check: Callab
     """Try `rate`, and rates `RUNG` times lower and higher until one is surely worse; `rate` stays unless another is
     surely better.
 
-    `step` is left as it was found. `check` is called before each step, and may raise.
+    `step` is left as it was found, but where memory was too short for it. `check` is called before
+    each step, and may raise.
     """
     start = step.state()
     tried: dict[int, NDArray[np.float64]] = {}
@@ -54,16 +56,19 @@ def race(step: Step, loader: TrainLoader, rate: float, steps: int, check: Callab
             tried[rung] = _losses(step, loader, rate * RUNG**rung, steps, check)
         return tried[rung]
 
+    best = 0
     try:
-        best = 0
         for sign in (-1, +1):
             for rung in range(1, MOST_RUNGS + 1):
                 if _better(losses(sign * rung), losses(best)):
                     best = sign * rung
                 elif _better(losses(0), losses(sign * rung)):
                     break
-    finally:
-        step.restore(start)
+    except BaseException as error:
+        if not is_short(error):  # else the step is made anew, and on JAX its state is gone
+            step.restore(start)
+        raise
+    step.restore(start)
     seen = ", ".join(f"{rate * RUNG**rung:.3g}: {_end(tried[rung]).mean():.3f}" for rung in sorted(tried))
     because = f"loss of training at the end of {steps} steps by learning rate: {seen}"
     return Outcome(RUNG**best, steps * len(tried), because)

@@ -69,6 +69,8 @@ class Training:
         looks = self.settings.doctor != "off" and len(self.validation.rows) > 0
         self.probe: Probe | None = choose(self.loader, self.settings.seed) if looks else None
         self.acts = self.probe is not None and self.settings.doctor == "act"
+        if self.settings.doctor == "act" and not self.acts:
+            self.console.say("doctor: there are no validation images, so it cannot act")
         smoothing, exclusive = self.settings.label_smoothing, self.label_mode == "categorical"
         self.loader = replace(self.loader, smoothing=smoothing, exclusive=exclusive)
         self.plain = self.loader  # by the settings alone; `loader` is what strength makes of it
@@ -123,9 +125,8 @@ class Training:
         span = self.enter()
         progress, settings, validation = self.progress, self.settings, self.validation
         assert self.step
-        if (
-            self.acts and not progress.raced and not progress.fitted
-        ):  # borrowed weights have a rate of their own
+        # Borrowed weights have a rate of their own, and a time limit is known to be kept after an epoch only.
+        if self.acts and not (progress.raced or progress.fitted or settings.time_limit):
             self._race()
         row = self._steps(span)
         row["trainable"] = span.phase.name
@@ -147,8 +148,9 @@ class Training:
             val = self._judged(validation)
             row |= _columns("val", val)
             self._check(row, "val_loss")
-            # Strength changes how sure a net is; what is kept is calibrated on these images in any case.
-            losses = val.losses(val.temperature() if self.acts else 1.0)
+            # Strength changes how sure a net is; what is kept is calibrated on these images in any case. The fit of
+            # a head, which borrowed weights have to beat, is compared as it is.
+            losses = val.losses(val.temperature if self.acts and not progress.fitted else 1.0)
             if self.acts:
                 row["strength"] = progress.doctor["strength"]
             if self.probe and self.probe.due(epoch, progress.epochs):
@@ -170,13 +172,16 @@ class Training:
         stale = epoch - max(progress.lowest_epoch, span.first)
         if self._elapsed() >= self.limit:
             progress.ended = f"time limit of {settings.time_limit} reached in epoch {epoch}"
-        elif len(validation.rows) and stale >= (settings.patience or 1) and not self._last_descent(span):
+        elif not len(validation.rows) or span.annealed:
+            pass
+        elif stale >= (settings.patience or 1) and not (self.acts and self._last_descent()):
             progress.ended = f"no better validation loss for {settings.patience} epochs"
         return row
 
     def _race(self) -> None:
         """Whether another learning rate learns faster, before the first step; a run that goes on knows."""
         assert self.step
+        self.console.say("doctor: trying learning rates, each for a few steps")
         found = treatment.try_rates(
             self.progress, self.step, self.loader, self.settings, self.interrupt.check
         )
@@ -184,13 +189,10 @@ class Training:
             self._decided(found)
         self.save()
 
-    def _last_descent(self, span: Span) -> bool:
+    def _last_descent(self) -> bool:
         """Did the doctor make the schedule's end come now, from the weights that are kept?"""
-        if not self.acts:
-            return False
-        rate, steps = schedule_of(self.settings, span, self.loader.steps), self.loader.steps
-        share = rate((self.progress.best_epoch - span.first) * steps) / (self.settings.learning_rate or 1.0)
-        found = treatment.last_descent(self.progress, share)
+        assert self.settings.learning_rate
+        found = treatment.last_descent(self.progress, self.settings.learning_rate)
         if found:
             self._decided(found)
         return found is not None

@@ -49,6 +49,7 @@ class Safety:
     ) -> None:
         """Make `progress`, as it was read, go another way than `failed` did, and put that on record."""
         progress.rate_factor, progress.setbacks = failed.rate_factor / 2, failed.setbacks + 1
+        progress.raced = failed.raced
         because = f"{what}; training returned to the end of epoch {progress.epoch} at half the learning rate"
         if lost:
             more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""

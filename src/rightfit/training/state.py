@@ -46,7 +46,7 @@ class Progress:
     phase: int = -1  # of the weights, optimizer and sums; -1 is before the first
     part: dict[str, float] = field(default_factory=dict)  # seconds of the epoch that is begun, by column
     seconds: float = 0.0  # of training so far, in whatever processes
-    rate_factor: float = 1.0  # of the learning rate; halved by each setback
+    rate_factor: float = 1.0  # of the learning rate; set by the race, halved by each setback
     setbacks: int = 0
     micro: int = 0  # images a gradient is taken of at a time, where memory is short; 0 is the whole batch
 

@@ -50,7 +50,7 @@ def treat(progress: Progress, epoch: int, train: Judged, val: Judged) -> Decisio
     Losses are taken at the temperature that suits validation images: a net that is held back more is less sure of
     itself, which is no fault of its answers.
     """
-    temperature = val.temperature()
+    temperature = val.temperature
     train_losses, val_losses = train.losses(temperature), val.losses(temperature)
 
     def since(name: str, losses: NDArray[np.float64], groups: NDArray[np.int64] | None) -> Measured | None:
@@ -77,10 +77,12 @@ def treat(progress: Progress, epoch: int, train: Judged, val: Judged) -> Decisio
     return Decision("strength", move.condition.strength, f"epoch {epoch}: {move.because}")
 
 
-def last_descent(progress: Progress, share: float) -> Decision | None:
-    """When patience has run out: back to the weights that are kept, and from `share` of the peak rate, at which
-    they were reached, down to zero. None where that was done already, or the rate was nearly zero anyway."""
+def last_descent(progress: Progress, peak: float) -> Decision | None:
+    """When patience has run out: back to the weights that are kept, and from the rate at which they were reached down
+    to zero; `peak` is the schedule's. None where that was done already, or the rate was nearly zero anyway."""
     left = progress.epochs - progress.epoch
+    rates = [row["learning_rate"] for row in progress.history if row["epoch"] == progress.best_epoch]
+    share = min(1.0, rates[0] / (peak * progress.rate_factor)) if rates else 0.0
     if progress.annealed or share < NEARLY_ZERO or left < 1 or not progress.weights:
         return None
     progress.epochs = progress.epoch + min(left, max(SHORTEST, math.ceil(LENGTH * progress.epochs)))
@@ -91,4 +93,4 @@ def last_descent(progress: Progress, share: float) -> Decision | None:
         f"weights of epoch {progress.best_epoch} with {share:.2f} of the peak learning rate, which falls to zero by "
         f"epoch {progress.epochs}"
     )
-    return Decision("schedule", progress.epochs, because)
+    return Decision("epochs", progress.epochs, because)
