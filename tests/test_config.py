@@ -5,8 +5,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rightfit.config import TrainSettings, parse_image_size, parse_seconds, to_yaml, train_settings, yaml_of
+from rightfit.config import TrainSettings, parse_image_size, parse_seconds, to_yaml, train_settings
 from rightfit.errors import UsageError
+from rightfit.files import yaml_of
 
 # The machine may be busy.
 unhurried = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -13,7 +13,8 @@ from rightfit.config import TrainSettings, to_yaml, train_settings
 from rightfit.console import Console
 from rightfit.errors import UsageError
 from rightfit.files import write_text
-from rightfit.fitting import Job, fit
+from rightfit.fitting import fit
+from rightfit.provenance import Job
 from rightfit.run import Run
 from rightfit.runtime import installed_backends
 

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from rightfit.errors import UsageError
+from rightfit.files import yaml_of
 
 
 class Settings(BaseModel):
@@ -253,10 +254,3 @@ def to_yaml(settings: TrainSettings) -> str:
         value = yaml_of({name: getattr(settings, name)}, width=10_000).rstrip("\n")
         lines.append(f"{value}  # {field.description}")
     return "\n".join(lines) + "\n"
-
-
-def yaml_of(content: Any, dumper: type = yaml.SafeDumper, **style: Any) -> str:
-    """Letters of every alphabet stay readable; but where U+0085 is among them, which PyYAML writes as it is and
-    reads back as a space, all of them are escaped."""
-    text: str = yaml.dump(content, Dumper=dumper, allow_unicode=True, **style)
-    return yaml.dump(content, Dumper=dumper, allow_unicode=False, **style) if "\x85" in text else text

@@ -1,4 +1,4 @@
-"""Write files whole: beside their place, flushed to disk, then renamed into it."""
+"""Write files whole: beside their place, flushed to disk, then renamed into it; and the text of a YAML file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from rightfit.errors import WriteError
 
@@ -130,3 +132,10 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def yaml_of(content: Any, dumper: type = yaml.SafeDumper, **style: Any) -> str:
+    """Letters of every alphabet stay readable; but where U+0085 is among them, which PyYAML writes as it is and
+    reads back as a space, all of them are escaped."""
+    text: str = yaml.dump(content, Dumper=dumper, allow_unicode=True, **style)
+    return yaml.dump(content, Dumper=dumper, allow_unicode=False, **style) if "\x85" in text else text

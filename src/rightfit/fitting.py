@@ -4,48 +4,27 @@ from __future__ import annotations
 
 import functools
 import gc
-import hashlib
-import json
-import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from importlib import metadata
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rightfit import reporting
-from rightfit.config import TrainSettings, parse_seconds
+from rightfit.config import parse_seconds
 from rightfit.console import Console, duration
 from rightfit.errors import DataError, RightfitError, RunError
-from rightfit.files import append_line, write_text
+from rightfit.files import append_line
 from rightfit.precision import measured_gain, uses_gpu
+from rightfit.provenance import Job, describe, lines_of, machine, why_this_backend, write_image_digests
 from rightfit.run import CALIBRATION, VALIDATION, Run
-from rightfit.runtime import THREADS, cache_folder, choose_backend, cpu_count, cpu_name, installed_backends
+from rightfit.runtime import cache_folder
 
 if TYPE_CHECKING:
-    import keras
-
-    from rightfit.data.dataset import Dataset
     from rightfit.training.checkpoints import Checkpoints
-    from rightfit.training.recipe import Decision, Facts
+    from rightfit.training.recipe import Decision
     from rightfit.training.state import Progress, Saved
 
 FINISHED = "finished.json"  # which checkpoint the artefacts are of; written after all of them
-IMAGES = "images.safetensors"  # a digest of each image, to name those that have changed
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a run is a function of."""
-
-    place: Path
-    dataset: Dataset
-    model: keras.Model  # with the weights to start from
-    asked: TrainSettings  # before the recipe
-    settings: TrainSettings  # after it
-    facts: Facts
 
 
 def fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | None = None) -> Run:
@@ -85,9 +64,9 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
 
     about = describe(job)
     checkpoints.every = parse_seconds(settings.checkpoint_every)
-    checkpoints.describe = lambda: {**about, "decisions": [*_lines(place / "decisions.jsonl"), *waiting]}
+    checkpoints.describe = lambda: {**about, "decisions": [*lines_of(place / "decisions.jsonl"), *waiting]}
     if saved is None or saved.changed:
-        _write_image_digests(job)
+        write_image_digests(job)
     started = time.monotonic()
     progress, chosen = _trained(job, console, checkpoints, saved, record_or_wait)
     gc.collect()  # the net that was trained is a cycle; the one that was saved is about to be loaded
@@ -121,7 +100,7 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
         "validation": metrics,
         "diagnosis": diagnosis,
         "speed": speed,
-        "machine": machine() | _chosen(place),
+        "machine": machine() | why_this_backend(place),
     }
     folder.write_json(place / "metrics.json", {name: found for name, found in content.items() if found})
     checkpoints.keep_the_last_only()
@@ -277,82 +256,6 @@ def _decision(setting: str, value: Any, because: str) -> Decision:
     from rightfit.training.recipe import Decision
 
     return Decision(setting, value, because)
-
-
-# What a checkpoint says of its run ------------------------------------------------------------------
-
-
-def describe(job: Job) -> dict[str, Any]:
-    """In JSON's kinds: enough to go on without the weights it started from, or what was asked."""
-    from rightfit.nets.layers import stock
-    from rightfit.saving.architecture import to_config
-
-    return {
-        "asked": job.asked.model_dump(),
-        "settings": job.settings.model_dump(),
-        "facts": asdict(job.facts),
-        "classes": list(job.dataset.table.classes),
-        "architecture": to_config(stock(job.model)),
-        "machine": machine(),
-        "data": {"data.csv": digest_of_file(job.place / "data.csv"), "images": digest_of_images(job.dataset)},
-    }
-
-
-def machine() -> dict[str, str]:
-    """What decides bits besides the run itself."""
-    backend = choose_backend()
-    threads = {n: os.environ[n] for n in THREADS if n in os.environ}
-    return {
-        "backend": backend,
-        backend: installed_backends()[backend],
-        **{package: metadata.version(package) for package in ("rightfit", "keras", "numpy")},
-        "processor": cpu_name(),
-        "processors": " ".join([str(cpu_count()), *(f"{n}={v}" for n, v in threads.items())]),
-    }
-
-
-def _chosen(place: Path) -> dict[str, str]:
-    """Why the backend is the one it is, where nobody asked for it."""
-    decisions = map(json.loads, _lines(place / "decisions.jsonl"))
-    reasons = [line["evidence"] for line in decisions if line["setting"] == "backend"]
-    return {"because": reasons[0]} if reasons else {}
-
-
-def digest_of_file(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-    except OSError as error:
-        raise RunError(
-            f"{path}: cannot be read ({error.strerror}); the run is incomplete or damaged"
-        ) from error
-
-
-def digest_of_images(dataset: Dataset) -> str:
-    """Over the contents of the run's images in the order of data.csv, and how they are fitted to their size."""
-    contents = dataset.contents()
-    return hashlib.blake2b(repr(dataset.spec).encode() + contents.tobytes(), digest_size=16).hexdigest()
-
-
-def _write_image_digests(job: Job) -> None:
-    from rightfit.training import checkpoints
-
-    with suppress(RightfitError):  # without it changed images are noticed, but not named
-        file = job.place / checkpoints.FOLDER / IMAGES
-        checkpoints.write(file, {"contents": job.dataset.contents()}, {})
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-
-
-def put_back(place: Path, saved: Saved) -> None:
-    """history.csv and decisions.jsonl as they were when the checkpoint was saved, whatever a kill left."""
-    from rightfit.saving import folder
-
-    if saved.progress.history:
-        folder.write_table(place / "history.csv", saved.progress.history)
-    write_text(place / "decisions.jsonl", "".join(f"{line}\n" for line in saved.about["decisions"]))
 
 
 def sentence(split: str, metrics: dict[str, Any]) -> str:

@@ -11,16 +11,8 @@ from rightfit.config import TrainSettings, to_yaml, train_settings
 from rightfit.console import Console
 from rightfit.errors import DataError, RunError, UsageError
 from rightfit.files import write_text
-from rightfit.fitting import (
-    FINISHED,
-    IMAGES,
-    Job,
-    digest_of_file,
-    digest_of_images,
-    fit,
-    machine,
-    put_back,
-)
+from rightfit.fitting import FINISHED, fit
+from rightfit.provenance import IMAGES, Job, digest_of_file, digest_of_images, machine, put_back
 from rightfit.run import Run
 from rightfit.runtime import cache_folder, choose_backend
 

@@ -15,6 +15,7 @@ from rightfit.formats.contents import check_name
 
 MAGIC = b"PK\x03\x04"
 KERAS = re.compile(r"config\.json|metadata\.json|model\.weights\.h5|assets(/.*)?")
+# What zipfile raises for hostile bytes: an unknown method is a NotImplementedError, a password a RuntimeError.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
 ENTRY = 256  # bytes of a member's line in an archive's directory, with a long name
 PACKING = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}

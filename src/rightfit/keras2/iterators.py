@@ -45,8 +45,8 @@ class Iterator(keras.utils.PyDataset):
         self.total_batches_seen = 0
         self.served = 0  # batches of this pass and those after it that `fit_generator` has taken in steps
         self.lock = threading.RLock()
-        # Without a seed of its own it follows from np.random.seed, as in Keras 2: hence NumPy's old generator.
-        self._coordinate = int(np.random.randint(2**31)) if seed is None else int(seed)  # noqa: NPY002
+        drawn = np.random.randint(2**31) if seed is None else seed  # noqa: NPY002  (follows np.random.seed, as in Keras 2)
+        self._coordinate = int(drawn)
         self._passes = 0
         self._begun = False
 
@@ -109,7 +109,7 @@ class Iterator(keras.utils.PyDataset):
         return self.n
 
     def _batch(self, rows: NDArray[np.int64], number: int, start: int) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each kind of flow has its own; a PyDataset cannot be an ABC as well
 
     def _finished(self, images: Any, number: int, start: int) -> NDArray[Any]:
         """Images (B, H, W, C) of a batch, or a list of them -> transformed, normalised, in the generator's order of

@@ -13,8 +13,8 @@ from typing import Any
 import keras
 import yaml
 
-from rightfit.config import yaml_of
 from rightfit.errors import ArchitectureError
+from rightfit.files import yaml_of
 from rightfit.saving.building import built
 from rightfit.saving.checked import checked
 from rightfit.saving.texts import read_json, read_yaml

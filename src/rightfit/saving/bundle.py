@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rightfit.config import yaml_of
 from rightfit.errors import ModelFileError, RunError
 from rightfit.evaluation.infer import Predicts, plain_graph
-from rightfit.files import write_text, write_with
+from rightfit.files import write_text, write_with, yaml_of
 from rightfit.formats.model_file import Tensor, opened
 from rightfit.runtime import exact_float32
 
