@@ -14,7 +14,7 @@ from rightfit.training import race, treatment
 from rightfit.training.diagnosis import Measured
 from rightfit.training.doctor import LITTLE, REST, SETTLED, Condition, Look, decide, first_stride
 from rightfit.training.state import Progress
-from rightfit.training.strength import START, restraint
+from rightfit.training.strength import START, Restraint, restraint
 
 shares = st.floats(0, 1)
 halves = st.floats(0.001, 0.5)
@@ -132,12 +132,8 @@ SETTINGS = TrainSettings(data="", label_smoothing=0.1, weight_decay=0.005)
 def test_the_path_goes_through_the_settings_and_only_upwards(name, side):
     policy = POLICIES[name]
     steps = [restraint(strength, policy, SETTINGS, side) for strength in np.linspace(0, 1, 11)]
-    assert restraint(START, policy, SETTINGS, side) == dataclasses.replace(
-        steps[3], policy=policy, smoothing=0.1, weight_decay=0.005
-    )
-    assert steps[0] == dataclasses.replace(
-        steps[0], policy=Policy(flip=policy.flip), smoothing=0, weight_decay=0
-    )
+    assert restraint(START, policy, SETTINGS, side) == Restraint(policy, 0.1, 0.005)
+    assert steps[0] == Restraint(Policy(flip=policy.flip), 0, 0)
     for below, above in itertools.pairwise(steps):
         assert below.smoothing <= above.smoothing and below.weight_decay < above.weight_decay
         assert below.policy.zoom >= above.policy.zoom

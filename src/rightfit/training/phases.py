@@ -39,9 +39,8 @@ class Span(NamedTuple):
     phase: Phase
     first: int
     end: int
-    annealed: float = (
-        0.0  # share of the peak rate that it goes down from, without a warm-up; 0: warm-up and peak
-    )
+    # Share of the peak rate that it goes down from, without a warm-up; 0: warm-up and peak.
+    annealed: float = 0.0
 
 
 def span_at(phases: Sequence[Phase], progress: Progress) -> Span:

@@ -6,7 +6,7 @@ strongest that photographs, or small images, still bear. docs/doctor.md draws th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rightfit.config import TrainSettings
 from rightfit.data.augment import Policy, between
@@ -14,9 +14,8 @@ from rightfit.training.recipe import SMALL
 
 START = 0.3
 STRONGEST = Policy(shift=0.1, zoom=0.35, rotate=15, colour=0.35, erase=0.25, mix=0.8)
-STRONGEST_SMALL = Policy(
-    shift=0.15, zoom=0.8, rotate=10, colour=0.2, erase=0.25, mix=0.8
-)  # few pixels to lose
+# Small images have few pixels to lose.
+STRONGEST_SMALL = Policy(shift=0.15, zoom=0.8, rotate=10, colour=0.2, erase=0.25, mix=0.8)
 MOST_SMOOTHING = 0.15
 MOST_DECAY = 2.0  # times the settings'
 
@@ -49,14 +48,12 @@ def restraint(strength: float, policy: Policy, settings: TrainSettings, side: in
 
 def _stronger(one: Policy, other: Policy) -> Policy:
     """Of each change the larger; mirroring is the first one's, as it can change what an image means."""
-    return replace(
-        Policy(
-            shift=max(one.shift, other.shift),
-            zoom=min(one.zoom, other.zoom),
-            rotate=max(one.rotate, other.rotate),
-            colour=max(one.colour, other.colour),
-            erase=max(one.erase, other.erase),
-            mix=max(one.mix, other.mix),
-        ),
+    return Policy(
+        shift=max(one.shift, other.shift),
+        zoom=min(one.zoom, other.zoom),
+        rotate=max(one.rotate, other.rotate),
         flip=one.flip,
+        colour=max(one.colour, other.colour),
+        erase=max(one.erase, other.erase),
+        mix=max(one.mix, other.mix),
     )
