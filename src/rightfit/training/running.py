@@ -20,7 +20,7 @@ from rightfit.evaluation.infer import plain_graph
 from rightfit.evaluation.intervals import half_width
 from rightfit.memory import words
 from rightfit.nets.layers import fused
-from rightfit.training import treatment
+from rightfit.training import race, treatment
 from rightfit.training.backend_steps import make_step
 from rightfit.training.interrupt import Interrupt, Stop
 from rightfit.training.judging import Judged, Validation, is_kept, judged_on
@@ -181,7 +181,8 @@ class Training:
     def _race(self) -> None:
         """Whether another learning rate learns faster, before the first step; a run that goes on knows."""
         assert self.step
-        self.console.say("doctor: trying learning rates, each for a few steps")
+        if steps := race.length(self.progress.epochs * self.loader.steps):
+            self.console.say(f"doctor: trying other learning rates, {steps} steps each")
         found = treatment.try_rates(
             self.progress, self.step, self.loader, self.settings, self.interrupt.check
         )

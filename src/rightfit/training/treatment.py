@@ -33,12 +33,13 @@ def begin(progress: Progress, looks: int) -> None:
 def try_rates(
     progress: Progress, step: Step, loader: TrainLoader, settings: TrainSettings, check: Callable[[], None]
 ) -> Decision | None:
-    """Before the first step: the learning rate that learns fastest, if another than the one that was set."""
+    """Before the first step: the learning rate that learns fastest, the one that was set unless another surely does.
+    None where the run is too short for a race."""
     steps = race.length(progress.epochs * loader.steps)
     assert settings.learning_rate
     found = race.race(step, loader, settings.learning_rate, steps, check) if steps else None
     progress.raced = True  # not before: a race that was broken off is held again
-    if found is None or found.factor == 1:
+    if found is None:
         return None
     progress.rate_factor *= found.factor
     return Decision("learning_rate", settings.learning_rate * found.factor, found.because)
