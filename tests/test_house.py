@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 # each other, and precision above them; cli may read the package's version.
 FLOORS = (
     {"errors"},
-    {"files"},
+    {"files", "records"},
     {"config", "runtime", "console", "memory"},
     {"precision"},
     {"data"},
@@ -29,7 +29,7 @@ FLOORS = (
     {"report", "export", "serve", "tuning", "machine", "keras2"},
     {"run", "provenance"},
     {"reporting"},
-    {"asking", "fitting", "comparing", "explaining", "suspecting", "inspecting", "exchange"},
+    {"asking", "fitting", "comparing", "explaining", "suspecting", "diagnosing", "inspecting", "exchange"},
     {"resuming"},
     {"beginning"},
     {"api"},

@@ -10,7 +10,19 @@ rightfit.resume("runs/photos-1")
 rightfit.load("runs/photos-1").model
 """
 
-from rightfit.api import check, compare, explain, inspect, load, neighbours, report, resume, suspects, train
+from rightfit.api import (
+    check,
+    compare,
+    diagnose,
+    explain,
+    inspect,
+    load,
+    neighbours,
+    report,
+    resume,
+    suspects,
+    train,
+)
 from rightfit.errors import (
     ArchitectureError,
     BackendError,
@@ -37,7 +49,7 @@ from rightfit.run import Run
 
 __all__ = [
     "ArchitectureError", "BackendError", "DataError", "ImageError", "ModelFileError", "RightfitError", "Run",
-    "RunError", "UsageError", "WriteError", "check", "compare", "convert", "explain", "from_json", "from_yaml",
-    "inspect", "load", "load_model", "load_weights", "neighbours", "open_saved_model", "report", "resume",
-    "save_weights", "suspects", "to_json", "to_yaml", "train",
+    "RunError", "UsageError", "WriteError", "check", "compare", "convert", "diagnose", "explain", "from_json",
+    "from_yaml", "inspect", "load", "load_model", "load_weights", "neighbours", "open_saved_model", "report",
+    "resume", "save_weights", "suspects", "to_json", "to_yaml", "train",
 ]  # fmt: skip

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rightfit.data.audit.findings import Audit
+    from rightfit.diagnosing import FitStory
 
 
 def check(
@@ -179,6 +180,14 @@ def redraw(run: Run, *, quiet: bool = False) -> None:
 
     if (run.path / reporting.NAME).exists():
         reporting.draw(run, Console(quiet))
+
+
+def diagnose(run: str | os.PathLike[str] | Run) -> FitStory:
+    """How the run's fit came about, from what is on record: its epochs, the diagnosis with its numbers, what was
+    changed and what came of that, what may help. Nothing is trained or predicted. RunError for a damaged run."""
+    from rightfit import diagnosing
+
+    return diagnosing.diagnose(_opened(run, "float32"))
 
 
 def suspects(

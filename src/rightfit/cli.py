@@ -258,6 +258,14 @@ def report(
 
 
 @app.command()
+def diagnose(run: RunFolder, json: AsJson = False) -> None:
+    """Over- or underfit? What the epochs showed, what was changed and what came of it, what may help."""
+    from rightfit import api
+
+    _print(api.diagnose(run).to_dict(), tables.of_fit, json)
+
+
+@app.command()
 def suspects(
     run: RunFolder,
     output: Annotated[

@@ -51,6 +51,8 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
 
     def record(decision: Decision) -> None:
         line = {"setting": decision.setting, "value": decision.value, "evidence": decision.because}
+        if decision.epoch is not None:
+            line["epoch"] = decision.epoch
         waiting.append(folder.stamped(**line))
         while waiting:
             append_line(place / "decisions.jsonl", waiting[0])
@@ -214,7 +216,7 @@ def _diagnosis(job: Job, progress: Progress) -> dict[str, Any]:
     rows, counts = table.rows("val"), job.facts.class_counts
     common = 0.0 if table.label_mode == "multilabel" else max(counts) / sum(counts)
     lost = progress.ended if progress.lost else ""
-    found = diagnose(evidence(progress.kept, len(rows), common, lost))
+    found = diagnose(evidence(progress.kept, len(rows), common, lost, len(table.classes)))
     return {**asdict(found), **{name: round(value, 6) for name, value in progress.kept.items()}}
 
 

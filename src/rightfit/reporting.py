@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.errors import DataError, RightfitError, UsageError
 from rightfit.files import write_text
+from rightfit.records import epochs_of, objects_of
 from rightfit.run import Run
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Follower:
             going_on=True,
             findings=found[0],
             audited=found[1],
-            decisions=_records(self.place / "decisions.jsonl"),
+            decisions=objects_of(self.place / "decisions.jsonl"),
         )
 
 
@@ -123,9 +123,9 @@ def _story(run: Run, console: Console) -> Story:
 
     table = recorded.table_of(run.path / "data.csv", run.classes, run.label_mode)
     counts = {split: len(table.rows(split)) for split in ("train", "val", "test")}
-    history = _history(run.path / "history.csv")
+    history = epochs_of(run.path / "history.csv")
     metrics = run.metrics
-    decisions = _records(run.path / "decisions.jsonl")
+    decisions = objects_of(run.path / "decisions.jsonl")
     decided = [d["value"] for d in decisions if d["setting"] == "epoch"]
     findings, audited = _audit(run.path)
     rows = [row for row in history if row.get("steps")]
@@ -143,7 +143,7 @@ def _story(run: Run, console: Console) -> Story:
         findings=findings,
         audited=audited,
         decisions=decisions,
-        openings=_records(run.path / "test-ledger.jsonl"),
+        openings=objects_of(run.path / "test-ledger.jsonl"),
         seconds=asdict(speed.spent_in(rows)) if rows else {},
         versions=metrics.get("machine", {}),
     )
@@ -220,27 +220,3 @@ def _audit(place: Path, pictures: bool = True) -> tuple[list[dict[str, Any]], in
 def _plain(settings: TrainSettings) -> dict[str, Any]:
     content = {name: value for name, value in settings.model_dump().items() if value is not None}
     return {**content, "height_width": settings.height_width}
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    import json
-
-    with suppress(OSError, ValueError):
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return []
-
-
-def _history(path: Path) -> list[dict[str, Any]]:
-    """The rows of history.csv; what is no number is left out."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [_numbers(row) for row in csv.DictReader(file)]
-
-
-def _numbers(row: Mapping[str, str]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, text in row.items():
-        with suppress(TypeError, ValueError):
-            found[name] = float(text)
-    return found

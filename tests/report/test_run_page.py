@@ -17,6 +17,7 @@ from rightfit.evaluation.summary import summary
 from rightfit.report import plots
 from rightfit.report.pictures import data_uri
 from rightfit.report.run_page import page
+from rightfit.report.sections import _marks
 from rightfit.report.story import Picture, Story, Suspects
 from rightfit.report.words import LANGUAGES, Words
 
@@ -124,6 +125,29 @@ def test_a_diagnosis_replaces_what_augmented_images_say(read, word):
     story = told(metrics={"diagnosis": {"word": word, "sentence": "", **measured}})
     said = read(page(story)).text
     assert "both unchanged" in said and "harder than validation" not in said
+
+
+def test_changes_are_marked_along_the_foot_of_the_curves(read):
+    assert "Marks along the foot" not in read(page(told())).text
+    rows = [
+        {
+            "epoch": float(n),
+            "steps": 9,
+            "loss": 1.0,
+            "accuracy": 0.5,
+            "val_loss": 1.0,
+            "val_accuracy": 0.5,
+            "strength": 0.3,
+        }
+        for n in range(1, 9)
+    ]
+    changes = [("strength", 0.5, 2), ("strength", 0.1, 4), ("epochs", 8, 6), ("learning_rate", 0.1, 0)]
+    decisions = [{"setting": s, "value": v, "evidence": "e", "epoch": n} for s, v, n in changes]
+    story = told(
+        history=rows, kept=8, decisions=[*decisions, {"setting": "model", "value": "x", "evidence": "e"}]
+    )
+    assert _marks(story) == {"^": [2], "v": [4], "D": [6]}
+    assert "Marks along the foot" in read(page(story)).text
 
 
 def test_a_page_of_a_run_that_goes_on_loads_itself_anew_and_shows_what_there_is(read):

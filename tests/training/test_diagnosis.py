@@ -7,13 +7,22 @@ from hypothesis import strategies as st
 
 from rightfit.data.augment import POLICIES
 from rightfit.data.loader import TrainLoader
+from rightfit.diagnosing import HELPS
+from rightfit.report.words import LANGUAGES, Words
 from rightfit.training import probe
-from rightfit.training.diagnosis import MATTERS, Evidence, Measured, diagnose
+from rightfit.training.diagnosis import MATTERS, WORDS, Evidence, Measured, diagnose
 
 
-def evidence(train=(0.95, 0.01), val=(0.94, 0.01), loss=(0.2, 0.22), images=1000, common=0.5, ended=""):
+def evidence(
+    train=(0.95, 0.01), val=(0.94, 0.01), loss=(0.2, 0.22), images=1000, common=0.5, ended="", **more
+):
     losses = [Measured(value, 0.01) for value in loss]
-    return Evidence(losses[0], Measured(*train), losses[1], Measured(*val), images, common, ended)
+    more = {name: Measured(*found) if isinstance(found, tuple) else found for name, found in more.items()}
+    return Evidence(losses[0], Measured(*train), losses[1], Measured(*val), images, common, ended, **more)
+
+
+NOISY = {"sure_wrong": (0.3, 0.1), "second_right": (0.15, 0.1), "classes": 10}
+DARK = {"brightness": Measured(0.2, 0.05), "colour": Measured(0.52, 0.05)}
 
 
 @pytest.mark.parametrize(
@@ -27,12 +36,47 @@ def evidence(train=(0.95, 0.01), val=(0.94, 0.01), loss=(0.2, 0.22), images=1000
         (evidence(train=(0.9, 0.01), val=(0.95, 0.01), loss=(0.3, 0.1)), "leak suspected"),
         (evidence(val=(0.9, 0.08)), "can't tell"),
         (evidence(ended="loss became nan in epoch 3"), "diverged"),
+        (evidence(val=(0.6, 0.03), **NOISY), "label noise"),
+        (evidence(val=(0.6, 0.03), **{**NOISY, "second_right": (0.6, 0.1)}), "overfit"),
+        (evidence(val=(0.6, 0.03), **{**NOISY, "sure_wrong": (0.12, 0.05)}), "overfit"),
+        (evidence(val=(0.6, 0.03), **{**NOISY, "classes": 3}), "overfit"),
+        (evidence((0.5, 0.03), (0.5, 0.03), learnt=(0.98, 0.01), carried=(0.0, 0.02)), "label noise"),
+        (evidence((0.5, 0.03), (0.5, 0.03), learnt=(0.52, 0.01), carried=(0.0, 0.02)), "stalled"),
+        (evidence((0.7, 0.03), (0.5, 0.03), learnt=(0.98, 0.01), carried=(0.1, 0.02)), "overfit"),
+        (evidence((0.7, 0.03), (0.69, 0.03), modes=(0.2, 0.05)), "batch-norm mismatch"),
+        (evidence((0.7, 0.03), (0.69, 0.03), modes=(0.03, 0.05)), "underfit"),
+        (evidence(val=(0.85, 0.02), loss=(0.1, 0.5), shifts=DARK), "shifted"),
+        (evidence(shifts=DARK), "right fit"),
+        (evidence(train=(0.75, 0.01), val=(0.74, 0.02), falling=(0.2, 0.05)), "still learning"),
+        (evidence(train=(0.75, 0.01), val=(0.74, 0.02), falling=(0.12, 0.05)), "underfit"),
     ],
 )
 def test_each_word_has_its_evidence(found, word):
     said = diagnose(found)
     assert said.word == word
-    assert "points" in said.sentence or word in ("stalled", "diverged")
+    assert said.word in WORDS
+    assert "points" in said.sentence or word in ("stalled", "diverged", "label noise")
+
+
+def test_what_kept_a_net_from_learning_is_said():
+    def sentence(**more):
+        return diagnose(evidence(train=(0.5, 0.02), val=(0.5, 0.02), **more)).sentence
+
+    assert "higher --learning-rate" in sentence(update=1e-7)
+    assert "lower --learning-rate" in sentence(update=0.5)
+    assert "80 % of the channels" in sentence(dead=0.8)
+    assert "(" not in sentence(update=1e-3, dead=0.01)
+    assert (
+        "darker than a training image of their class in 80.0 ±5.0 %"
+        in diagnose(evidence(val=(0.85, 0.02), loss=(0.1, 0.5), shifts=DARK)).sentence
+    )
+
+
+def test_every_word_has_its_sentence_on_the_page_and_help_where_something_is_wrong():
+    for language in LANGUAGES:
+        page = Words(language)
+        assert all(page(f"fit {word}") for word in WORDS)
+    assert set(HELPS) == set(WORDS) - {"right fit"}
 
 
 shares = st.floats(0.05, 1.0)

@@ -23,6 +23,7 @@ from rightfit.evaluation.metrics import quick
 from rightfit.nets.layers import fused
 from rightfit.nets.resnet import build, initialise
 from rightfit.training import loop, running, speed, treatment
+from rightfit.training.diagnosis import diagnose, evidence
 from rightfit.training.judging import Validation
 from rightfit.training.optimizers import FusedSGD, make_optimizer
 from rightfit.training.schedule import WarmupCosine, averaging_decay
@@ -142,7 +143,32 @@ def test_the_doctor_looks_and_changes_nothing():
     def told(run):
         return [{k: v for k, v in row.items() if "seconds" not in k} for row in run.history]
 
-    assert told(unseen) == [{k: v for k, v in row.items() if "probe" not in k} for row in told(seen)]
+    assert told(unseen) == [
+        {k: v for k, v in row.items() if "probe" not in k and k != "update_ratio"} for row in told(seen)
+    ]
+
+
+def diagnosis_of(run, images, shares=1 / CLASSES):
+    return diagnose(evidence(run.kept, images, shares, classes=CLASSES))
+
+
+def test_of_labels_drawn_at_random_it_says_that_nothing_carries_over():
+    toy = Toy()
+    toy.codes = np.random.default_rng(1).integers(0, CLASSES, 144)
+    model = build("resnet20", CLASSES, (SIDE, SIDE))
+    run = train(model, toy.validation(), loader=toy.loader(), epochs=25, learning_rate=0.05, augment="none")
+    assert diagnosis_of(run, 48).word == "label noise"
+
+
+def test_a_planted_leak_is_suspected():
+    """Validation holds training images, with labels that were corrected there alone."""
+    toy = Toy()
+    truth = toy.codes.copy()
+    toy.codes[:40] = np.random.default_rng(1).permutation(toy.codes[:40])
+    loader = toy.loader()
+    toy.codes = truth
+    run = train(validation=toy.validation(rows=toy.train), loader=loader, epochs=6)
+    assert diagnosis_of(run, 96).word == "leak suspected"
 
 
 def test_the_probe_is_measured_as_validation_is():

@@ -51,8 +51,10 @@ class Line:
     half: Floats | None = None
 
 
-def learning_curves(panels: Mapping[str, Sequence[Line]], x_label: str, kept: int | None) -> str:
-    """A panel for each measure, by its name; a line down at epoch `kept`."""
+def learning_curves(
+    panels: Mapping[str, Sequence[Line]], x_label: str, kept: int | None, marks: Mapping[str, Sequence[float]]
+) -> str:
+    """A panel for each measure, by its name; a line down at epoch `kept`; `marks`, epochs by marker, along the foot."""
     from matplotlib.ticker import MaxNLocator
 
     with _drawing(len(panels) * 3.4, 2.6, len(panels)) as drawn:
@@ -74,6 +76,9 @@ def learning_curves(panels: Mapping[str, Sequence[Line]], x_label: str, kept: in
                     axes.fill_between(line.epochs, low, high, color=colour, alpha=0.2, lw=0)
             if kept is not None:
                 axes.axvline(kept, color=FAINT, lw=0.8, ls=":")
+            for marker, epochs in marks.items():
+                foot = [0.03] * len(epochs)
+                axes.plot(epochs, foot, marker, color=INK, ms=5, transform=axes.get_xaxis_transform())
             axes.set_xlabel(x_label)
             axes.set_ylabel(measure)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

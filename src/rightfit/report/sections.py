@@ -54,15 +54,31 @@ def learning(story: Story, t: Words) -> dict[str, Any] | None:
         ],
     }
     panels = {name: [found for found in lines if found] for name, lines in drawn.items()}
+    marks = _marks(story)
     columns = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_accuracy_half_width")
     return {
-        "figure": Markup(plots.learning_curves(panels, t("epoch"), story.kept)),
+        "figure": Markup(plots.learning_curves(panels, t("epoch"), story.kept, marks)),
+        "marks": t("marks") if marks else "",
         "alt": t("curves alt", epochs=len(rows)),
-        "gap": _gap(story, t),
+        "gap": with_code(_gap(story, t)),
         "kept": t("kept", epoch=story.kept) if story.kept else t("kept head") if story.kept == 0 else "",
         "columns": columns,
         "rows": [[number(row.get(column)) for column in columns] for row in rows],
     }
+
+
+def _marks(story: Story) -> dict[str, list[float]]:
+    """Epochs after which something was changed, by marker: strength up, strength down, all else."""
+    found: dict[str, list[float]] = {}
+    strength = {row["epoch"]: row["strength"] for row in story.history if not missing(row.get("strength"))}
+    for decision in story.decisions:
+        if not (epoch := decision.get("epoch")):
+            continue
+        marker = "D"
+        if decision["setting"] == "strength":
+            marker = "^" if decision["value"] > strength.get(epoch, 0.0) else "v"
+        found.setdefault(marker, []).append(epoch)
+    return found
 
 
 def _gap(story: Story, t: Words) -> str:

@@ -25,6 +25,54 @@ def of_comparison(found: Mapping[str, Any]) -> list[str]:
     return [*lines, found["sentence"]]
 
 
+def of_fit(found: Mapping[str, Any]) -> list[str]:
+    """As `rightfit.diagnose` gives it."""
+    images = found["images"]
+    kept = f", kept epoch {found['kept']}" if found["kept"] else ""
+    lines = [
+        f"{found['run']}: {found['model']}, {images['train']:,} training and {images['val']:,} validation images, "
+        f"{found['epochs']:,} epochs{kept}"
+    ]
+    if found["word"]:
+        lines.append(f"{found['word']}: {found['sentence']}")
+    elif found["sentence"]:
+        lines.append(f"not trained to its end: {found['sentence']}")
+    else:
+        lines.append(
+            "its fit was not measured: that takes validation images, epochs, and a --doctor that is not off"
+        )
+    if stages := found["stages"]:
+        moved = any(stage["strength"] is not None for stage in stages)
+        lines += [
+            "",
+            "right answers, images unchanged, by the weights that would be kept, % with 95 % interval",
+        ]
+        lines.append(
+            f"  epoch  {'training':>12}  {'validation':>12}  learning rate{'  strength' if moved else ''}"
+        )
+        for stage in stages:
+            sides = (f"{100 * stage[of]:5.1f} ±{100 * stage[f'{of}_half']:4.1f}" for of in ("train", "val"))
+            line = "  ".join(f"{side:>12}" for side in sides)
+            mark = " *" if stage["epoch"] == found["kept"] else "  "
+            strength = "" if stage["strength"] is None else f"{stage['strength']:10.2f}"
+            lines.append(f"{mark}{stage['epoch']:>5}  {line}  {stage['learning_rate']:>13.3g}{strength}")
+    if actions := found["actions"]:
+        lines += ["", "what was changed"]
+        for action in actions:
+            when = f"after epoch {action['epoch']}" if action["epoch"] else "before the first epoch"
+            value = action["value"]
+            shown = f"{value:.3g}" if isinstance(value, (int, float)) else value
+            lines.append(f"  {when}: {action['setting']} {shown}: {action['evidence']}")
+            if action["before"] is not None and action["after"] is not None:
+                lines.append(
+                    f"    validation {100 * action['before']:.1f} % then, {100 * action['after']:.1f} % in the end"
+                )
+    if found["helps"]:
+        lines += ["", "what may help"]
+        lines += [f"  {line}" for line in found["helps"]]
+    return lines
+
+
 def of_suspects(rows: Sequence[Mapping[Any, Any]], count: int) -> list[str]:
     """The first `rows` of `count` suspects, as `rightfit.suspects` has them."""
     widths = [max(len(row[name]) for row in [*rows, {name: name}]) for name in ("label", "suggested")]

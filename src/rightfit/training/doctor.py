@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from rightfit.training.diagnosis import MISSED, Measured, percent, points
+from rightfit.training.diagnosis import MISSED, Measured, nats, percent, points
 
 # Of validation's share of wrong answers, training's: below the one there is little left to learn but the images
 # themselves, above the other they are not learnt either.
@@ -65,8 +65,8 @@ def decide(look: Look, now: Condition) -> Move:
         assert look.train_since_move is not None and look.val_since_move is not None
         back = round(max(0.0, now.strength - now.last), 4)
         because = (
-            f"since it was raised, the loss of training images rose by {_nats(look.train_since_move)} and that of "
-            f"validation images by {_nats(look.val_since_move)}: undone"
+            f"since it was raised, the loss of training images rose by {nats(look.train_since_move)} and that of "
+            f"validation images by {nats(look.val_since_move)}: undone"
         )
         return Move(replace(now, strength=back, ceiling=back, last=0.0, rest=REST), because)
     gap = look.train_accuracy - look.val_accuracy
@@ -104,7 +104,3 @@ def _moved(now: Condition, sign: int) -> Condition:
         last=round(strength - now.strength, 4),
         rest=REST if turned else 0,
     )
-
-
-def _nats(change: Measured) -> str:
-    return f"{change.value:.3f} ±{change.half:.3f}"

@@ -32,6 +32,11 @@ class Validation:
     groups: NDArray[np.int64] | None
 
 
+def codes_of(targets: NDArray[np.float32]) -> NDArray[np.int64]:
+    """(N,) a class for each image: of several labels, the first that it has."""
+    return targets.argmax(axis=1) if targets.shape[1] > 1 else targets[:, 0].astype(np.int64)
+
+
 @dataclass(frozen=True)
 class Judged:
     """What weights say of images, each once."""

@@ -16,6 +16,7 @@ from rightfit.errors import DataError
 from rightfit.memory import is_short, words
 from rightfit.training.interrupt import Stop, interruptible
 from rightfit.training.judging import Validation
+from rightfit.training.kept import look_at_the_kept
 from rightfit.training.phases import ALL, Phase
 from rightfit.training.running import Diverged, Training
 from rightfit.training.safety import Safety
@@ -106,7 +107,7 @@ def train(
             training.save(row)
             after_epoch(progress)
         if not training.progress.stopped:
-            training.look_at_the_kept()
+            look_at_the_kept(training)
     if safety:
         safety.checkpoints.wait()
     return training.progress

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.data.loader import TrainLoader
-from rightfit.training.judging import Validation
+from rightfit.training.judging import Validation, codes_of
 
 STREAM = 8  # of random numbers; training/phases.py names where the others are
 ENOUGH, MOST = 500, 2_000  # images
@@ -37,17 +37,11 @@ def choose(loader: TrainLoader, seed: int) -> Probe:
     size = min(count, max(ENOUGH, min(MOST, int(SHARE * count))))
     drawn = np.random.default_rng([seed, STREAM]).permutation(count)
     # Of each class the share that it has of all: images sorted by the share of their class that comes before them.
-    order = drawn[np.argsort(_before(_codes(loader)[drawn]), kind="stable")]
+    order = drawn[np.argsort(_before(codes_of(loader.targets)[drawn]), kind="stable")]
     places = np.sort(order[:size])
     groups = None if loader.groups is None else loader.groups[places]
     chosen = Validation(loader.images, loader.rows[places], loader.targets[places], groups)
     return Probe(chosen, max(1, math.ceil(size / (SHARE * count))))
-
-
-def _codes(loader: TrainLoader) -> NDArray[np.int64]:
-    """(N,) a class for each image: of several labels, the first that it has."""
-    targets = loader.targets
-    return targets.argmax(axis=1) if targets.shape[1] > 1 else targets[:, 0].astype(np.int64)
 
 
 def _before(codes: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -33,6 +33,7 @@ class Decision:
     setting: str
     value: Any
     because: str
+    epoch: int | None = None  # epochs done by then, once training goes on
 
 
 def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[Decision]]:

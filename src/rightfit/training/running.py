@@ -22,7 +22,7 @@ from rightfit.memory import words
 from rightfit.nets.layers import fused
 from rightfit.training import race, treatment
 from rightfit.training.backend_steps import make_step
-from rightfit.training.interrupt import Interrupt, Stop
+from rightfit.training.interrupt import Interrupt
 from rightfit.training.judging import Judged, Validation, is_kept, judged_on
 from rightfit.training.optimizers import make_optimizer
 from rightfit.training.phases import Phase, Span, schedule_of, span_at, thawed
@@ -30,6 +30,7 @@ from rightfit.training.probe import Probe, choose
 from rightfit.training.recipe import Decision
 from rightfit.training.safety import Safety, highest
 from rightfit.training.schedule import averaging_decay
+from rightfit.training.signals import moved
 from rightfit.training.speed import epoch_line, epochs_that_fit, idle, seconds_of_an_epoch
 from rightfit.training.state import Progress, Saved
 from rightfit.training.step import Step
@@ -145,8 +146,8 @@ class Training:
         losses = decision = None
         if len(validation.rows):
             self.judge.set_weights(weights)
-            val = self._judged(validation)
-            row |= _columns("val", val)
+            val = self.judged(validation)
+            row |= columns("val", val)
             self._check(row, "val_loss")
             # Strength changes how sure a net is; what is kept is calibrated on these images in any case. The fit of
             # a head, which borrowed weights have to beat, is compared as it is.
@@ -154,8 +155,8 @@ class Training:
             if self.acts:
                 row["strength"] = progress.doctor["strength"]
             if self.probe and self.probe.due(epoch, progress.epochs):
-                train = self._judged(self.probe.images)
-                row |= _columns("probe", train)
+                train = self.judged(self.probe.images)
+                row |= columns("probe", train)
                 decision = treatment.treat(progress, epoch, train, val) if self.acts else None
         row["validation_seconds"] = round(time.monotonic() - judged, 3)
         if self.safety and self.safety.exploded(progress, row["loss"]):
@@ -201,7 +202,8 @@ class Training:
     def _decided(self, decision: Decision) -> None:
         if self.safety:
             self.safety.record(decision)
-        self.console.say(f"doctor: {decision.setting} {decision.value:.3g}: {decision.because}")
+        when = f"after epoch {decision.epoch}: " if decision.epoch else ""
+        self.console.say(f"doctor: {when}{decision.setting} {decision.value:.3g}: {decision.because}")
 
     def _steps(self, span: Span) -> dict[str, Any]:
         """The rest of the epoch's steps, and what the whole epoch measured. Stop where that was asked for."""
@@ -237,8 +239,12 @@ class Training:
                 batch = next(batches)
                 part["input_seconds"] += time.monotonic() - asked
                 position = (progress.epoch - span.first) * loader.steps + progress.step
+                last = self.probe is not None and progress.step == loader.steps - 1
+                before = step.weights(averaged=False) if last else []
                 step(batch, schedule(position) * progress.rate_factor, averaging_decay(ema, position))
                 progress.step += 1
+                if before:
+                    part["update_ratio"] = moved(before, step.weights(averaged=False))
                 part.setdefault("first_step_seconds", time.monotonic() - asked)
                 if bar.due():
                     sums = totals()
@@ -250,35 +256,21 @@ class Training:
                     since = time.monotonic()
         sums = totals()
         part["train_seconds"] += time.monotonic() - since
-        last = (progress.epoch - span.first) * loader.steps + max(0, progress.step - 1)
+        end = (progress.epoch - span.first) * loader.steps + max(0, progress.step - 1)
         return {
             "epoch": progress.epoch + 1,
             "steps": progress.step,
             "loss": float(sums[0] / sums[2]) if sums[2] else math.nan,
             "accuracy": float(sums[1] / sums[2]) if sums[2] else math.nan,
-            "learning_rate": schedule(last) * progress.rate_factor,
+            "learning_rate": schedule(end) * progress.rate_factor,
             "train_seconds": round(part["train_seconds"], 3),
             "input_seconds": round(part["input_seconds"], 3),
             "first_step_seconds": round(part.get("first_step_seconds", 0.0), 3),
             "saving_seconds": round(part["saving_seconds"], 3),
+            **({"update_ratio": part["update_ratio"]} if "update_ratio" in part else {}),
         }
 
-    def look_at_the_kept(self) -> None:
-        """At the end: what the weights that are kept say of training images, beside the validation of their epoch."""
-        progress = self.progress
-        if not self.probe or not progress.weights or not progress.best_epoch:
-            return
-        row = next(row for row in progress.history if row["epoch"] == progress.best_epoch)
-        if "probe_loss" not in row:
-            self.judge.set_weights(progress.weights)
-            try:
-                assert self.probe
-                row = row | _columns("probe", self._judged(self.probe.images))
-            except Stop:
-                return self.stop()
-        progress.kept = {name: value for name, value in row.items() if name.startswith(("val_", "probe_"))}
-
-    def _judged(self, images: Validation) -> Judged:
+    def judged(self, images: Validation) -> Judged:
         """What the judge's weights say of `images`."""
         micro, check = self.progress.micro, self.interrupt.check
         return judged_on(self.judge, images, self.settings, self.label_mode, micro, check)
@@ -339,7 +331,7 @@ class Training:
         return time.monotonic() - self.began
 
 
-def _columns(name: str, judged: Judged) -> dict[str, float]:
+def columns(name: str, judged: Judged) -> dict[str, float]:
     """Of history.csv: loss and accuracy, each with half its 95 % interval."""
     result = judged.result
     return {

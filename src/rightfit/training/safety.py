@@ -54,7 +54,7 @@ class Safety:
         if lost:
             more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
             because += f"; it was first seen in the step with the images {', '.join(lost[:NAMED])}{more}"
-        self.record(Decision("learning_rate factor", progress.rate_factor, because))
+        self.record(Decision("learning_rate factor", progress.rate_factor, because, progress.epoch))
         console.say(because)
 
     def halved(self, progress: Progress, batch_size: int, what: str, console: Console) -> None:
@@ -63,7 +63,7 @@ class Safety:
             f"memory ran short ({what}); from step {progress.step} of epoch {progress.epoch + 1} on the gradient of "
             f"a batch of {batch_size} is summed over parts of at most {progress.micro}"
         )
-        self.record(Decision("micro_batch", progress.micro, because))
+        self.record(Decision("micro_batch", progress.micro, because, progress.epoch))
         console.say(because)
 
 

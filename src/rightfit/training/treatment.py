@@ -42,7 +42,7 @@ def try_rates(
     if found is None:
         return None
     progress.rate_factor *= found.factor
-    return Decision("learning_rate", settings.learning_rate * found.factor, found.because)
+    return Decision("learning_rate", settings.learning_rate * found.factor, found.because, epoch=0)
 
 
 def treat(progress: Progress, epoch: int, train: Judged, val: Judged) -> Decision | None:
@@ -75,7 +75,7 @@ def treat(progress: Progress, epoch: int, train: Judged, val: Judged) -> Decisio
     if not move.because:
         return None
     progress.losses |= {"train_moved": train_losses, "val_moved": val_losses}
-    return Decision("strength", move.condition.strength, f"epoch {epoch}: {move.because}")
+    return Decision("strength", move.condition.strength, move.because, epoch)
 
 
 def last_descent(progress: Progress, peak: float) -> Decision | None:
@@ -90,8 +90,8 @@ def last_descent(progress: Progress, peak: float) -> Decision | None:
     progress.restarts.append(progress.epoch)
     progress.annealed = share
     because = (
-        f"epoch {progress.epoch}: validation loss is not better than in epoch {progress.lowest_epoch}; back to the "
+        f"validation loss is not better than in epoch {progress.lowest_epoch}; back to the "
         f"weights of epoch {progress.best_epoch} with {share:.2f} of the peak learning rate, which falls to zero by "
         f"epoch {progress.epochs}"
     )
-    return Decision("epochs", progress.epochs, because)
+    return Decision("epochs", progress.epochs, because, progress.epoch)

@@ -1,0 +1,475 @@
+"""Does the doctor help? Small nets on tasks with and without a planted fault, three seeds, five ways to train.
+
+    off        the default recipe; the word is what `--doctor advise` says of it, whose weights are the same
+    act        the same with `--doctor act`
+    callbacks  Keras' EarlyStopping(patience=10, restore_best_weights) and ReduceLROnPlateau(patience=5), by `fit`
+    one-cycle  AdamW at 1e-3 by a one-cycle policy (Smith and Topin 2017), as fastai's `fit_one_cycle` has it
+    grid       the best, by validation loss, of 16: four strengths times four learning rates; 16 times the cost
+
+All see the same images, augmentation, batches, class weights and number of epochs. Faults are in the settings, so
+every way starts from them: a learning rate 30 times too low is so for the callbacks, too, while the grid's rates are
+the recipe's times 1/4 to 16. The test images are looked at here alone, once a run, at the temperature that validation
+gives.
+
+    python benchmarks/doctor.py                   what is not in the results yet, two runs at a time; hours
+    python benchmarks/doctor.py --task NAME ...   only these
+    python benchmarks/doctor.py --table           the tables of docs/doctor.md from the results
+    python benchmarks/doctor.py --quick           one task, few epochs; shows that it runs
+
+It can be stopped and started again: each run is a line of benchmarks/results/doctor.jsonl, on one thread, so two at a
+time do not change each other's result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gzip
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import QUICK, RESULTS, ROOT
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+STRENGTHS = (0.0, 0.3, 0.65, 1.0)
+RATES = (0.25, 1.0, 4.0, 16.0)  # times the recipe's
+WAYS = ("off", "act", "callbacks", "one-cycle", "grid")
+VALIDATION = 1 / 7
+SMALL_CLASSES = 0.1  # of what a class has, where classes are imbalanced
+
+
+@dataclass(frozen=True)
+class Task:
+    source: str  # digits, fashion or elpv
+    images: int  # for training and validation
+    side: int = 16
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    rate: float = 1.0  # times the recipe's learning rate
+    noise: float = 0.0  # share of wrong labels
+    imbalanced: bool = False
+    misfit: bool = False  # a fault, which a better fit would mend
+    word: str = ""  # that the diagnosis of `off` should say, where the fault has one
+
+
+BUDGET = {"epochs": 40}
+TASKS = {
+    "digits, 200": Task("digits", 200, 8, BUDGET),
+    "digits, 1,000": Task("digits", 1_000, 8, BUDGET),
+    "fashion, 200": Task("fashion", 200, settings=BUDGET),
+    "fashion, 1,000": Task("fashion", 1_000, settings=BUDGET),
+    "fashion, 10,000": Task("fashion", 10_000, settings={"epochs": 12}),
+    "solar cells": Task("elpv", 2_000, 32, {"epochs": 20}),
+    "20 % wrong labels": Task("fashion", 1_000, settings=BUDGET, noise=0.2, misfit=True, word="label noise"),
+    "45 % wrong labels": Task("fashion", 1_000, settings=BUDGET, noise=0.45, misfit=True, word="label noise"),
+    "45 % wrong, 4 times as long": Task("fashion", 1_000, settings={"epochs": 160}, noise=0.45, misfit=True),
+    "net too large": Task("fashion", 200, settings={**BUDGET, "model": "resnet56"}, misfit=True, word="overfit"),
+    "images too small": Task("fashion", 1_000, 8, BUDGET, misfit=True),
+    "decay 100 times": Task("fashion", 1_000, settings={**BUDGET, "weight_decay": 0.5}, misfit=True),
+    "augmentation too strong": Task("fashion", 1_000, settings={**BUDGET, "augment": "strong"}, misfit=True),
+    "nothing held back": Task(
+        "fashion", 1_000, misfit=True, word="overfit",
+        settings={**BUDGET, "augment": "none", "weight_decay": 0.0, "label_smoothing": 0.0},
+    ),
+    "rate 10 times too high": Task("fashion", 1_000, settings=BUDGET, rate=10, misfit=True),
+    "rate 30 times too low": Task("fashion", 1_000, settings=BUDGET, rate=1 / 30, misfit=True, word="still learning"),
+    "imbalanced": Task("fashion", 2_000, settings=BUDGET, imbalanced=True, misfit=True),
+}  # fmt: skip
+
+
+def main() -> int:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    made.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME")
+    made.add_argument("--way", nargs="+", choices=WAYS, default=list(WAYS))
+    made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    made.add_argument("--minutes", type=float, default=None, help="start no run after so many")
+    made.add_argument("--output", type=Path, default=None, help="JSON lines to add to")
+    made.add_argument("--table", action="store_true", help="print the tables instead")
+    made.add_argument("--quick", action="store_true", help="a minute; shows that it runs")
+    args = made.parse_args()
+    output = args.output or (QUICK if args.quick else RESULTS) / "doctor.jsonl"
+    if args.table:
+        print(tables(read(output)))
+        return 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    names, ways, seeds = args.task, args.way, args.seeds
+    if args.quick:
+        names, ways, seeds = ["digits, 200"], ["off", "act", "callbacks", "one-cycle"], 1
+        output.unlink(missing_ok=True)
+    done = {key_of(row) for row in read(output)}
+    asked = [run for run in runs(names, ways, seeds) if key_of(run) not in done]
+    ready = [run for run in asked if missing(TASKS[run["task"]].source) == ""]
+    for source in sorted(
+        {TASKS[run["task"]].source for run in asked} - {TASKS[run["task"]].source for run in ready}
+    ):
+        print(f"left out: {missing(source)}")
+    print(f"doctor: {len(ready)} runs, {len(done)} are there")
+    os.environ |= {
+        name: "1" for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    }
+    started = time.monotonic()
+    todo: Iterator[dict[str, Any]] = iter(ready)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.processes, context) as pool, output.open("a", encoding="utf-8") as file:
+        going = {
+            pool.submit(measured, run, args.quick)
+            for _, run in zip(range(args.processes), todo, strict=False)
+        }
+        while going:
+            finished = next(as_completed(going))
+            going.discard(finished)
+            row = finished.result()
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(f"  {row['task']}, seed {row['seed']}, {row['way']}{row['point'] or ''}: {row['accuracy']:.2f} % in "
+                  f"{row['seconds']:.0f} s {row['word']}", flush=True)  # fmt: skip
+            late = args.minutes is not None and time.monotonic() - started > 60 * args.minutes
+            if not late and (run := next(todo, None)) is not None:
+                going.add(pool.submit(measured, run, args.quick))
+    return 0
+
+
+def runs(names: list[str], ways: list[str], seeds: int) -> Iterator[dict[str, Any]]:
+    """Cheap and telling ones first."""
+    points = [[strength, rate] for strength in STRENGTHS for rate in RATES]
+    for way in ways:
+        for seed in range(seeds):
+            for name in names:
+                for point in points if way == "grid" else [None]:
+                    yield {"task": name, "seed": seed, "way": way, "point": point}
+
+
+def key_of(row: Mapping[str, Any]) -> str:
+    return json.dumps([row["task"], row["seed"], row["way"], row["point"]])
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines that are whole: the last one of a run that was killed may not be."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+# Data -----------------------------------------------------------------------------------------------
+
+Arrays = tuple[np.ndarray, np.ndarray]  # images (N, side, side, 3) uint8, classes (N,)
+
+
+def missing(source: str) -> str:
+    if source == "fashion" and not FASHION.is_dir():
+        return "Fashion-MNIST is not there (Debian's dataset-fashion-mnist)"
+    if source == "elpv" and not _elpv_folder().is_dir():
+        return "ELPV could not be written (examples/elpv.py)"
+    return ""
+
+
+@functools.lru_cache
+def _elpv_folder() -> Path:
+    folder = ROOT / "build" / "elpv"
+    if not folder.exists():
+        subprocess.run([sys.executable, str(ROOT / "examples" / "elpv.py"), str(folder)], check=False)
+    return folder
+
+
+@functools.lru_cache(maxsize=2)
+def source_of(name: str, side: int) -> tuple[Arrays, Arrays]:
+    """Images to learn from, and the test's, which no way looks at."""
+    import cv2
+
+    def scaled(images: Any) -> np.ndarray:
+        small = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images]
+        return np.stack(small)[..., None].repeat(3, axis=-1)
+
+    if name == "fashion":
+
+        def idx(file: str, header: int) -> np.ndarray:
+            return np.frombuffer(gzip.open(FASHION / f"{file}-ubyte.gz").read(), np.uint8, offset=header)
+
+        sides = []
+        for part in ("train", "t10k"):
+            images = idx(f"{part}-images-idx3", 16).reshape(-1, 28, 28)
+            sides.append((scaled(images), idx(f"{part}-labels-idx1", 8).astype(np.int64)))
+        return sides[0], sides[1]
+    if name == "digits":
+        from sklearn.datasets import load_digits
+
+        found = load_digits()
+        images, codes = scaled((found.images * 15.9).astype(np.uint8)), found.target.astype(np.int64)
+    else:
+        files = sorted(_elpv_folder().glob("*/*.png"))
+        images = scaled(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files)
+        names = sorted({file.parent.name for file in files})
+        codes = np.array([names.index(file.parent.name) for file in files])
+    order = np.random.default_rng(5).permutation(len(images))
+    images, codes, held = images[order], codes[order], -len(images) // 3 if name == "digits" else -600
+    return (images[:held], codes[:held]), (images[held:], codes[held:])
+
+
+def drawn(task: Task, seed: int) -> tuple[Arrays, Arrays]:
+    """The task's images with the labels that it has them under, and the test's with their own."""
+    (images, codes), test = source_of(task.source, task.side)
+    generator = np.random.default_rng([seed, 77])
+    count = int(codes.max()) + 1
+    chosen = generator.permutation(len(images))[: task.images]
+    if task.imbalanced:
+        chosen = chosen[generator.random(len(chosen)) < np.where(codes[chosen] % 2, SMALL_CLASSES, 1.0)]
+    labels = codes[chosen].copy()
+    wrong = generator.random(len(labels)) < task.noise
+    labels[wrong] = (labels[wrong] + generator.integers(1, count, int(wrong.sum()))) % count
+    return (images[chosen], labels), test
+
+
+class InMemory:
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        return self.images[rows]
+
+
+# A run ----------------------------------------------------------------------------------------------
+
+
+def measured(run: dict[str, Any], quick: bool) -> dict[str, Any]:
+    """One run of one way, with what its weights say of the test images."""
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    from rightfit import runtime
+
+    runtime.choose_backend("tensorflow")
+    from rightfit.config import TrainSettings
+    from rightfit.data.augment import policy_named
+    from rightfit.data.loader import TrainLoader
+    from rightfit.training import recipe
+    from rightfit.training.judging import Validation, judged_on
+
+    task, seed, way, point = TASKS[run["task"]], run["seed"], run["way"], run["point"]
+    (images, labels), (test_images, test_labels) = drawn(task, seed)
+    count = int(test_labels.max()) + 1
+    held = np.arange(len(images)) < round(VALIDATION * len(images))
+    rows, val_rows = np.flatnonzero(~held), np.flatnonzero(held)
+    targets = np.eye(count, dtype=np.float32)
+    counts = tuple(np.bincount(labels[rows], minlength=count).tolist())
+    facts = recipe.Facts(len(rows), counts, "categorical", task.side)
+    asked = TrainSettings(
+        data="", image_size=str(task.side), seed=seed, weights="none", mirror=task.source != "digits",
+        doctor="act" if way == "act" else "advise", precision="float32", **task.settings,
+    )  # fmt: skip
+    if quick:
+        asked = asked.model_copy(update={"epochs": 3})
+    settings, _ = recipe.resolve(asked, facts)
+    rate = settings.learning_rate * (point[1] if point else task.rate)
+    settings = settings.model_copy(update={"learning_rate": rate})
+    weights, _ = recipe.sample_weights(settings, labels[rows], counts, "categorical")
+    policy = policy_named(settings.augment, settings.mirror)
+    loader = TrainLoader(
+        InMemory(images), rows, targets[labels[rows]], weights, settings.batch_size, seed, policy
+    )
+    validation = Validation(InMemory(images), val_rows, targets[labels[val_rows]], None)
+    started = time.monotonic()
+    train = {"callbacks": with_callbacks, "one-cycle": with_one_cycle}.get(way, with_the_loop)
+    judge, word = train(settings, asked, facts, loader, validation, count, point, task)
+    seconds = time.monotonic() - started
+    val = judged_on(judge, validation, settings, "categorical", 0)
+    test = Validation(InMemory(test_images), np.arange(len(test_images)), targets[test_labels], None)
+    told = judged_on(judge, test, settings, "categorical", 0)
+    return {
+        **run,
+        "accuracy": round(100 * told.result.accuracy, 3),
+        "loss": round(float(told.losses(val.temperature).mean()), 5),
+        "val_loss": round(float(val.losses(val.temperature).mean()), 5),
+        "test": len(test_images),
+        "word": word,
+        "seconds": round(seconds, 1),
+    }  # fmt: skip
+
+
+def with_the_loop(
+    settings: Any, asked: Any, facts: Any, loader: Any, validation: Any, count: int, point: Any, task: Task
+) -> tuple[Any, str]:
+    """rightfit's own; at a point of the grid with a strength that stays."""
+    from dataclasses import replace
+
+    from rightfit.console import Console
+    from rightfit.evaluation.infer import plain_graph
+    from rightfit.nets import catalogue
+    from rightfit.nets.layers import fused
+    from rightfit.training import loop, recipe
+    from rightfit.training.diagnosis import diagnose, evidence
+    from rightfit.training.strength import restraint
+
+    if point:
+        held = restraint(point[0], loader.policy, settings, task.side)
+        loader = replace(loader, policy=held.policy)
+        changed = {"label_smoothing": held.smoothing, "weight_decay": held.weight_decay, "doctor": "off"}
+        settings = settings.model_copy(update=changed)
+    model = catalogue.build(settings.model, count, settings.height_width, settings.seed)
+    reached = loop.train(
+        model, loader, validation, settings, "categorical", Console(quiet=True), lambda progress: None, "float32",
+        functools.partial(recipe.shortened, asked, facts, settings),
+    )  # fmt: skip
+    judge = plain_graph(fused(model))
+    judge.set_weights(reached.weights)
+    if not reached.kept:
+        return judge, ""
+    lost = reached.ended if reached.lost else ""
+    common = max(facts.class_counts) / sum(facts.class_counts)
+    return judge, diagnose(evidence(reached.kept, len(validation.rows), common, lost, count)).word
+
+
+def _fitted(
+    settings: Any, loader: Any, validation: Any, count: int, optimizer: Any, callbacks: list[Any]
+) -> tuple[Any, str]:
+    """The same net by Keras' own `fit`, on the loader's batches."""
+    import keras
+
+    from rightfit.evaluation.infer import plain_graph
+    from rightfit.nets import catalogue
+    from rightfit.nets.layers import fused
+
+    model = fused(catalogue.build(settings.model, count, settings.height_width, settings.seed))
+    smoothing = settings.label_smoothing
+
+    def batches() -> Iterator[Any]:
+        for epoch in range(settings.epochs):
+            for batch in loader.epoch(epoch):
+                soft = batch.targets * (1 - smoothing) + smoothing / count
+                yield batch.images, soft, batch.weights
+
+    held = validation.images.gather(validation.rows), validation.targets
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, jit_compile=False)
+    model.fit(
+        batches(), steps_per_epoch=loader.steps, epochs=settings.epochs, verbose=0, validation_data=held,
+        validation_batch_size=64, callbacks=callbacks,
+    )  # fmt: skip
+    judge = plain_graph(fused(model))
+    judge.set_weights(model.get_weights())
+    return judge, ""
+
+
+def with_callbacks(
+    settings: Any, asked: Any, facts: Any, loader: Any, validation: Any, count: int, point: Any, task: Task
+) -> tuple[Any, str]:
+    import keras
+
+    optimizer = keras.optimizers.SGD(
+        settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
+    )
+    usual = [
+        keras.callbacks.EarlyStopping(patience=10, restore_best_weights=True),
+        keras.callbacks.ReduceLROnPlateau(patience=5),
+    ]
+    return _fitted(settings, loader, validation, count, optimizer, usual)
+
+
+def with_one_cycle(
+    settings: Any, asked: Any, facts: Any, loader: Any, validation: Any, count: int, point: Any, task: Task
+) -> tuple[Any, str]:
+    import keras
+
+    peak, steps = 1e-3 * task.rate, loader.steps * settings.epochs
+    decay = 0.01 * settings.weight_decay / 0.005  # fastai's, times the fault's
+    optimizer = keras.optimizers.AdamW(peak, weight_decay=decay)
+
+    class Cycle(keras.callbacks.Callback):
+        step = 0
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            def cosine(start: float, end: float, share: float) -> float:
+                return end + (start - end) * (1 + float(np.cos(np.pi * share))) / 2
+
+            share = self.step / steps
+            rising = share < 0.25
+            rate = (
+                cosine(peak / 25, peak, share / 0.25)
+                if rising
+                else cosine(peak, peak / 1e5, (share - 0.25) / 0.75)
+            )
+            optimizer.learning_rate.assign(rate)
+            self.step += 1
+
+    return _fitted(settings, loader, validation, count, optimizer, [Cycle()])
+
+
+# Tables ---------------------------------------------------------------------------------------------
+
+
+def tables(rows: list[dict[str, Any]]) -> str:
+    """Markdown: accuracy and loss of each way by task, what the doctor recovered of the grid's distance, the words."""
+    ways = [row for row in best_of_grid(rows) if row["task"] in TASKS]
+    lines = []
+    for measure, unit, digits in (("accuracy", "%", 1), ("loss", "nats", 3)):
+        lines += [
+            f"| {measure} on the test, {unit} | " + " | ".join(WAYS) + " | act − off | recovered |",
+            "| --- " * 8 + "|",
+        ]
+        for name, task in TASKS.items():
+            found = {way: values(ways, name, way, measure) for way in WAYS}
+            if not found["off"]:
+                continue
+            cells = [f"{np.mean(list(v.values())):.{digits}f}" if v else "–" for v in found.values()]
+            gained, half = difference(found["act"], found["off"])
+            cells.append("–" if gained is None else f"{gained:+.{digits}f} ±{half:.{digits}f}")
+            share = recovered(found, better=1 if measure == "accuracy" else -1) if task.misfit else None
+            cells.append("–" if share is None else f"{100 * share:.0f} %")
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append("")
+    said = [
+        (row["word"] == task.word)
+        for row in ways
+        if row["way"] == "off" and (task := TASKS[row["task"]]).word
+    ]
+    lines.append(f"The word was right in {sum(said)} of {len(said)} runs whose fault has one.")
+    return "\n".join(lines)
+
+
+def best_of_grid(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, with those of a whole grid replaced by the one whose validation loss is lowest."""
+    grids: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["way"] == "grid":
+            grids.setdefault((row["task"], row["seed"]), []).append(row)
+    whole = [found for found in grids.values() if len(found) == len(STRENGTHS) * len(RATES)]
+    return [row for row in rows if row["way"] != "grid"] + [
+        min(g, key=lambda row: row["val_loss"]) for g in whole
+    ]
+
+
+def values(rows: list[dict[str, Any]], task: str, way: str, measure: str) -> dict[int, float]:
+    """By seed."""
+    return {row["seed"]: row[measure] for row in rows if row["task"] == task and row["way"] == way}
+
+
+def difference(one: dict[int, float], other: dict[int, float]) -> tuple[float | None, float]:
+    """Mean over the seeds that both have, with half its 95 % interval by Student's t."""
+    from scipy.stats import t
+
+    apart = np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
+    if len(apart) < 2:
+        return None, float("nan")
+    return float(apart.mean()), float(t.ppf(0.975, len(apart) - 1) * apart.std(ddof=1) / np.sqrt(len(apart)))
+
+
+def recovered(found: dict[str, dict[int, float]], better: int) -> float | None:
+    """Of the distance from off to the grid, the share that act came; None where the grid is not surely better."""
+    far, half = difference(found["grid"], found["off"])
+    near, _ = difference(found["act"], found["off"])
+    return None if far is None or near is None or better * far - half <= 0 else near / far
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""What a run's folder has on record, read as it stands: rows of numbers, and one object a line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+def objects_of(path: Path) -> list[dict[str, Any]]:
+    """Of decisions.jsonl or test-ledger.jsonl; none where it is not there or no such file."""
+    with suppress(OSError, ValueError):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return []
+
+
+def epochs_of(path: Path) -> list[dict[str, float]]:
+    """The rows of history.csv; what is no number is left out."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [_numbers(row) for row in csv.DictReader(file)]
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, text in row.items():
+        with suppress(TypeError, ValueError):
+            found[name] = float(text)
+    return found

@@ -1,0 +1,97 @@
+"""At the end of training: what the weights that are kept say of training and validation images, as numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rightfit.evaluation.intervals import half_width
+from rightfit.evaluation.metrics import image_hits
+from rightfit.training import inner, signals
+from rightfit.training.diagnosis import MISSED, Measured
+from rightfit.training.interrupt import Stop
+from rightfit.training.judging import Judged
+from rightfit.training.running import Training, columns
+
+
+def look_at_the_kept(training: Training) -> None:
+    """Into `Progress.kept`: evidence for training/diagnosis.py, which goes on record with the run.
+
+    Looks that cost something are taken where what is known already asks for them.
+    """
+    progress = training.progress
+    if not training.probe or not progress.weights or not progress.best_epoch:
+        return
+    try:
+        progress.kept = _seen(training)
+    except Stop:
+        training.stop()
+
+
+def _seen(training: Training) -> dict[str, float]:
+    progress, probe = training.progress, training.probe
+    assert probe
+    row = next(row for row in progress.history if row["epoch"] == progress.best_epoch)
+    training.judge.set_weights(progress.weights)
+    train, val = training.judged(probe.images), training.judged(training.validation)
+    row = row | columns("probe", train)
+    found = {name: value for name, value in row.items() if name.startswith(("val_", "probe_"))}
+    found |= _named("learnt", _most_learnt(training))
+    found |= _named("carried", signals.carried_over(val, _shares(training)))
+    if doubted := signals.surer_half(val):
+        found |= _named("sure_wrong", doubted[0]) | _named("second_right", doubted[1])
+    for name, shift in signals.shifts(probe.images, training.validation).items():
+        found |= _named(f"shift_{name}", shift)
+    found |= _named("falling", signals.still_falling(progress.history, progress.epochs))
+    moved = [row["update_ratio"] for row in progress.history if "update_ratio" in row]
+    if moved:
+        found["update_ratio"] = max(moved)
+    right = Measured(row["probe_accuracy"], row["probe_accuracy_half_width"])
+    if row["accuracy"] > right.high:  # while images were changed and weights moved: there is more to it
+        found |= _named("modes", _modes(training, train))
+    if right.high < 1 - MISSED:
+        settings, check = training.settings, training.interrupt.check
+        dead = inner.dead_share(
+            training.model, progress.weights, probe.images, settings.batch_size or 1, check
+        )
+        found |= {} if dead is None else {"dead": dead}
+    return found
+
+
+def _most_learnt(training: Training) -> Measured | None:
+    rows = [row for row in training.progress.history if "probe_accuracy" in row]
+    if not rows:
+        return None
+    best = max(rows, key=lambda row: row["probe_accuracy"])
+    return Measured(best["probe_accuracy"], best["probe_accuracy_half_width"])
+
+
+def _shares(training: Training) -> NDArray[np.float64]:
+    """(K,) of the training images, by class; of two for a single output."""
+    targets = training.loader.targets
+    if targets.shape[1] > 1:
+        return targets.mean(axis=0, dtype=np.float64)
+    positive = float(targets.mean(dtype=np.float64))
+    return np.array([1 - positive, positive])
+
+
+def _modes(training: Training, train: Judged) -> Measured:
+    """Accuracy on the same training images by their batch's statistics, less that by the moving averages."""
+    settings, progress, images = training.settings, training.progress, train.images
+    places, by_batch = inner.hits_by_batch(
+        training.model,
+        progress.weights,
+        images,
+        progress.micro or settings.batch_size or 1,
+        training.label_mode,
+        settings.seed,
+        training.interrupt.check,
+    )
+    by_averages = image_hits(train.logits.astype(np.float64), images.targets, training.label_mode)[places]
+    difference = by_batch - by_averages
+    groups = None if images.groups is None else images.groups[places]
+    return Measured(float(difference.mean()), half_width(difference, groups))
+
+
+def _named(name: str, measured: Measured | None) -> dict[str, float]:
+    return {} if measured is None else {name: measured.value, f"{name}_half_width": measured.half}

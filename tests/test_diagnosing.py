@@ -1,0 +1,76 @@
+"""The story of a run is told from its record, and says no more than is there."""
+
+import json
+
+import pytest
+
+from rightfit import diagnosing
+from rightfit.report import tables
+from rightfit.training.diagnosis import WORDS
+
+
+def test_the_command_tells_what_the_run_has_on_record(trained, process, copy_of_run):
+    done = process("diagnose", trained.folder)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((trained.folder / "metrics.json").read_text())["diagnosis"]
+    lines = done.stdout.splitlines()
+    assert (
+        lines[0].startswith(f"{trained.folder}: ")
+        and "40 training and 7 validation images, 2 epochs" in lines[0]
+    )
+    assert lines[1] == f"{kept['word']}: {kept['sentence']}"
+    content = json.loads(process("diagnose", trained.folder, "--json").stdout)
+    assert content["word"] == kept["word"]
+    assert [stage["epoch"] for stage in content["stages"]] == [2]  # a probe of 40 images is looked at every few epochs
+
+    decisions = copy_of_run / "decisions.jsonl"
+    change = {
+        "setting": "strength",
+        "value": 0.5,
+        "evidence": "99.0 % of training images are right",
+        "epoch": 1,
+    }
+    decisions.write_text(decisions.read_text() + json.dumps(change) + "\n")
+    told = process("diagnose", copy_of_run).stdout
+    assert "  after epoch 1: strength 0.5: 99.0 % of training images are right\n    validation " in told
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 8, 9, 60, 1000])
+def test_a_long_run_is_told_in_a_few_stages_with_the_kept_and_the_last_epoch(count):
+    row = {
+        "probe_accuracy": 0.9,
+        "probe_accuracy_half_width": 0.1,
+        "val_accuracy": 0.8,
+        "val_accuracy_half_width": 0.1,
+    }
+    rows = [row | {"epoch": float(n + 1), "learning_rate": 0.1} for n in range(count)]
+    kept = max(1, count // 3)
+    stages = diagnosing._stages(rows, kept)
+    epochs = [stage.epoch for stage in stages]
+    assert epochs == sorted(set(epochs)) and len(epochs) <= diagnosing.STAGES + 1
+    if count:
+        assert {1, kept, count} <= set(epochs)
+
+
+def test_a_run_without_the_doctor_is_told_as_far_as_it_is_known():
+    found = {
+        "run": "runs/a", "model": "resnet20", "images": {"train": 5, "val": 0, "test": 0}, "epochs": 3, "kept": None,
+        "word": "", "sentence": "", "stages": [], "actions": [], "helps": [],
+    }  # fmt: skip
+    assert any("its fit was not measured" in line for line in tables.of_fit(found))
+    stopped = tables.of_fit({**found, "sentence": "stopped at step 3 of epoch 2"})
+    assert "not trained to its end: stopped at step 3 of epoch 2" in stopped
+
+
+def test_what_may_help_names_real_options(process):
+    said = process("train", "--help").stdout
+    options = {
+        word
+        for lines in diagnosing.HELPS.values()
+        for line in lines
+        for word in line.split()
+        if word[:2] == "--"
+    }
+    assert {"--config", "--doctor", "--epochs"} <= options
+    missing = [option for option in options - {"--output"} if option not in said]
+    assert missing == [] and set(diagnosing.HELPS) <= set(WORDS)
