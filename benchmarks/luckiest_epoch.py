@@ -5,8 +5,9 @@
 
 An image's loss is its own (images differ more than epochs do) times what an epoch adds, which depends on the epoch
 before; the mean over all images that could have been drawn falls to a floor, as with a rate that is annealed, or rises
-again, as when images are learnt by heart. Two rules choose an epoch: the lowest validation loss, as Keras'
-`restore_best_weights` has it, and rightfit's `is_kept`, the last that is not surely worse than the lowest. `flattery`
+again, as when images are learnt by heart. Three rules choose an epoch: the lowest validation loss, as Keras'
+`restore_best_weights` has it; the last that is not surely (95 %) worse than the lowest; and rightfit's own, the last
+within one standard error of the lowest. `flattery`
 is the true loss of the chosen epoch less the validation loss told of it; `regret` its true loss less that of the
 truly best epoch. Both are in hundredths of the floor.
 """
@@ -63,7 +64,7 @@ def simulated(truth: np.ndarray, images: int, runs: int) -> dict[str, dict[str, 
     from rightfit.training.judging import is_kept
     from rightfit.training.state import Progress
 
-    found: dict[str, list[tuple[float, float]]] = {"lowest": [], "is_kept": []}
+    found: dict[str, list[tuple[float, float]]] = {"the lowest": [], "not surely worse": [], "rightfit's": []}
     for run in range(runs):
         generator = np.random.default_rng([run, images])
         losses = truth[:, None] * drawn(generator, images)
@@ -72,7 +73,7 @@ def simulated(truth: np.ndarray, images: int, runs: int) -> dict[str, dict[str, 
         for epoch in range(EPOCHS):
             if is_kept(progress, losses[epoch], epoch + 1, None):
                 kept = epoch
-        for rule, chosen in (("lowest", int(told.argmin())), ("is_kept", kept)):
+        for rule, chosen in zip(found, (int(told.argmin()), not_surely_worse(losses), kept), strict=True):
             found[rule].append((truth[chosen] - told[chosen], truth[chosen] - truth.min()))
     return {
         rule: {
@@ -81,6 +82,19 @@ def simulated(truth: np.ndarray, images: int, runs: int) -> dict[str, dict[str, 
         }
         for rule, values in found.items()
     }
+
+
+def not_surely_worse(losses: np.ndarray) -> int:
+    from rightfit.evaluation.intervals import half_width
+
+    lowest = chosen = 0
+    for epoch in range(1, EPOCHS):
+        worse = losses[epoch] - losses[lowest]
+        if worse.mean() <= half_width(worse):
+            chosen = epoch
+        if worse.mean() < 0:
+            lowest = epoch
+    return chosen
 
 
 def drawn(generator: np.random.Generator, images: int) -> np.ndarray:

@@ -21,7 +21,9 @@ def test_the_command_tells_what_the_run_has_on_record(trained, process, copy_of_
     assert lines[1] == f"{kept['word']}: {kept['sentence']}"
     content = json.loads(process("diagnose", trained.folder, "--json").stdout)
     assert content["word"] == kept["word"]
-    assert [stage["epoch"] for stage in content["stages"]] == [2]  # a probe of 40 images is looked at every few epochs
+    assert [stage["epoch"] for stage in content["stages"]] == [
+        2
+    ]  # a probe of 40 images is looked at every few epochs
 
     decisions = copy_of_run / "decisions.jsonl"
     change = {

@@ -120,7 +120,9 @@ class TrainSettings(Settings):
         "learning rates, and changes augmentation and decay as the gap asks for; off does neither",
     )
     patience: int | None = Field(
-        None, ge=1, description="Epochs without a better validation loss before the end"
+        None,
+        ge=1,
+        description="Epochs without a validation loss as good as the best (within a standard error) before the end",
     )
     time_limit: str | None = Field(None, description="Longest training time: 90s, 10m, 2h")
     checkpoint_every: str = Field(

@@ -248,7 +248,7 @@ def test_patience_ends_training_after_so_many_epochs_without_a_better_loss(patie
         validation=TOY.validation(mislabelled=True), epochs=50, learning_rate=0.05, patience=patience
     )
     assert len(progress.history) == progress.best_epoch + patience < 50
-    assert progress.ended == f"no better validation loss for {patience} epochs"
+    assert progress.ended == f"no validation loss as good as the best for {patience} epochs"
 
 
 class Watched:

@@ -171,8 +171,8 @@ def test_averages_that_do_not_suit_change_predictions_and_not_what_a_batch_says_
 def test_channels_that_never_fire_are_counted(net):
     images, codes = photographs(32, 5)
     kept = net.get_weights()
-    alive = inner.dead_share(net, kept, side(images, codes), 16, lambda: None)
+    alive = inner.dead_share(net, kept, side(images, codes), lambda: None)
     of = [w.path for w in net.weights]
     gone = [np.full_like(w, -1e3) if path.endswith("beta") else w for path, w in zip(of, kept, strict=True)]
     assert alive < 0.05
-    assert inner.dead_share(net, gone, side(images, codes), 16, lambda: None) > 0.9
+    assert inner.dead_share(net, gone, side(images, codes), lambda: None) > 0.9

@@ -15,7 +15,11 @@ from rightfit.evaluation.metrics import image_hits
 from rightfit.nets.layers import fused
 from rightfit.training.judging import Validation
 
-BATCHES = 20  # at most, for either look
+BATCHES = 20  # at most, by which hits are counted
+FIRING, TOGETHER = (
+    256,
+    8,
+)  # images whose maps are looked at, and at a time: all maps of a net are in memory then
 STREAM = 9  # of random numbers; training/phases.py names where the others are
 
 
@@ -50,7 +54,6 @@ def dead_share(
     model: keras.Model,
     weights: list[NDArray[Any]],
     images: Validation,
-    batch_size: int,
     check: Callable[[], None],
 ) -> float | None:
     """The share of channels behind a ReLU that are zero everywhere in some hundred of `images`; None without a ReLU."""
@@ -59,12 +62,12 @@ def dead_share(
     if not outputs:
         return None
     looking = keras.Model(twin.input, outputs)
-    rows = images.rows[: min(len(images.rows), BATCHES * batch_size, 256)]
+    rows = images.rows[:: max(1, len(images.rows) // FIRING)]
     highest: list[NDArray[Any]] = []
-    for start in range(0, len(rows), batch_size):
+    for start in range(0, len(rows), TOGETHER):
         check()
         with _without_gradients():
-            maps = looking(images.images.gather(rows[start : start + batch_size]), training=False)
+            maps = looking(images.images.gather(rows[start : start + TOGETHER]), training=False)
             maps = maps if isinstance(maps, (list, tuple)) else [maps]
             now = [ops.convert_to_numpy(ops.max(found, axis=(0, 1, 2))) for found in maps]
         highest = now if not highest else [np.maximum(a, b) for a, b in zip(highest, now, strict=True)]

@@ -14,7 +14,7 @@ from rightfit.config import TrainSettings
 from rightfit.data.loader import Images
 from rightfit.evaluation.calibration import fitted_temperature
 from rightfit.evaluation.infer import all_logits
-from rightfit.evaluation.intervals import half_width
+from rightfit.evaluation.intervals import Z, half_width
 from rightfit.evaluation.metrics import Quick, image_losses, quick
 from rightfit.training.state import Progress
 
@@ -81,15 +81,16 @@ def judged_on(
 def is_kept(
     progress: Progress, losses: NDArray[np.float64], epoch: int, groups: NDArray[np.int64] | None
 ) -> bool:
-    """Whether the weights of `epoch` replace those kept so far: unless an earlier epoch's loss was lower
-    beyond the 95 % interval of the difference on the same images.
+    """Whether the weights of `epoch` replace those kept so far: where its mean loss is the lowest yet, or higher by no
+    more than the standard error of the difference on the same images.
 
-    The lowest of many noisy numbers is luck as much as merit, and of epochs that cannot be told apart
-    the later has seen more of the schedule. (Breiman et al. 1984, section 3.4.3, choose so among trees.)
+    The lowest of many noisy numbers is luck as much as merit, and of epochs that cannot be told apart the later has
+    seen more of the schedule (the one-standard-error rule by which Breiman et al. 1984, section 3.4.3, choose among
+    trees). benchmarks/luckiest_epoch.py weighs this rule against others.
     """
     if progress.lowest is None or losses.mean() < progress.lowest.mean():
         progress.losses["lowest"], progress.lowest_epoch = losses, epoch
         return True
     # One image that is very far off widens an interval without end, and would make all epochs alike.
     worse = np.minimum(losses, FAR) - np.minimum(progress.lowest, FAR)
-    return not worse.mean() > half_width(worse, groups)
+    return not worse.mean() > half_width(worse, groups) / Z

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from rightfit.evaluation.intervals import half_width
 from rightfit.evaluation.metrics import image_hits
+from rightfit.memory import is_short
 from rightfit.training import inner, signals
 from rightfit.training.diagnosis import MISSED, Measured
 from rightfit.training.interrupt import Stop
@@ -47,14 +48,18 @@ def _seen(training: Training) -> dict[str, float]:
     if moved:
         found["update_ratio"] = max(moved)
     right = Measured(row["probe_accuracy"], row["probe_accuracy_half_width"])
-    if row["accuracy"] > right.high:  # while images were changed and weights moved: there is more to it
-        found |= _named("modes", _modes(training, train))
-    if right.high < 1 - MISSED:
-        settings, check = training.settings, training.interrupt.check
-        dead = inner.dead_share(
-            training.model, progress.weights, probe.images, settings.batch_size or 1, check
-        )
-        found |= {} if dead is None else {"dead": dead}
+    if progress.micro:  # memory is short, and where it ends, processes may end
+        return found
+    try:
+        if row["accuracy"] > right.high:  # while images were changed and weights moved: there is more to it
+            found |= _named("modes", _modes(training, train))
+        if right.high < 1 - MISSED:
+            check = training.interrupt.check
+            dead = inner.dead_share(training.model, progress.weights, probe.images, check)
+            found |= {} if dead is None else {"dead": dead}
+    except Exception as error:  # each backend has a type of its own for memory
+        if not is_short(error):
+            raise
     return found
 
 
@@ -82,7 +87,7 @@ def _modes(training: Training, train: Judged) -> Measured:
         training.model,
         progress.weights,
         images,
-        progress.micro or settings.batch_size or 1,
+        settings.batch_size or 1,
         training.label_mode,
         settings.seed,
         training.interrupt.check,

@@ -41,7 +41,7 @@ def train(
 ) -> Progress:
     """Train `model` (left as it is; its weights are read) by the resolved `settings`.
 
-    Returns the weights of the last epoch whose validation loss cannot be told from the lowest (of the
+    Returns the weights of the last epoch whose validation loss is as good as the lowest (`is_kept`; of the
     last epoch without validation images), averaged over steps when `settings.ema` is set. `after_epoch` is
     called with the progress after each epoch. When a time limit leaves room for fewer epochs, the settings
     are those of `settings_for(epochs)`, whose schedule ends there.

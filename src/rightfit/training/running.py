@@ -170,13 +170,13 @@ class Training:
         if decision:
             self._decided(decision)
             self.restrain()
-        stale = epoch - max(progress.lowest_epoch, span.first)
+        stale = epoch - max(progress.best_epoch, span.first)
         if self._elapsed() >= self.limit:
             progress.ended = f"time limit of {settings.time_limit} reached in epoch {epoch}"
         elif not len(validation.rows) or span.annealed:
             pass
         elif stale >= (settings.patience or 1) and not (self.acts and self._last_descent()):
-            progress.ended = f"no better validation loss for {settings.patience} epochs"
+            progress.ended = f"no validation loss as good as the best for {settings.patience} epochs"
         return row
 
     def _race(self) -> None:

@@ -90,8 +90,7 @@ def last_descent(progress: Progress, peak: float) -> Decision | None:
     progress.restarts.append(progress.epoch)
     progress.annealed = share
     because = (
-        f"validation loss is not better than in epoch {progress.lowest_epoch}; back to the "
-        f"weights of epoch {progress.best_epoch} with {share:.2f} of the peak learning rate, which falls to zero by "
-        f"epoch {progress.epochs}"
+        f"no validation loss is as good as that of epoch {progress.best_epoch} any more; back to its weights with "
+        f"{share:.2f} of the peak learning rate, which falls to zero by epoch {progress.epochs}"
     )
     return Decision("epochs", progress.epochs, because, progress.epoch)
