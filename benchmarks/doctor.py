@@ -1,23 +1,27 @@
 """Does the doctor help? Small nets on tasks with and without a planted fault, three seeds, five ways to train.
 
     off        the default recipe; the word is what `--doctor advise` says of it, whose weights are the same
-    act        the same with `--doctor act`
-    callbacks  Keras' EarlyStopping(patience=10, restore_best_weights) and ReduceLROnPlateau(patience=5), by `fit`
-    one-cycle  AdamW at 1e-3 by a one-cycle policy (Smith and Topin 2017), as fastai's `fit_one_cycle` has it
+    act        the same with `--doctor act`, whose race takes up to a tenth of the steps on top
+    callbacks  SGD at the same rate with Keras' EarlyStopping(patience=10, restore_best_weights) and
+               ReduceLROnPlateau(patience=5), by `fit`
+    one-cycle  AdamW at 1e-3, decay 0.01, by a one-cycle policy (Smith and Topin 2017) of the rate, as fastai has it
+               without its cycle of momentum, by `fit`
     grid       the best, by validation loss, of 16: four strengths times four learning rates; 16 times the cost
 
-All see the same images, augmentation, batches, class weights and number of epochs. Faults are in the settings, so
-every way starts from them: a learning rate 30 times too low is so for the callbacks, too, while the grid's rates are
-the recipe's times 1/4 to 16. The test images are looked at here alone, once a run, at the temperature that validation
-gives.
+All see the same images, augmentation, batches, class weights and number of epochs; nobody decays batch normalisation
+or biases; the first two and the grid keep averaged weights. No way has checkpoints to return to. Faults are in the
+settings, so every way starts from them: a learning rate 30 times too low is so for the callbacks, too, while the grid's
+rates are the recipe's times 1/4 to 16. The test images are looked at here alone, once a run, at the temperature that
+validation gives.
 
     python benchmarks/doctor.py                   what is not in the results yet, two runs at a time; hours
     python benchmarks/doctor.py --task NAME ...   only these
     python benchmarks/doctor.py --table           the tables of docs/doctor.md from the results
     python benchmarks/doctor.py --quick           one task, few epochs; shows that it runs
 
-It can be stopped and started again: each run is a line of benchmarks/results/doctor.jsonl, on one thread, so two at a
-time do not change each other's result.
+It can be stopped and started again: each run is a line of benchmarks/results/doctor.jsonl, with a digest of the code
+that made it; lines of other code are not counted. Each is on one thread, so two at a time do not change each other's
+result.
 """
 
 from __future__ import annotations
@@ -25,7 +29,9 @@ from __future__ import annotations
 import argparse
 import functools
 import gzip
+import hashlib
 import json
+import math
 import multiprocessing
 import os
 import subprocess
@@ -38,8 +44,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import QUICK, RESULTS, ROOT
+from common import QUICK, RESULTS, ROOT, installed
 
+PACKAGES = ("keras", "tensorflow-cpu", "numpy")
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 STRENGTHS = (0.0, 0.3, 0.65, 1.0)
 RATES = (0.25, 1.0, 4.0, 16.0)  # times the recipe's
@@ -99,21 +106,21 @@ def main() -> int:
     args = made.parse_args()
     output = args.output or (QUICK if args.quick else RESULTS) / "doctor.jsonl"
     if args.table:
-        print(tables(read(output)))
+        print(tables(of_this_code(read(output))))
         return 0
     output.parent.mkdir(parents=True, exist_ok=True)
     names, ways, seeds = args.task, args.way, args.seeds
     if args.quick:
         names, ways, seeds = ["digits, 200"], ["off", "act", "callbacks", "one-cycle"], 1
         output.unlink(missing_ok=True)
-    done = {key_of(row) for row in read(output)}
+    done = {key_of(row) for row in of_this_code(read(output))}
     asked = [run for run in runs(names, ways, seeds) if key_of(run) not in done]
     ready = [run for run in asked if missing(TASKS[run["task"]].source) == ""]
     for source in sorted(
         {TASKS[run["task"]].source for run in asked} - {TASKS[run["task"]].source for run in ready}
     ):
         print(f"left out: {missing(source)}")
-    print(f"doctor: {len(ready)} runs, {len(done)} are there")
+    print(f"doctor: {len(ready)} runs to take, {len(done)} are there")
     os.environ |= {
         name: "1" for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     }
@@ -147,6 +154,34 @@ def runs(names: list[str], ways: list[str], seeds: int) -> Iterator[dict[str, An
             for name in names:
                 for point in points if way == "grid" else [None]:
                     yield {"task": name, "seed": seed, "way": way, "point": point}
+
+
+# Of src/rightfit; what does not bear on a way's result does not spoil its lines.
+SOURCES = ("nets/*.py", "data/augment.py", "data/loader.py", "data/dealing.py", "evaluation/infer.py")
+TREATMENT = {"doctor.py", "treatment.py", "race.py"}
+WORDS = {"diagnosis.py", "signals.py", "kept.py", "inner.py", "probe.py"}
+UNUSED = {"off": TREATMENT, "act": set(), "grid": TREATMENT | WORDS}
+
+
+@functools.lru_cache
+def code_of(way: str) -> str:
+    """A digest of the source that makes the results of a way."""
+    root = ROOT / "src" / "rightfit"
+    files = [path for pattern in SOURCES for path in sorted(root.glob(pattern))]
+    if way in UNUSED:
+        files += [p for p in sorted((root / "training").glob("*.py")) if p.name not in UNUSED[way]]
+    found = hashlib.sha256()
+    for path in files:
+        found.update(path.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def of_this_code(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of tasks and code as they are now."""
+    known = [row for row in rows if row["task"] in TASKS]
+    return [
+        row for row in known if row["code"] == code_of(row["way"]) and row["of"] == repr(TASKS[row["task"]])
+    ]
 
 
 def key_of(row: Mapping[str, Any]) -> str:
@@ -245,7 +280,23 @@ class InMemory:
 
 
 def measured(run: dict[str, Any], quick: bool) -> dict[str, Any]:
-    """One run of one way, with what its weights say of the test images."""
+    """One run of one way, with what its weights say of the test images; one that failed has no figures but why."""
+    started = time.monotonic()
+    line = {
+        **run,
+        "of": repr(TASKS[run["task"]]),
+        "code": code_of(run["way"]),
+        "versions": installed(PACKAGES),
+    }
+    try:
+        found = taken(run, quick)
+    except Exception as error:  # a rate may be too high for any number; the others go on
+        nothing = dict.fromkeys(("accuracy", "loss", "val_loss"), math.nan)
+        found = {**nothing, "word": "diverged", "error": f"{type(error).__name__}: {error}"[:200]}
+    return {**line, **found, "seconds": round(time.monotonic() - started, 1)}
+
+
+def taken(run: dict[str, Any], quick: bool) -> dict[str, Any]:
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     from rightfit import runtime
 
@@ -279,21 +330,17 @@ def measured(run: dict[str, Any], quick: bool) -> dict[str, Any]:
         InMemory(images), rows, targets[labels[rows]], weights, settings.batch_size, seed, policy
     )
     validation = Validation(InMemory(images), val_rows, targets[labels[val_rows]], None)
-    started = time.monotonic()
     train = {"callbacks": with_callbacks, "one-cycle": with_one_cycle}.get(way, with_the_loop)
     judge, word = train(settings, asked, facts, loader, validation, count, point, task)
-    seconds = time.monotonic() - started
     val = judged_on(judge, validation, settings, "categorical", 0)
     test = Validation(InMemory(test_images), np.arange(len(test_images)), targets[test_labels], None)
     told = judged_on(judge, test, settings, "categorical", 0)
     return {
-        **run,
         "accuracy": round(100 * told.result.accuracy, 3),
         "loss": round(float(told.losses(val.temperature).mean()), 5),
         "val_loss": round(float(val.losses(val.temperature).mean()), 5),
         "test": len(test_images),
         "word": word,
-        "seconds": round(seconds, 1),
     }  # fmt: skip
 
 
@@ -341,6 +388,7 @@ def _fitted(
     from rightfit.nets.layers import fused
 
     model = fused(catalogue.build(settings.model, count, settings.height_width, settings.seed))
+    optimizer.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if len(v.shape) < 2])
     smoothing = settings.label_smoothing
 
     def batches() -> Iterator[Any]:
@@ -410,31 +458,48 @@ def with_one_cycle(
 
 def tables(rows: list[dict[str, Any]]) -> str:
     """Markdown: accuracy and loss of each way by task, what the doctor recovered of the grid's distance, the words."""
-    ways = [row for row in best_of_grid(rows) if row["task"] in TASKS]
+    ways = best_of_grid(rows)
     lines = []
     for measure, unit, digits in (("accuracy", "%", 1), ("loss", "nats", 3)):
-        lines += [
-            f"| {measure} on the test, {unit} | " + " | ".join(WAYS) + " | act − off | recovered |",
-            "| --- " * 8 + "|",
-        ]
+        lines.append(
+            f"| {measure} on the test, {unit} | seeds | " + " | ".join(WAYS) + " | act − off | recovered |"
+        )
+        lines.append("| --- " * 9 + "|")
         for name, task in TASKS.items():
-            found = {way: values(ways, name, way, measure) for way in WAYS}
+            found = alike({way: values(ways, name, way, measure) for way in WAYS})
             if not found["off"]:
                 continue
-            cells = [f"{np.mean(list(v.values())):.{digits}f}" if v else "–" for v in found.values()]
+            cells = [str(len(found["off"]))]
+            cells += [f"{np.mean(list(v.values())):.{digits}f}" if v else "–" for v in found.values()]
             gained, half = difference(found["act"], found["off"])
             cells.append("–" if gained is None else f"{gained:+.{digits}f} ±{half:.{digits}f}")
             share = recovered(found, better=1 if measure == "accuracy" else -1) if task.misfit else None
             cells.append("–" if share is None else f"{100 * share:.0f} %")
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         lines.append("")
-    said = [
-        (row["word"] == task.word)
-        for row in ways
-        if row["way"] == "off" and (task := TASKS[row["task"]]).word
-    ]
-    lines.append(f"The word was right in {sum(said)} of {len(said)} runs whose fault has one.")
+    lines += ["| words of `off` | should be | was |", "| --- | --- | --- |"]
+    right = asked = 0
+    for name, task in TASKS.items():
+        said = [row["word"] for row in rows if row["task"] == name and row["way"] == "off"]
+        if said:
+            counted = ", ".join(f"{word} {said.count(word)}" for word in sorted(set(said)))
+            lines.append(f"| {name} | {task.word or 'none of the faults below'} | {counted} |")
+        right += sum(word == task.word if task.word else word not in PLANTED for word in said)
+        asked += len(said)
+    lines += ["", f"Right in {right} of {asked} runs; where nothing of the kind is planted, any word but "
+              f"{', '.join(sorted(PLANTED))} counts as right."]  # fmt: skip
+    if failed := [row for row in rows if "error" in row]:
+        lines.append(f"{len(failed)} runs ended with an error and count as NaN.")
     return "\n".join(lines)
+
+
+PLANTED = {"label noise", "shifted", "leak suspected", "batch-norm mismatch"}
+
+
+def alike(found: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
+    """The same seeds for every way that has any."""
+    common = set.intersection(*(set(of) for of in found.values() if of)) if any(found.values()) else set()
+    return {way: {seed: of[seed] for seed in sorted(common)} if of else {} for way, of in found.items()}
 
 
 def best_of_grid(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

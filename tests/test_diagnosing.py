@@ -6,7 +6,6 @@ import pytest
 
 from rightfit import diagnosing
 from rightfit.report import tables
-from rightfit.training.diagnosis import WORDS
 
 
 def test_the_command_tells_what_the_run_has_on_record(trained, process, copy_of_run):
@@ -57,22 +56,36 @@ def test_a_long_run_is_told_in_a_few_stages_with_the_kept_and_the_last_epoch(cou
 def test_a_run_without_the_doctor_is_told_as_far_as_it_is_known():
     found = {
         "run": "runs/a", "model": "resnet20", "images": {"train": 5, "val": 0, "test": 0}, "epochs": 3, "kept": None,
-        "word": "", "sentence": "", "stages": [], "actions": [], "helps": [],
+        "word": "", "sentence": "", "stages": [], "actions": [],
     }  # fmt: skip
     assert any("its fit was not measured" in line for line in tables.of_fit(found))
     stopped = tables.of_fit({**found, "sentence": "stopped at step 3 of epoch 2"})
     assert "not trained to its end: stopped at step 3 of epoch 2" in stopped
 
 
-def test_what_may_help_names_real_options(process):
-    said = process("train", "--help").stdout
-    options = {
-        word
-        for lines in diagnosing.HELPS.values()
-        for line in lines
-        for word in line.split()
-        if word[:2] == "--"
-    }
-    assert {"--config", "--doctor", "--epochs"} <= options
-    missing = [option for option in options - {"--output"} if option not in said]
-    assert missing == [] and set(diagnosing.HELPS) <= set(WORDS)
+def record(setting, epoch, value=0.5):
+    return {"setting": setting, "value": value, "evidence": "e", "epoch": epoch}
+
+
+def test_what_a_setback_undid_is_not_told_as_done():
+    records = [
+        {"setting": "model", "value": "resnet20", "evidence": "e"},
+        record("learning_rate", 0),
+        record("strength", 2),
+        record("strength", 5),
+        record(diagnosing.SETBACK, 4),
+        record("strength", 6),
+    ]
+    rows = [{"epoch": float(n), "val_accuracy": n / 10} for n in range(1, 8)]
+    actions = diagnosing._actions(records, rows, kept=5)
+    assert [(a.setting, a.epoch) for a in actions] == [
+        ("learning_rate", 0), ("strength", 2), (diagnosing.SETBACK, 4), ("strength", 6),
+    ]  # fmt: skip
+    assert [a.after for a in actions] == [0.5, 0.5, 0.5, None], "of weights that came later"
+    assert [a.before for a in actions] == [None, 0.2, 0.4, 0.6]
+
+
+def test_an_interval_that_is_not_known_is_null_and_shown_as_such():
+    row = {"epoch": 1.0, "learning_rate": 0.1, "probe_accuracy": 0.9, "val_accuracy": 0.8}
+    (stage,) = diagnosing._stages([row | {"val_accuracy_half_width": float("nan")}], 1)
+    assert stage.train_half is None and stage.val_half is None

@@ -86,8 +86,7 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     if len(held_out):
         kept += f", val_loss {progress.best_loss:.4f}"
         if progress.lowest_epoch != progress.best_epoch:
-            lowest = next(r["val_loss"] for r in progress.history if r["epoch"] == progress.lowest_epoch)
-            kept += f" (within a standard error of the lowest, {lowest:.4f} in epoch {progress.lowest_epoch})"
+            kept += f" (within a standard error of the lowest, epoch {progress.lowest_epoch}'s)"
     record(_decision("epoch", progress.best_epoch, kept))
     seconds = max(progress.seconds, time.monotonic() - started)
     console.say(kept.replace(";", f" after {duration(seconds)};", 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,12 @@ def epochs_of(path: Path) -> list[dict[str, float]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [_numbers(row) for row in csv.DictReader(file)]
+
+
+def kept_epoch(metrics: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> int | None:
+    """The epoch whose weights a run holds: of a stopped one as metrics.json has it, else as it was decided."""
+    decided = [int(each["value"]) for each in decisions if each["setting"] == "epoch"]
+    return metrics.get("epoch", decided[-1] if decided else None)
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.errors import DataError, RightfitError, UsageError
 from rightfit.files import write_text
-from rightfit.records import epochs_of, objects_of
+from rightfit.records import epochs_of, kept_epoch, objects_of
 from rightfit.run import Run
 
 if TYPE_CHECKING:
@@ -126,7 +126,6 @@ def _story(run: Run, console: Console) -> Story:
     history = epochs_of(run.path / "history.csv")
     metrics = run.metrics
     decisions = objects_of(run.path / "decisions.jsonl")
-    decided = [d["value"] for d in decisions if d["setting"] == "epoch"]
     findings, audited = _audit(run.path)
     rows = [row for row in history if row.get("steps")]
     story = Story(
@@ -137,7 +136,7 @@ def _story(run: Run, console: Console) -> Story:
         counts=counts,
         common=_common(table),
         history=history,
-        kept=metrics.get("epoch", int(decided[-1]) if decided else None),
+        kept=kept_epoch(metrics, decisions),
         stopped=metrics.get("unfinished", ""),
         metrics=metrics,
         findings=findings,

@@ -23,10 +23,21 @@ FIRST = [0.5, 0.5, 0.6, 0.6, 0.4, 0.6]
     [
         ([0.4, 0.7, 0.5, 0.7, 0.4, 0.6], True),  # higher, but within the noise
         ([0.3, 0.3, 0.3, 0.3, 0.3, 0.3], True),  # lower
-        ([0.6, 0.6, 0.6, 0.7, 0.6, 0.6], False),  # higher by more than a standard error, though not surely
+        ([0.6, 0.5, 0.7, 0.6, 0.4, 0.6], False),  # higher by more than a standard error, though not surely
         ([0.9, 1.0, 1.1, 0.9, 1.0, 1.1], False),  # surely higher
         ([0, 0, 3_000, 2_500, 0, 4_000], False),  # half of them lost: their spread is no excuse
     ],
 )
 def test_a_later_epoch_is_kept_unless_it_is_worse_by_more_than_a_standard_error(later, replaces):
     assert kept(FIRST, later) == [True, replaces]
+
+
+def test_of_one_group_only_the_lowest_is_kept():
+    """Else no run of one patient's images would ever run out of patience."""
+    progress, group = Progress(), np.zeros(6, int)
+    losses = [np.array(FIRST), np.array(FIRST) + 0.001, np.array(FIRST) - 0.001]
+    assert [is_kept(progress, each, number, group) for number, each in enumerate(losses, 1)] == [
+        True,
+        False,
+        True,
+    ]

@@ -59,7 +59,7 @@ def test_of_single_labels_and_one_image_nothing_is_said_of_the_surer_half():
 def test_what_is_guessed_carries_nothing_over_and_what_is_known_does():
     logits, labels = answers(0.0)
     shares = np.full(CLASSES, 1 / CLASSES)
-    assert signals.carried_over(judged(logits, labels), shares).low > 1
+    assert signals.carried_over(judged(logits, labels), shares).low > 0.5
     noise = np.random.default_rng(3).permutation(labels)
     assert signals.carried_over(judged(logits, noise), shares).low <= 0
     common = np.eye(2)[np.zeros(100, int)] @ np.array([[2.2], [0.0]])  # 90 % whatever the image
@@ -76,6 +76,8 @@ def test_a_loss_that_falls_all_the_way_is_told_from_one_that_has_settled():
     falling, settled = 2.3 - 0.04 * epochs, 0.5 + 1.5 * np.exp(-epochs / 3)
     assert signals.still_falling(history(falling), 40).low > FALLING
     assert signals.still_falling(history(settled), 40).low < FALLING
+    changed = [row | {"strength": 0.3 if row["epoch"] < 15 else 0.5} for row in history(falling)]
+    assert signals.still_falling(changed, 40) is None
     assert signals.still_falling(history(falling[:12]), 40) is None
     assert signals.still_falling(history(falling[:12]), 12) is None
 
@@ -87,6 +89,8 @@ def test_the_way_that_kernels_moved_is_measured_against_their_size(share, seed):
     after = [before[0] * (1 + share), before[1] * 9, before[2] * (1 + share)]
     assert signals.moved(before, after) == pytest.approx(share, rel=1e-6)
     assert signals.moved(before[1:2], after[1:2]) == 0
+    frozen = [*before, np.ones((9, 9))], [*after, np.ones((9, 9))]
+    assert signals.moved(*frozen) == pytest.approx(share, rel=1e-6)
 
 
 # Images of another kind -----------------------------------------------------------------------------
@@ -158,7 +162,9 @@ def test_averages_that_do_not_suit_change_predictions_and_not_what_a_batch_says_
     of = [w.path.rsplit("/", 1)[-1] for w in net.weights]
 
     def by_batch(weights):
-        return inner.hits_by_batch(net, weights, given_, 16, "categorical", 0, lambda: calls.append(1))
+        return inner.hits_by_batch(
+            net, weights, "float32", given_, 16, "categorical", 0, lambda: calls.append(1)
+        )
 
     places, hits = by_batch(kept)
     assert sorted(places) == list(range(64)) and len(calls) == 4

@@ -42,6 +42,7 @@ def of_fit(found: Mapping[str, Any]) -> list[str]:
             "its fit was not measured: that takes validation images, epochs, and a --doctor that is not off"
         )
     if stages := found["stages"]:
+        sides = ("train", "val")
         moved = any(stage["strength"] is not None for stage in stages)
         lines += [
             "",
@@ -51,8 +52,11 @@ def of_fit(found: Mapping[str, Any]) -> list[str]:
             f"  epoch  {'training':>12}  {'validation':>12}  learning rate{'  strength' if moved else ''}"
         )
         for stage in stages:
-            sides = (f"{100 * stage[of]:5.1f} ±{100 * stage[f'{of}_half']:4.1f}" for of in ("train", "val"))
-            line = "  ".join(f"{side:>12}" for side in sides)
+            halves = (
+                "   –" if stage[f"{of}_half"] is None else f"{100 * stage[f'{of}_half']:4.1f}" for of in sides
+            )
+            cells = (f"{100 * stage[of]:5.1f} ±{half}" for of, half in zip(sides, halves, strict=True))
+            line = "  ".join(f"{side:>12}" for side in cells)
             mark = " *" if stage["epoch"] == found["kept"] else "  "
             strength = "" if stage["strength"] is None else f"{stage['strength']:10.2f}"
             lines.append(f"{mark}{stage['epoch']:>5}  {line}  {stage['learning_rate']:>13.3g}{strength}")
@@ -61,15 +65,12 @@ def of_fit(found: Mapping[str, Any]) -> list[str]:
         for action in actions:
             when = f"after epoch {action['epoch']}" if action["epoch"] else "before the first epoch"
             value = action["value"]
-            shown = f"{value:.3g}" if isinstance(value, (int, float)) else value
+            shown = f"{value:.3g}" if isinstance(value, float) else value
             lines.append(f"  {when}: {action['setting']} {shown}: {action['evidence']}")
             if action["before"] is not None and action["after"] is not None:
                 lines.append(
                     f"    validation {100 * action['before']:.1f} % then, {100 * action['after']:.1f} % in the end"
                 )
-    if found["helps"]:
-        lines += ["", "what may help"]
-        lines += [f"  {line}" for line in found["helps"]]
     return lines
 
 

@@ -13,6 +13,8 @@ MATTERS = 0.02  # of accuracy: a gap that is surely larger is worth acting on
 WIDE = 0.05  # half an interval of the gap, beyond which too little is known of it
 MISSED = 0.1  # share of training images that are still wrong, where a fit that falls short is worth naming
 DOUBTED = 0.1  # share of wrong answers among the surer half, which images alone do not explain
+NOTHING = 0.15  # share of a guess's loss: answers that take no more of it away carry nothing over
+BY_CHANCE = 4.0  # times chance: labels wrong at random are the second answer no more often
 FALLING = 0.1  # share of the loss, lost over a quarter of the epochs: a net on its way
 APART = 0.1  # from a half, of pairs of a validation and a training image
 SEVERAL = 1.3  # times an interval, where the farthest of four looks is chosen (Bonferroni)
@@ -62,7 +64,9 @@ class Evidence:
     common: float  # share of the most frequent class, which a net that has learnt nothing reaches
     ended: str = ""  # why training ended, where it lost its way
     learnt: Measured | None = None  # the highest accuracy on training images that an epoch had
-    carried: Measured | None = None  # nats by which validation's answers beat a guess by the classes' shares
+    carried: Measured | None = (
+        None  # share of the loss of a guess by classes' shares that validation's answers save
+    )
     sure_wrong: Measured | None = None  # of the surer half of validation's answers, the share that is wrong
     second_right: Measured | None = None  # of those, the share whose second answer is the label
     classes: int = 2
@@ -73,9 +77,11 @@ class Evidence:
         default_factory=dict
     )  # of LOOKS: share of pairs in which validation has more
     falling: Measured | None = (
-        None  # share of training's loss that was lost between an eighth and a half of the epochs
+        None  # share of training's loss that was lost between the second and the fourth eighth
     )
-    update: float | None = None  # share of the weights' size that a step moves them by, at most
+    update: float | None = (
+        None  # share of the weights' size by which the last step of an epoch moved them, at most
+    )
     dead: float | None = None  # share of channels that no image makes fire
 
 
@@ -101,14 +107,16 @@ def diagnose(found: Evidence) -> Diagnosis:
     between = f"a gap of {points(gap)}"
     if found.ended:
         return Diagnosis("diverged", f"training ended because {found.ended}")
-    if noise := _noise(found):
-        return Diagnosis("label noise", noise)
-    if found.train_accuracy.low <= found.common:
+    if nothing := _nothing_carried(found):
+        return Diagnosis("label noise", nothing)
+    if not found.train_accuracy.low > found.common:
         return Diagnosis(
             "stalled",
             f"{percent(found.train_accuracy)} of the training images are right, which the most frequent class alone "
             f"would be in {100 * found.common:.1f} %: nothing was learnt that shows{_why_not(found)}",
         )
+    if random := _wrong_at_random(found):
+        return Diagnosis("label noise", random)
     if found.modes and found.modes.low > MATTERS:
         return Diagnosis(
             "batch-norm mismatch",
@@ -145,7 +153,7 @@ def diagnose(found: Evidence) -> Diagnosis:
             f"{both}: {between}, but the training images themselves are not learnt{_why_not(found)}; more --epochs, a "
             "larger --model or --image-size, a lighter --augment, unless their labels are that uncertain",
         )
-    if gap.half > WIDE:
+    if not gap.half <= WIDE:
         left = WIDE**2 - found.train_accuracy.half**2  # for validation's part of it
         enough = (
             f"about {math.ceil(found.images * found.val_accuracy.half**2 / left):,}" if left > 0 else "more"
@@ -157,18 +165,28 @@ def diagnose(found: Evidence) -> Diagnosis:
     return Diagnosis("right fit", f"{both}: {between}")
 
 
-def _noise(found: Evidence) -> str:
-    """Why the labels are to be doubted, or ""."""
-    if found.carried and found.carried.low <= 0 and found.learnt and found.learnt.low > found.common + MISSED:
-        return (
-            f"training images can be learnt by heart, {percent(found.learnt)} of them in some epoch, but nothing of it "
-            f"carries over: answers about validation images are no better than a guess ({nats(found.carried)} nats); "
-            "do the labels belong to these images?"
-        )
-    wrong, second = found.sure_wrong, found.second_right
-    if wrong is None or second is None or found.classes < 4:
+def _nothing_carried(found: Evidence) -> str:
+    """Why the labels seem to say nothing of the images, or ""."""
+    if (
+        not _learnt(found)
+        or not found.carried
+        or not (found.carried.low <= 0 and found.carried.high < NOTHING)
+    ):
         return ""
-    if not (wrong.low > DOUBTED and second.high < 0.5):
+    assert found.learnt
+    return (
+        f"training images can be learnt by heart, {percent(found.learnt)} of them in some epoch, but nothing of it "
+        f"carries over: answers about validation images save {percent(found.carried)} of a guess's loss; do the labels "
+        "belong to these images?"
+    )
+
+
+def _wrong_at_random(found: Evidence) -> str:
+    """Why labels seem to be wrong at random, or ""."""
+    wrong, second = found.sure_wrong, found.second_right
+    if wrong is None or second is None or found.classes < 4 or not _learnt(found):
+        return ""
+    if not (wrong.low > DOUBTED and second.high < min(0.5, BY_CHANCE / (found.classes - 1))):
         return ""
     return (
         f"even of the surer half of the answers about validation images {percent(wrong)} are not the label, and the "
@@ -177,10 +195,15 @@ def _noise(found: Evidence) -> str:
     )
 
 
+def _learnt(found: Evidence) -> bool:
+    """Did some epoch surely know more of the training images than their most frequent class?"""
+    return found.learnt is not None and found.learnt.low > found.common + MISSED
+
+
 def _shifted(shifts: Mapping[str, Measured]) -> str:
     """In what validation images surely differ most, or ""."""
     name, most = max(shifts.items(), key=lambda item: abs(item[1].value - 0.5), default=("", None))
-    if most is None or abs(most.value - 0.5) - SEVERAL * most.half <= APART:
+    if most is None or not abs(most.value - 0.5) - SEVERAL * most.half > APART:
         return ""
     more, less = LOOKS[name]
     share = most if most.value > 0.5 else Measured(1 - most.value, most.half)

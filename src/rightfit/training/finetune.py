@@ -88,6 +88,7 @@ def train(
         if decisions[-1].value == "head" and reached.best_epoch:
             console.say(f"kept the head's fit: {decisions[-1].because}")
             reached.best_loss, reached.best_epoch, reached.weights = reached.fitted_loss, 0, reached.fitted
+            reached.kept = {}  # that was of the weights which are not
     return reached, decisions
 
 

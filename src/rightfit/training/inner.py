@@ -26,6 +26,7 @@ STREAM = 9  # of random numbers; training/phases.py names where the others are
 def hits_by_batch(
     model: keras.Model,
     weights: list[NDArray[Any]],
+    precision: str,
     images: Validation,
     batch_size: int,
     label_mode: str,
@@ -34,7 +35,7 @@ def hits_by_batch(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Places (n,) of some of `images`, and which of their answers are right (n,) where batch normalisation takes the
     mean and variance of a batch of `batch_size` as in training, with nothing left out."""
-    twin = _twin(model, weights)
+    twin = _twin(model, weights, precision)
     order = np.random.default_rng([seed, STREAM]).permutation(len(images.rows))
     size = min(batch_size, len(order))
     count = min(BATCHES, len(order) // size) * size
@@ -89,9 +90,9 @@ def _is_relu(layer: keras.Layer) -> bool:
     )
 
 
-def _twin(model: keras.Model, weights: list[NDArray[Any]]) -> keras.Model:
-    """A float32 copy to run as it stands, which drops nothing."""
-    twin = fused(model)
+def _twin(model: keras.Model, weights: list[NDArray[Any]], precision: str = "float32") -> keras.Model:
+    """A copy to run as it stands, which drops nothing."""
+    twin = fused(model, precision)
     twin.set_weights(weights)
     for layer in twin.layers:
         if isinstance(layer, keras.layers.Dropout):

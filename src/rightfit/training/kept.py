@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,7 @@ from rightfit.training import inner, signals
 from rightfit.training.diagnosis import MISSED, Measured
 from rightfit.training.interrupt import Stop
 from rightfit.training.judging import Judged
+from rightfit.training.phases import ALL
 from rightfit.training.running import Training, columns
 
 
@@ -41,25 +44,35 @@ def _seen(training: Training) -> dict[str, float]:
     found |= _named("carried", signals.carried_over(val, _shares(training)))
     if doubted := signals.surer_half(val):
         found |= _named("sure_wrong", doubted[0]) | _named("second_right", doubted[1])
-    for name, shift in signals.shifts(probe.images, training.validation).items():
-        found |= _named(f"shift_{name}", shift)
     found |= _named("falling", signals.still_falling(progress.history, progress.epochs))
-    moved = [row["update_ratio"] for row in progress.history if "update_ratio" in row]
-    if moved:
-        found["update_ratio"] = max(moved)
-    right = Measured(row["probe_accuracy"], row["probe_accuracy_half_width"])
+    steps = [row["update_ratio"] for row in progress.history if "update_ratio" in row]
+    if len(steps) > 1:  # the last one of a schedule has no rate to speak of
+        found["update_ratio"] = max(steps)
     if progress.micro:  # memory is short, and where it ends, processes may end
         return found
     try:
-        if row["accuracy"] > right.high:  # while images were changed and weights moved: there is more to it
-            found |= _named("modes", _modes(training, train))
-        if right.high < 1 - MISSED:
-            check = training.interrupt.check
-            dead = inner.dead_share(training.model, progress.weights, probe.images, check)
-            found |= {} if dead is None else {"dead": dead}
+        return found | _looked_into(training, row, train)
     except Exception as error:  # each backend has a type of its own for memory
         if not is_short(error):
             raise
+        return found
+
+
+def _looked_into(training: Training, row: dict[str, Any], train: Judged) -> dict[str, float]:
+    """What takes a pass over pixels, or the net once more."""
+    progress, check = training.progress, training.interrupt.check
+    assert training.probe
+    found: dict[str, float] = {}
+    if training.label_mode != "multilabel":
+        for name, shift in signals.shifts(training.probe.images, training.validation, check).items():
+            found |= _named(f"shift_{name}", shift)
+    right = Measured(row["probe_accuracy"], row["probe_accuracy_half_width"])
+    # Steps saw changed images by weights that moved: where they were right more often, there is more to it.
+    if row["accuracy"] > right.high and row["trainable"].startswith(ALL.name):
+        found |= _named("modes", _modes(training, train))
+    if right.high < 1 - MISSED:
+        dead = inner.dead_share(training.model, progress.weights, training.probe.images, check)
+        found |= {} if dead is None else {"dead": dead}
     return found
 
 
@@ -72,12 +85,10 @@ def _most_learnt(training: Training) -> Measured | None:
 
 
 def _shares(training: Training) -> NDArray[np.float64]:
-    """(K,) of the training images, by class; of two for a single output."""
-    targets = training.loader.targets
-    if targets.shape[1] > 1:
-        return targets.mean(axis=0, dtype=np.float64)
-    positive = float(targets.mean(dtype=np.float64))
-    return np.array([1 - positive, positive])
+    """(K,) of the training images, as training weighs them, by class; of two for a single output."""
+    loader = training.loader
+    weighed = np.average(loader.targets, axis=0, weights=loader.weights).astype(np.float64)
+    return weighed if len(weighed) > 1 else np.array([1 - weighed[0], weighed[0]])
 
 
 def _modes(training: Training, train: Judged) -> Measured:
@@ -86,6 +97,7 @@ def _modes(training: Training, train: Judged) -> Measured:
     places, by_batch = inner.hits_by_batch(
         training.model,
         progress.weights,
+        training.precision,
         images,
         settings.batch_size or 1,
         training.label_mode,

@@ -203,7 +203,8 @@ class Training:
         if self.safety:
             self.safety.record(decision)
         when = f"after epoch {decision.epoch}: " if decision.epoch else ""
-        self.console.say(f"doctor: {when}{decision.setting} {decision.value:.3g}: {decision.because}")
+        value = f"{decision.value:.3g}" if isinstance(decision.value, float) else decision.value
+        self.console.say(f"doctor: {when}{decision.setting} {value}: {decision.because}")
 
     def _steps(self, span: Span) -> dict[str, Any]:
         """The rest of the epoch's steps, and what the whole epoch measured. Stop where that was asked for."""
@@ -320,7 +321,8 @@ class Training:
         progress.stopped = f"stopped at step {progress.step} of epoch {progress.epoch + 1}"
         if self.safety:
             self.safety.checkpoints.wait()
-            if self.safety.checkpoints.saved_at != (progress.epoch, progress.step):
+            # Without a step nothing has changed since the checkpoint that was read.
+            if self.step and self.safety.checkpoints.saved_at != (progress.epoch, progress.step):
                 self.save()
 
     def _check(self, row: dict[str, Any], name: str) -> None:

@@ -6,18 +6,17 @@ Each is a share or a difference with its 95 % interval, to be weighed by trainin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rightfit.evaluation.intervals import Z, half_width
+from rightfit.evaluation.intervals import half_width
 from rightfit.training.diagnosis import LOOKS, Measured
 from rightfit.training.judging import Judged, Validation, codes_of
 
 MOST = 2_000  # images whose pixels are looked at
-TOGETHER = 64  # images that are read at a time
 FEWEST_EPOCHS = 16  # of which a quarter says something
 
 
@@ -47,24 +46,33 @@ def surer_half(judged: Judged) -> tuple[Measured, Measured] | None:
 
 
 def carried_over(judged: Judged, shares: NDArray[np.float64]) -> Measured | None:
-    """By how many nats the answers, as sure as suits these images, beat a guess by the training classes' `shares`.
+    """The share of the loss of a guess by classes' `shares` (K,) that the answers, as sure as suits them, take away.
     None for several labels an image."""
     if judged.label_mode == "multilabel" or not len(judged.logits):
         return None
     guessed = -np.log(np.maximum(shares, 1e-12))[codes_of(judged.images.targets)]
-    return _mean(guessed - judged.losses(judged.temperature), judged.images.groups)
+    saved = _mean(guessed - judged.losses(judged.temperature), judged.images.groups)
+    whole = float(guessed.mean())
+    return Measured(saved.value / whole, saved.half / whole) if whole else None
 
 
 def still_falling(history: Sequence[Mapping[str, Any]], epochs: int) -> Measured | None:
     """The share of training's loss that was lost between the second eighth of `epochs` and the fourth, while the rate
-    was high: where it is large, the net was on its way. None for short or broken-off runs."""
+    was high: where it is large, the net was on its way. None for short or broken-off runs, and where the doctor's
+    strength changed on the way, which moves that loss by itself."""
+    from scipy.special import stdtrit
+
     rows = [row for row in history if row.get("steps")]
+    early = [row for row in rows if row["epoch"] <= epochs / 2]
     if epochs < FEWEST_EPOCHS or len(rows) < epochs / 2 or len({row["trainable"] for row in rows}) > 1:
+        return None
+    if len({row.get("strength") for row in early}) > 1:
         return None
 
     def around(start: float, end: float) -> Measured:
         losses = [row["loss"] for row in rows if start * epochs < row["epoch"] <= end * epochs]
-        return Measured(float(np.mean(losses)), Z * float(np.std(losses, ddof=1)) / math.sqrt(len(losses)))
+        error = float(np.std(losses, ddof=1)) / math.sqrt(len(losses))
+        return Measured(float(np.mean(losses)), float(stdtrit(len(losses) - 1, 0.975)) * error)
 
     before, after = around(1 / 8, 2 / 8), around(3 / 8, 4 / 8)
     fallen = before - after
@@ -72,18 +80,20 @@ def still_falling(history: Sequence[Mapping[str, Any]], epochs: int) -> Measured
 
 
 def moved(before: Sequence[NDArray[Any]], after: Sequence[NDArray[Any]]) -> float:
-    """The share of their size by which kernels moved (Euclidean norms over all of them together)."""
-    pairs = [(a, b) for a, b in zip(before, after, strict=True) if a.ndim > 1]
+    """The share of their size by which kernels moved (Euclidean norms over all that are not frozen)."""
+    pairs = [(a, b) for a, b in zip(before, after, strict=True) if a.ndim > 1 and not np.array_equal(a, b)]
     size = math.fsum(float(np.square(a, dtype=np.float64).sum()) for a, _ in pairs)
     way = math.fsum(float(np.square(b - a, dtype=np.float64).sum()) for a, b in pairs)
     return math.sqrt(way / size) if size else 0.0
 
 
-def shifts(train: Validation, val: Validation) -> dict[str, Measured]:
+def shifts(
+    train: Validation, val: Validation, check: Callable[[], None] = lambda: None
+) -> dict[str, Measured]:
     """How often a validation image has more of something than a training image of its class, by what that is: a half
-    where both are of one kind.
+    where both are of one kind. `check` is called on the way, and may raise.
 
-    The Mann-Whitney statistic over pairs of one class, with DeLong's (1988) variance.
+    The Mann-Whitney statistic within each class, weighted by validation's shares, with DeLong's (1988) variance.
     """
     one, other = _some_of(train), _some_of(val)
     mine, theirs = codes_of(one.targets), codes_of(other.targets)
@@ -91,9 +101,11 @@ def shifts(train: Validation, val: Validation) -> dict[str, Measured]:
     if not len(both):
         return {}
     shared = np.isin(mine, both), np.isin(theirs, both)
-    looks = _looks(one)[shared[0]], _looks(other)[shared[1]]
-    mine, theirs = mine[shared[0]], theirs[shared[1]]
+    looks = _looks(one, check)[shared[0]], _looks(other, check)[shared[1]]
+    mine, theirs = np.searchsorted(both, mine[shared[0]]), np.searchsorted(both, theirs[shared[1]])
     groups = [None if s.groups is None else s.groups[k] for s, k in zip((one, other), shared, strict=True)]
+    counts = np.bincount(mine), np.bincount(theirs)
+    weights = (counts[1] / len(theirs)) / (counts[0] / len(mine))  # of a training image of each class
     found = {}
     for place, name in enumerate(LOOKS):
         a, b = looks[0][:, place], looks[1][:, place]
@@ -101,7 +113,10 @@ def shifts(train: Validation, val: Validation) -> dict[str, Measured]:
         below = 1 - _shares_below(
             a, mine, b, theirs
         )  # of each training image, the validation images above it
-        half = math.hypot(half_width(above, groups[1]), half_width(below, groups[0]))
+        usual = np.bincount(mine, weights=below) / counts[0]
+        half = math.hypot(
+            half_width(above, groups[1]), half_width(weights[mine] * (below - usual[mine]), groups[0])
+        )
         found[name] = Measured(float(above.mean()), half)
     return found
 
@@ -118,11 +133,12 @@ def _some_of(side: Validation) -> Validation:
     return Validation(side.images, side.rows[places], side.targets[places], groups)
 
 
-def _looks(side: Validation) -> NDArray[np.float64]:
+def _looks(side: Validation, check: Callable[[], None]) -> NDArray[np.float64]:
     """(N, 4) of each image, in the order of `LOOKS`."""
     parts: list[NDArray[np.float64]] = []
-    for start in range(0, len(side.rows), TOGETHER):
-        pixels = side.images.gather(side.rows[start : start + TOGETHER]).astype(np.float32)
+    for row in side.rows:
+        check()
+        pixels = side.images.gather(np.array([row])).astype(np.float32)
         grey = pixels.mean(axis=3)
         contrast = grey.std(axis=(1, 2))
         steps = sum(np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2))

@@ -44,7 +44,9 @@ class Progress:
     epoch: int = 0  # epochs done
     step: int = 0  # steps done of the next one
     phase: int = -1  # of the weights, optimizer and sums; -1 is before the first
-    part: dict[str, float] = field(default_factory=dict)  # seconds of the epoch that is begun, by column
+    part: dict[str, float] = field(
+        default_factory=dict
+    )  # of the epoch that is begun, by column: seconds, update_ratio
     seconds: float = 0.0  # of training so far, in whatever processes
     rate_factor: float = 1.0  # of the learning rate; set by the race, halved by each setback
     setbacks: int = 0
