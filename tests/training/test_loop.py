@@ -22,7 +22,7 @@ from rightfit.evaluation.infer import all_logits, plain_graph
 from rightfit.evaluation.metrics import quick
 from rightfit.nets.layers import fused
 from rightfit.nets.resnet import build, initialise
-from rightfit.training import loop, running, speed, treatment
+from rightfit.training import loop, running, signals, speed, treatment
 from rightfit.training.diagnosis import diagnose, evidence
 from rightfit.training.judging import Validation
 from rightfit.training.optimizers import FusedSGD, make_optimizer
@@ -169,6 +169,20 @@ def test_a_planted_leak_is_suspected():
     toy.codes = truth
     run = train(validation=toy.validation(rows=toy.train), loader=loader, epochs=6)
     assert diagnosis_of(run, 96).word == "leak suspected"
+
+
+def test_looks_that_memory_is_too_short_for_are_left_out_and_the_run_stands(monkeypatch):
+    def short(*given, **named):
+        raise MemoryError
+
+    whole = train()
+    assert {"shift_brightness", "sure_wrong"} <= set(whole.kept)
+    monkeypatch.setattr(signals, "shifts", short)
+    cut = train()
+    assert cut.kept["sure_wrong"] == whole.kept["sure_wrong"] and "shift_brightness" not in cut.kept
+    assert same(whole.weights, cut.weights) and cut.ended == whole.ended
+    monkeypatch.setattr(signals, "shifts", lambda *given: pytest.fail("no look where parts are taken"))
+    assert "sure_wrong" in train(micro_batch=8).kept
 
 
 def test_the_probe_is_measured_as_validation_is():
