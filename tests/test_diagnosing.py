@@ -20,9 +20,8 @@ def test_the_command_tells_what_the_run_has_on_record(trained, process, copy_of_
     assert lines[1] == f"{kept['word']}: {kept['sentence']}"
     content = json.loads(process("diagnose", trained.folder, "--json").stdout)
     assert content["word"] == kept["word"]
-    assert [stage["epoch"] for stage in content["stages"]] == [
-        2
-    ]  # a probe of 40 images is looked at every few epochs
+    (stage,) = [stage for stage in content["stages"] if stage["epoch"] == content["kept"]]
+    assert stage["train"] == pytest.approx(kept["probe_accuracy"]) and stage["val"] == kept["val_accuracy"]
 
     decisions = copy_of_run / "decisions.jsonl"
     change = {
@@ -56,11 +55,12 @@ def test_a_long_run_is_told_in_a_few_stages_with_the_kept_and_the_last_epoch(cou
 def test_a_run_without_the_doctor_is_told_as_far_as_it_is_known():
     found = {
         "run": "runs/a", "model": "resnet20", "images": {"train": 5, "val": 0, "test": 0}, "epochs": 3, "kept": None,
-        "word": "", "sentence": "", "stages": [], "actions": [],
+        "word": "", "sentence": "", "stages": [], "actions": [], "doctor": "advise",
     }  # fmt: skip
     assert any("its fit was not measured" in line for line in tables.of_fit(found))
+    assert any("--doctor off" in line for line in tables.of_fit({**found, "doctor": "off"}))
     stopped = tables.of_fit({**found, "sentence": "stopped at step 3 of epoch 2"})
-    assert "not trained to its end: stopped at step 3 of epoch 2" in stopped
+    assert "not trained to its end: stopped at step 3 of epoch 2; `rightfit resume runs/a` goes on" in stopped
 
 
 def record(setting, epoch, value=0.5):

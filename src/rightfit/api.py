@@ -184,7 +184,7 @@ def redraw(run: Run, *, quiet: bool = False) -> None:
 
 def diagnose(run: str | os.PathLike[str] | Run) -> FitStory:
     """How the run's fit came about, from what is on record: its epochs, the diagnosis with its numbers, what was
-    changed and what came of that, what may help. Nothing is trained or predicted. RunError for a damaged run."""
+    changed and what came of that. Nothing is trained or predicted. RunError for a damaged run."""
     from rightfit import diagnosing
 
     return diagnosing.diagnose(_opened(run, "float32"))

@@ -259,7 +259,7 @@ def report(
 
 @app.command()
 def diagnose(run: RunFolder, json: AsJson = False) -> None:
-    """Over- or underfit? What the epochs showed, what was changed and what came of it, what may help."""
+    """Over- or underfit? The word with its numbers, what the epochs showed, what was changed and what came of it."""
     from rightfit import api
 
     _print(api.diagnose(run).to_dict(), tables.of_fit, json)

@@ -74,13 +74,13 @@ def diagnose(run: Run) -> FitStory:
         doctor=settings.doctor,
         word=found.get("word", ""),
         sentence=found.get("sentence", metrics.get("unfinished", "")),
-        stages=_stages(rows, kept),
+        stages=_stages([_with_the_end(row, found) if row["epoch"] == kept else row for row in rows], kept),
         actions=_actions(records, rows, kept),
     )
 
 
 def _stages(rows: list[dict[str, float]], kept: int | None) -> tuple[Stage, ...]:
-    """Of the epochs that were looked at some, evenly chosen, with the last, and the kept one if it is among them."""
+    """Of the epochs that were looked at some, evenly chosen, with the last and the kept one."""
     looked = [row for row in rows if not math.isnan(row.get("probe_accuracy", math.nan))]
     places = {round(number * (len(looked) - 1) / (STAGES - 1)) for number in range(STAGES)}
     chosen = [row for place, row in enumerate(looked) if place in places or row["epoch"] == kept]
@@ -96,6 +96,11 @@ def _stages(rows: list[dict[str, float]], kept: int | None) -> tuple[Stage, ...]
         )
         for row in chosen
     )
+
+
+def _with_the_end(row: dict[str, float], found: dict[str, Any]) -> dict[str, float]:
+    """The kept epoch as it was looked at in the end, of which the word is."""
+    return row | {name: value for name, value in found.items() if name.startswith(("probe_", "val_"))}
 
 
 def _actions(

@@ -36,17 +36,17 @@ def of_fit(found: Mapping[str, Any]) -> list[str]:
     if found["word"]:
         lines.append(f"{found['word']}: {found['sentence']}")
     elif found["sentence"]:
-        lines.append(f"not trained to its end: {found['sentence']}")
+        lines.append(f"not trained to its end: {found['sentence']}; `rightfit resume {found['run']}` goes on")
+    elif found["doctor"] == "off":
+        lines.append("its fit was not measured: it was trained with --doctor off")
     else:
-        lines.append(
-            "its fit was not measured: that takes validation images, epochs, and a --doctor that is not off"
-        )
+        lines.append("its fit was not measured: there are no validation images, or only the head was fitted")
     if stages := found["stages"]:
         sides = ("train", "val")
         moved = any(stage["strength"] is not None for stage in stages)
         lines += [
             "",
-            "right answers, images unchanged, by the weights that would be kept, % with 95 % interval",
+            "right answers by the weights of an epoch's end, images unchanged, % with 95 % interval; * is kept",
         ]
         lines.append(
             f"  epoch  {'training':>12}  {'validation':>12}  learning rate{'  strength' if moved else ''}"

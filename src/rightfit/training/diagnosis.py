@@ -113,7 +113,8 @@ def diagnose(found: Evidence) -> Diagnosis:
         return Diagnosis(
             "stalled",
             f"{percent(found.train_accuracy)} of the training images are right, which the most frequent class alone "
-            f"would be in {100 * found.common:.1f} %: nothing was learnt that shows{_why_not(found)}",
+            f"would be in {100 * found.common:.1f} %: nothing was learnt that shows{_why_not(found)}; more "
+            "--epochs, another --learning-rate, or do the labels belong to these images?",
         )
     if random := _wrong_at_random(found):
         return Diagnosis("label noise", random)
@@ -160,7 +161,8 @@ def diagnose(found: Evidence) -> Diagnosis:
         )
         return Diagnosis(
             "can't tell",
-            f"{both}: {between}, too wide an interval to say; {enough} validation images would narrow it (--split)",
+            f"{both}: {between}, over {100 * WIDE:.0f} points either way, which is too wide to say; {enough} "
+            "validation images would narrow it enough (--split)",
         )
     return Diagnosis("right fit", f"{both}: {between}")
 
@@ -177,7 +179,7 @@ def _nothing_carried(found: Evidence) -> str:
     return (
         f"training images can be learnt by heart, {percent(found.learnt)} of them in some epoch, but nothing of it "
         f"carries over: answers about validation images save {percent(found.carried)} of a guess's loss; do the labels "
-        "belong to these images?"
+        "belong to these images? `rightfit suspects` lists which do not seem to"
     )
 
 

@@ -57,7 +57,7 @@ def dead_share(
     images: Validation,
     check: Callable[[], None],
 ) -> float | None:
-    """The share of channels behind a ReLU that are zero everywhere in some hundred of `images`; None without a ReLU."""
+    """The share of channels behind a ReLU that are zero everywhere in some of `images`; None without a ReLU."""
     twin = _twin(model, weights)
     outputs = [layer.output for layer in twin.layers if _is_relu(layer) and len(layer.output.shape) == 4]
     if not outputs:
