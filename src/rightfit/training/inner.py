@@ -16,10 +16,8 @@ from rightfit.nets.layers import fused
 from rightfit.training.judging import Validation
 
 BATCHES = 20  # at most, by which hits are counted
-FIRING, TOGETHER = (
-    256,
-    8,
-)  # images whose maps are looked at, and at a time: all maps of a net are in memory then
+# Images whose maps are looked at, and how many at a time, as all maps of a net are in memory then.
+FIRING, TOGETHER = 64, 8
 STREAM = 9  # of random numbers; training/phases.py names where the others are
 
 
