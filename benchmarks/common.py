@@ -335,7 +335,8 @@ def finish(
         quick if args.quick else RESULTS / f"{name}-{slug(describe_machine()['processor'])}.json"
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
+    # Where the project lies on this machine is nobody's business.
+    output.write_text(json.dumps(result, indent=1).replace(f"{ROOT}{os.sep}", "") + "\n")
     print(f"written to {output}", file=sys.stderr)
     return 0
 
