@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rightfit import diagnosing
+from rightfit.records import SETBACK
 from rightfit.report import tables
 
 
@@ -73,13 +74,13 @@ def test_what_a_setback_undid_is_not_told_as_done():
         record("learning_rate", 0),
         record("strength", 2),
         record("strength", 5),
-        record(diagnosing.SETBACK, 4),
+        record(SETBACK, 4),
         record("strength", 6),
     ]
     rows = [{"epoch": float(n), "val_accuracy": n / 10} for n in range(1, 8)]
     actions = diagnosing._actions(records, rows, kept=5)
     assert [(a.setting, a.epoch) for a in actions] == [
-        ("learning_rate", 0), ("strength", 2), (diagnosing.SETBACK, 4), ("strength", 6),
+        ("learning_rate", 0), ("strength", 2), (SETBACK, 4), ("strength", 6),
     ]  # fmt: skip
     assert [a.after for a in actions] == [0.5, 0.5, 0.5, None], "of weights that came later"
     assert [a.before for a in actions] == [None, 0.2, 0.4, 0.6]

@@ -6,11 +6,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rightfit.records import epochs_of, kept_epoch, objects_of
+from rightfit.records import changes_of, epochs_of, kept_epoch, objects_of
 from rightfit.run import Run
 
 STAGES = 8  # epochs that are shown
-SETBACK = "learning_rate factor"  # as decisions.jsonl calls a return to an earlier epoch
 
 
 @dataclass(frozen=True)
@@ -106,14 +105,6 @@ def _with_the_end(row: dict[str, float], found: dict[str, Any]) -> dict[str, flo
 def _actions(
     records: list[dict[str, Any]], rows: list[dict[str, float]], kept: int | None
 ) -> tuple[Action, ...]:
-    """In their order, without those of epochs that a setback undid."""
-    standing: list[dict[str, Any]] = []
-    for record in records:
-        if "epoch" not in record:
-            continue
-        if record["setting"] == SETBACK:
-            standing = [r for r in standing if r["epoch"] <= record["epoch"] or r["setting"] == SETBACK]
-        standing.append(record)
     accuracy = {int(row["epoch"]): _known(row.get("val_accuracy")) for row in rows}
     return tuple(
         Action(
@@ -124,7 +115,7 @@ def _actions(
             accuracy.get(record["epoch"]),
             accuracy.get(kept) if kept and kept > record["epoch"] else None,
         )
-        for record in standing
+        for record in changes_of(records)
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rightfit.config import TrainSettings
 from rightfit.errors import RightfitError, RunError
 from rightfit.files import write_text
+from rightfit.records import objects_of
 from rightfit.runtime import THREADS, choose_backend, cpu_count, cpu_name, installed_backends
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def machine() -> dict[str, str]:
 
 def why_this_backend(place: Path) -> dict[str, str]:
     """Why the backend is the one it is, where nobody asked for it."""
-    decisions = map(json.loads, lines_of(place / "decisions.jsonl"))
-    reasons = [line["evidence"] for line in decisions if line["setting"] == "backend"]
+    decisions = objects_of(place / "decisions.jsonl")
+    reasons = [each["evidence"] for each in decisions if each["setting"] == "backend"]
     return {"because": reasons[0]} if reasons else {}
 
 

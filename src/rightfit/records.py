@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+SETBACK = "learning_rate factor"  # the setting that is on record where training returned to an earlier epoch
+
 
 def objects_of(path: Path) -> list[dict[str, Any]]:
     """Of decisions.jsonl or test-ledger.jsonl; none where it is not there or no such file."""
@@ -29,6 +31,18 @@ def kept_epoch(metrics: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]
     """The epoch whose weights a run holds: of a stopped one as metrics.json has it, else as it was decided."""
     decided = [int(each["value"]) for each in decisions if each["setting"] == "epoch"]
     return metrics.get("epoch", decided[-1] if decided else None)
+
+
+def changes_of(decisions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What was changed while training went on, in its order, without what was done in epochs that a setback undid."""
+    standing: list[Mapping[str, Any]] = []
+    for decision in decisions:
+        if "epoch" not in decision:
+            continue
+        if decision["setting"] == SETBACK:
+            standing = [d for d in standing if d["epoch"] <= decision["epoch"] or d["setting"] == SETBACK]
+        standing.append(decision)
+    return standing
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:

@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from rightfit.evaluation import diagrams
+from rightfit.records import changes_of
 from rightfit.report import plots
 from rightfit.report.shown import estimate, listed, missing, number, share, with_code
 from rightfit.report.story import Picture, Story
@@ -71,8 +72,8 @@ def _marks(story: Story) -> dict[str, list[float]]:
     """Epochs after which something was changed, by marker: strength up, strength down, all else."""
     found: dict[str, list[float]] = {}
     strength = {row["epoch"]: row["strength"] for row in story.history if not missing(row.get("strength"))}
-    for decision in story.decisions:
-        if not (epoch := decision.get("epoch")):
+    for decision in changes_of(story.decisions):
+        if not (epoch := decision["epoch"]):  # before the first
             continue
         marker = "D"
         if decision["setting"] == "strength":

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rightfit.console import Console
 from rightfit.data.loader import TrainLoader
+from rightfit.records import SETBACK
 from rightfit.training.checkpoints import Checkpoints
 from rightfit.training.interrupt import Interrupt
 from rightfit.training.recipe import Decision
@@ -54,7 +55,7 @@ class Safety:
         if lost:
             more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
             because += f"; it was first seen in the step with the images {', '.join(lost[:NAMED])}{more}"
-        self.record(Decision("learning_rate factor", progress.rate_factor, because, progress.epoch))
+        self.record(Decision(SETBACK, progress.rate_factor, because, progress.epoch))
         console.say(because)
 
     def halved(self, progress: Progress, batch_size: int, what: str, console: Console) -> None:
