@@ -21,6 +21,8 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # threads that wait for each other cost most where others work too
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(FOLDER / "compiled")  # JAX compiles for the first process only
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
