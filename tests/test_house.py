@@ -32,6 +32,7 @@ FLOORS = (
     {"asking", "fitting", "comparing", "explaining", "suspecting", "diagnosing", "inspecting", "exchange"},
     {"resuming"},
     {"beginning"},
+    {"searching"},
     {"api"},
     {"__init__"},
     {"flags"},

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rightfit.data.audit.findings import Audit
+    from rightfit.data.dataset import Dataset
     from rightfit.diagnosing import FitStory
 
 
@@ -66,10 +67,18 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     """
     asked, source = asking.settled(data, config, settings)
     console = Console(quiet)
+    dataset, asked, backend, precision, reasons = _ready(asked, source, config, console)
+    with ExitStack() as held:
+        return beginning.begin(dataset, asked, console, backend, precision, reasons, held)
+
+
+def _ready(
+    asked: TrainSettings, source: Any, config: str | Path | None, console: Console
+) -> tuple[Dataset, TrainSettings, str, str, dict[str, str]]:
+    """Images decoded and split, settings with the image size, backend and precision, and why these two."""
     cache = cache_folder(asked.cache_folder)
     backend, reason = fastest.choose(asked.backend, cache, console)
     precision, because = choose_precision(asked.precision, cache)
-    reasons = {"backend": reason, "precision": because}
     asking.check(asked)
 
     from rightfit.data.dataset import prepare
@@ -77,8 +86,37 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     dataset, asked = prepare(source, asked, console, asking.split_beside(config, asked))
     if asked.ordinal:
         asking.say_grades(dataset.table.classes, dataset.table.label_mode, console)
+    return dataset, asked, backend, precision, {"backend": reason, "precision": because}
+
+
+def tune(
+    data: Any = None,
+    *,
+    config: str | Path | None = None,
+    space: str | Path | None = None,
+    trials: int | None = None,
+    time_limit: str | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Run:
+    """Search for the settings that suit these images, and train a run with them; returns that run.
+
+    `data` and `settings` are those of `train`; what is set is not tuned. `space` is a YAML file of what is tuned
+    instead (`rightfit.tuning.space`); `trials` and `time_limit` end the search, one of them is needed. Trials are chosen by one half of the validation images; the other half, which chose nothing, is what the figures told at the
+    end are of (search/tuning.json). The test images stay sealed. A search that was killed goes on with `resume`.
+    Raises UsageError, DataError and RightfitError as `train` does; DataError for too few validation images.
+    """
+    from rightfit import searching
+    from rightfit.tuning import space as spaces
+
+    knobs = spaces.from_file(space) if space else None
+    asked, source = asking.settled(data, config, settings)
+    console = Console(quiet)
+    dataset, asked, backend, precision, reasons = _ready(asked, source, config, console)
     with ExitStack() as held:
-        return beginning.begin(dataset, asked, console, backend, precision, reasons, held)
+        return searching.tune(
+            dataset, asked, console, backend, precision, reasons, held, knobs, trials, time_limit
+        )
 
 
 def resume(
@@ -103,13 +141,16 @@ def resume(
     Raises DataError when images, labels or splits have changed, unless `accept_data_changes`; UsageError
     when config.yaml has, or another process works on the run; RunError when no checkpoint is whole.
     """
+    from rightfit import searching
     from rightfit.saving import folder
     from rightfit.training.checkpoints import FOLDER, Checkpoints
 
     console, place = Console(quiet), Path(run)
-    if not (place / FOLDER).is_dir():
+    searched = (place / searching.FOLDER).is_dir()
+    if not searched and not (place / FOLDER).is_dir():
         raise RunError(f"{place} holds no checkpoints; give the run folder that `rightfit train` made")
-    with folder.locked(place):
+    with ExitStack() as held:
+        held.enter_context(folder.locked(place))
         folder.remove_half_written(place)
         checkpoints = Checkpoints(place, console)
         saved = checkpoints.newest()
@@ -117,6 +158,8 @@ def resume(
             return resuming.go_on(
                 place, checkpoints, saved, data, epochs, micro_batch, accept_data_changes, console
             )
+        if searched and not checkpoints.identity() and not resuming.is_finished(checkpoints):
+            return searching.go_on(place, data, console, held)
         if checkpoints.identity():
             raise RunError(
                 f"{place}: none of its checkpoints is whole; "

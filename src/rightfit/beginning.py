@@ -19,8 +19,11 @@ from rightfit.run import Run
 from rightfit.runtime import installed_backends
 
 if TYPE_CHECKING:
+    import keras
+
     from rightfit.data.dataset import Dataset
     from rightfit.nets.pretrained import Start
+    from rightfit.training import recipe
 
 BEGUN = "start.json"  # what was asked: enough to begin again until there is a checkpoint
 
@@ -37,41 +40,15 @@ def begin(
 ) -> Run:
     """`reasons` for backend and precision, by name; `held` takes the lock on the run's folder; `place` is one that is
     locked already."""
-    from rightfit.nets import catalogue, pretrained
     from rightfit.saving import folder
     from rightfit.training import recipe
     from rightfit.training.checkpoints import FOLDER, Checkpoints
 
     table = dataset.table
     rows = table.rows("train")
-    counts = dataset.class_counts(rows)
-    facts = recipe.Facts(len(rows), counts, table.label_mode, max(asked.height_width))
-    settings, decisions = recipe.resolve(asked, facts)
-    start = pretrained.choose(settings.weights, settings.model, min(settings.height_width))
-    if start.kind == "none" and settings.finetune != "auto":
-        why = "" if settings.weights == "none" else f"; {start.because}"
-        raise UsageError(f"--finetune {settings.finetune} needs weights to start from; give --weights{why}")
-    model = catalogue.build(
-        settings.model,
-        table.outputs,
-        settings.height_width,
-        settings.seed,
-        settings.dropout,
-        settings.stochastic_depth,
-    )
-    if start.kind != "none":
-        _start_from(start, settings, model, table.outputs, console)
-        facts = dataclasses.replace(facts, pretrained=True)
-        settings, decisions = recipe.resolve(asked, facts)
-    if settings.weights == "auto":
-        decisions.append(recipe.Decision("weights", start.kind, start.because))
-        if start.kind == "none":
-            console.say(f"starting from scratch: {start.because}")
-    weights_from = settings.weights if start.kind == "file" else start.kind
-    settings = settings.model_copy(
-        update={"backend": backend, "precision": precision, "weights": weights_from}
-    )
-    _, weighing = recipe.sample_weights(settings, table.codes()[rows], counts, table.label_mode)
+    model, settings, facts, decisions = planned(dataset, asked, console)
+    settings = settings.model_copy(update={"backend": backend, "precision": precision})
+    _, weighing = recipe.sample_weights(settings, table.codes()[rows], facts.class_counts, table.label_mode)
 
     if place is None:
         place = folder.new_folder(settings.output, settings.data)
@@ -104,6 +81,41 @@ def begin(
     _introduce(console, dataset, settings, parameters, backend, precision)
 
     return fit(Job(place, dataset, model, asked, settings, facts), console, Checkpoints(place, console))
+
+
+def planned(
+    dataset: Dataset, asked: TrainSettings, console: Console
+) -> tuple[keras.Model, TrainSettings, recipe.Facts, list[recipe.Decision]]:
+    """The model with the weights to start from, and what the recipe makes of what was asked."""
+    from rightfit.nets import catalogue, pretrained
+    from rightfit.training import recipe
+
+    table = dataset.table
+    rows = table.rows("train")
+    facts = recipe.Facts(len(rows), dataset.class_counts(rows), table.label_mode, max(asked.height_width))
+    settings, decisions = recipe.resolve(asked, facts)
+    start = pretrained.choose(settings.weights, settings.model, min(settings.height_width))
+    if start.kind == "none" and settings.finetune != "auto":
+        why = "" if settings.weights == "none" else f"; {start.because}"
+        raise UsageError(f"--finetune {settings.finetune} needs weights to start from; give --weights{why}")
+    model = catalogue.build(
+        settings.model,
+        table.outputs,
+        settings.height_width,
+        settings.seed,
+        settings.dropout,
+        settings.stochastic_depth,
+    )
+    if start.kind != "none":
+        _start_from(start, settings, model, table.outputs, console)
+        facts = dataclasses.replace(facts, pretrained=True)
+        settings, decisions = recipe.resolve(asked, facts)
+    if settings.weights == "auto":
+        decisions.append(recipe.Decision("weights", start.kind, start.because))
+        if start.kind == "none":
+            console.say(f"starting from scratch: {start.because}")
+    weights_from = settings.weights if start.kind == "file" else start.kind
+    return model, settings.model_copy(update={"weights": weights_from}), facts, decisions
 
 
 def begin_again(place: Path, data: Any, micro_batch: int | None, console: Console) -> Run:

@@ -127,6 +127,33 @@ def train(
 
 
 @app.command()
+@with_settings
+def tune(
+    data: Annotated[
+        str | None,
+        typer.Argument(help="As of `rightfit train`, whose settings hold here too", show_default=False),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of settings; flags win over it", show_default=False)
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="End the search after so many trials", show_default=False)
+    ] = None,
+    space: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of what to tune, and within which bounds", show_default=False),
+    ] = None,
+    json: AsJson = False,
+    quiet: Quiet = False,
+    **settings: Any,
+) -> None:
+    """Search for the settings that suit the images, within --time-limit, and train with them."""
+    from rightfit import api
+
+    _print_run(api.tune(data, config=config, space=space, trials=trials, quiet=quiet, **settings), json)
+
+
+@app.command()
 def resume(
     run: RunFolder,
     epochs: Annotated[

@@ -119,6 +119,13 @@ class TrainSettings(Settings):
         description="advise measures training and validation images alike and says what the gap means; act also tries "
         "learning rates, and changes augmentation and decay as the gap asks for; off does neither",
     )
+    strength: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="How strongly a net is kept from learning its images by heart: 0 not at all, 0.3 as the other "
+        "settings say, 1 as far as it goes; where a doctor that acts begins",
+    )
     patience: int | None = Field(
         None,
         ge=1,

@@ -70,7 +70,7 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     if saved is None or saved.changed:
         write_image_digests(job)
     started = time.monotonic()
-    progress, chosen = _trained(job, console, checkpoints, saved, record_or_wait)
+    progress, chosen = trained(job, console, checkpoints, saved, record_or_wait)
     gc.collect()  # the net that was trained is a cycle; the one that was saved is about to be loaded
     if progress.stopped:
         return _stopped(job, progress, console)
@@ -122,14 +122,15 @@ def _draw(run: Run, console: Console) -> None:
         console.say(f"report: {drawn}")
 
 
-def _trained(
+def trained(
     job: Job,
     console: Console,
     checkpoints: Checkpoints,
     saved: Saved | None,
     record: Callable[[Decision], None],
+    until: int | None = None,
 ) -> tuple[Progress, list[Decision]]:
-    """What the loop made of it, and the decisions to put on record after it."""
+    """What the loop made of it, up to the epoch `until`, and the decisions to put on record after it."""
     from rightfit.data.augment import policy_named
     from rightfit.data.loader import TrainLoader
     from rightfit.saving import folder
@@ -184,10 +185,12 @@ def _trained(
             cache = cache_folder(settings.cache_folder)
             extractor = Extractor(job.model, precision, dataset.images, dataset.images.fingerprint, cache)
         progress, chosen = finetune.train(
-            job.model, extractor, loader, validation, *learning, safety=safety, saved=saved
+            job.model, extractor, loader, validation, *learning, safety=safety, saved=saved, until=until
         )
     else:
-        progress = loop.train(job.model, loader, validation, *learning, safety=safety, saved=saved)
+        progress = loop.train(
+            job.model, loader, validation, *learning, safety=safety, saved=saved, until=until
+        )
     if board:
         board.close()
     return progress, chosen

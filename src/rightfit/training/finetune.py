@@ -49,6 +49,7 @@ def train(
     settings_for: Callable[[int], TrainSettings],
     safety: Safety | None = None,
     saved: Saved | None = None,
+    until: int | None = None,
 ) -> tuple[Progress, list[Decision]]:
     """Fit the head of `model`, which holds borrowed weights, then train below it as `settings.finetune` says.
 
@@ -81,6 +82,7 @@ def train(
         before=replace(fitted, history=list(fitted.history), ended="", logits=None),
         safety=safety,
         saved=saved,
+        until=until,
     )
     decisions = [Decision(*decided) for decided in reached.decided]
     if how == "auto" and not reached.stopped:

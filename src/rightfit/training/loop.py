@@ -38,6 +38,7 @@ def train(
     before: Progress | None = None,
     safety: Safety | None = None,
     saved: Saved | None = None,
+    until: int | None = None,
 ) -> Progress:
     """Train `model` (left as it is; its weights are read) by the resolved `settings`.
 
@@ -54,6 +55,7 @@ def train(
     checkpoint, when an image can no longer be read.
     A loss that is no longer finite sends training back to the last whole epoch at half the learning rate,
     three times; then, or without `safety`, it ends training; RightfitError if no epoch had a finite one.
+    With `until` training pauses after that epoch, as if it had been stopped there.
     Where memory is too short for a step, its gradient is taken of half as many images at a time, from the last
     checkpoint on; RightfitError without `safety`, or when one image is too many.
     """
@@ -74,7 +76,7 @@ def train(
             training.enter()
             training.save()
             safety.checkpoints.wait()  # not beside the first step, in which memory runs short if ever
-        while training.progress.epoch < training.progress.epochs and not training.progress.ended:
+        while training.progress.epoch < (until or training.progress.epochs) and not training.progress.ended:
             short = ""
             try:
                 row = training.one_epoch()
@@ -106,6 +108,8 @@ def train(
                 progress.ended = progress.ended or f"all {progress.epochs} epochs done"
             training.save(row)
             after_epoch(progress)
+        if until is not None and not training.progress.ended and not training.progress.stopped:
+            training.progress.stopped = f"paused after epoch {training.progress.epoch}"
         if not training.progress.stopped:
             look_at_the_kept(training)
     if safety:

@@ -34,7 +34,7 @@ from rightfit.training.signals import moved
 from rightfit.training.speed import epoch_line, epochs_that_fit, idle, seconds_of_an_epoch
 from rightfit.training.state import Progress, Saved
 from rightfit.training.step import Step
-from rightfit.training.strength import restraint
+from rightfit.training.strength import START, restraint
 
 WORTH_SAYING = 600  # seconds to wait
 
@@ -67,8 +67,8 @@ class Training:
         limit = self.settings.time_limit
         self.limit = parse_seconds(limit) if limit else math.inf
         self.step: Step | None = None
-        looks = self.settings.doctor != "off" and len(self.validation.rows) > 0
-        self.probe: Probe | None = choose(self.loader, self.settings.seed) if looks else None
+        looks_at = self.settings.doctor != "off" and len(self.validation.rows) > 0
+        self.probe: Probe | None = choose(self.loader, self.settings.seed) if looks_at else None
         self.acts = self.probe is not None and self.settings.doctor == "act"
         if self.settings.doctor == "act" and not self.acts:
             self.console.say("doctor: there are no validation images, so it cannot act")
@@ -77,7 +77,8 @@ class Training:
         self.plain = self.loader  # by the settings alone; `loader` is what strength makes of it
         if self.acts and not self.progress.doctor:
             assert self.probe
-            treatment.begin(self.progress, self.progress.epochs // self.probe.every)
+            looks = self.progress.epochs // self.probe.every
+            treatment.begin(self.progress, self.settings.strength, looks)
 
     # Where it goes on ---------------------------------------------------------------------------------
 
@@ -103,11 +104,12 @@ class Training:
 
     def restrain(self) -> None:
         """Training images, targets and weight decay as the doctor's strength has them."""
-        if not self.acts:
+        strength = self.progress.doctor["strength"] if self.acts else self.settings.strength
+        if strength == START and not self.acts:
             return
         assert self.step
         side = max(self.model.input_shape[1:3])
-        found = restraint(self.progress.doctor["strength"], self.plain.policy, self.settings, side)
+        found = restraint(strength, self.plain.policy, self.settings, side)
         self.loader = replace(self.plain, policy=found.policy, smoothing=found.smoothing)
         self.step.decay_by(found.weight_decay)
 

@@ -12,7 +12,7 @@ from rightfit.config import TrainSettings
 from rightfit.data.augment import Policy, between
 from rightfit.training.recipe import SMALL
 
-START = 0.3
+START = 0.3  # as TrainSettings has it by default
 STRONGEST = Policy(shift=0.1, zoom=0.35, rotate=15, colour=0.35, erase=0.25, mix=0.8)
 # Small images have few pixels to lose.
 STRONGEST_SMALL = Policy(shift=0.15, zoom=0.8, rotate=10, colour=0.2, erase=0.25, mix=0.8)

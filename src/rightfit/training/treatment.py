@@ -19,15 +19,14 @@ from rightfit.training.judging import Judged
 from rightfit.training.recipe import Decision
 from rightfit.training.state import Progress
 from rightfit.training.step import Step
-from rightfit.training.strength import START
 
 NEARLY_ZERO = 0.05  # of the peak rate
 SHORTEST, LENGTH = 3, 0.15  # epochs of the last descent, at least; of those that were planned
 
 
-def begin(progress: Progress, looks: int) -> None:
-    """Where strength starts in a run of so many looks."""
-    progress.doctor = asdict(Condition(START, first_stride(looks)))
+def begin(progress: Progress, strength: float, looks: int) -> None:
+    """At `strength`, in a run of so many looks."""
+    progress.doctor = asdict(Condition(strength, first_stride(looks)))
 
 
 def try_rates(

@@ -1,0 +1,339 @@
+"""A search for settings: trials go on rung by rung, one is chosen by mean and interval, and a run is trained with it.
+
+Everything that is decided follows from the journal (tuning/journal.py), so a search that was killed goes on where it
+was; a trial goes on from its checkpoint, or, where that is gone, from its start, to the same numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import shutil
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rightfit import beginning, fitting
+from rightfit.config import TrainSettings, parse_seconds, train_settings
+from rightfit.console import Console, duration
+from rightfit.errors import DataError, RightfitError, RunError, UsageError
+from rightfit.provenance import Job
+from rightfit.run import Run
+
+if TYPE_CHECKING:
+    from rightfit.data.dataset import Dataset
+    from rightfit.training.recipe import Decision
+    from rightfit.training.state import Progress
+    from rightfit.tuning.halving import Task
+    from rightfit.tuning.journal import Trial
+    from rightfit.tuning.space import Space
+
+FOLDER, JOURNAL = "search", "journal.jsonl"
+SEARCH = 0.6  # of the time; the rest is for more seeds of the finalists and the run at the end
+FEWEST = 20  # validation images, to be halved
+
+
+@dataclass
+class Search:
+    place: Path  # of the run that it ends in
+    dataset: Dataset
+    asked: TrainSettings
+    base: TrainSettings  # the default recipe's, resolved
+    space: Space
+    levels: tuple[int, ...]
+    trials_at_most: int | None
+    seconds: float | None
+    console: Console
+    backend: str
+    precision: str
+
+    def __post_init__(self) -> None:
+        from rightfit.tuning import journal
+        from rightfit.tuning.parts import halves
+
+        self.journal = self.place / FOLDER / JOURNAL
+        _, self.trials = journal.read(self.journal)
+        table = self.dataset.table
+        rows = table.rows("val")
+        if len(rows) < FEWEST:
+            raise DataError(
+                f"{len(rows):,} validation images are too few to choose by; a search takes {FEWEST} (--split)"
+            )
+        codes = table.codes()[rows]
+        codes = codes.argmax(axis=1) if codes.ndim > 1 else codes
+        self.selection, self.reporting = halves(rows, codes, table.groups(rows), self.asked.seed)
+        self.spent = sum(self._seconds())
+
+    # Trials -------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until the trials asked for are done with, or the search's share of the time is used; then more seeds of the
+        finalists."""
+        from rightfit.tuning import halving
+
+        while not self._late(SEARCH) and (
+            task := halving.next_task(self.trials, self.levels, self.trials_at_most)
+        ):
+            self._take(task)
+        while not self._late(1.0) and (task := halving.next_seed(self.trials, self.levels)):
+            self._take(task)
+
+    def _take(self, task: Task) -> None:
+        from rightfit.tuning import journal
+
+        if task.trial == len(self.trials):
+            chosen = self._next()
+            journal.write(self.journal, "trial", trial=task.trial, chosen=chosen)
+            self.trials.append(journal.Trial(task.trial, chosen))
+        trial, began = self.trials[task.trial], time.monotonic()
+        try:
+            found = self._trained(trial, task)
+        except (RightfitError, MemoryError) as error:
+            trial.failed = str(error) or "memory is short"
+            journal.write(self.journal, "failed", trial=task.trial, seed=task.seed, why=trial.failed)
+            self.console.say(f"trial {task.trial} failed and is left out: {trial.failed}")
+            return
+        finally:
+            _free()
+        seconds = round(time.monotonic() - began, 1)
+        line = {"trial": task.trial, "seed": task.seed, "epochs": task.epochs, **found, "seconds": seconds}
+        journal.write(self.journal, "rung", **line)
+        _, self.trials = journal.read(self.journal)
+        self.spent += seconds
+        self._say(task, found["loss"])
+
+    def _next(self) -> dict[str, Any]:
+        """What the next trial tries: the default recipe first."""
+        from rightfit.tuning.space import defaults_of
+        from rightfit.tuning.suggest import suggest
+
+        if not self.trials:
+            return defaults_of(self.space, self.base)
+        return suggest(self.trials, self.space, self.levels, self.asked.seed)
+
+    def settings_of(self, chosen: dict[str, Any], seed: int) -> TrainSettings:
+        from rightfit.tuning.space import settings_of
+
+        assert self.base.batch_size
+        asked = self.asked.model_copy(
+            update={
+                "epochs": self.levels[-1],
+                "doctor": "off",
+                "report": "none",
+                "seed": self.asked.seed + seed,
+            }
+        )
+        return settings_of(chosen, asked, self.base.batch_size)
+
+    def _trained(self, trial: Trial, task: Task) -> dict[str, Any]:
+        """Loss of the selection half after `task.epochs` epochs; of a trial's end also what the reporting half says."""
+        from rightfit.training.checkpoints import Checkpoints
+
+        place = self.place / FOLDER / "trials" / f"{trial.number:03d}-{task.seed}"
+        place.mkdir(parents=True, exist_ok=True)
+        quiet = Console(quiet=True)
+        dataset = self._parted()
+        asked = self.settings_of(trial.chosen, task.seed)
+        model, settings, facts, _ = beginning.planned(dataset, asked, quiet)
+        settings = settings.model_copy(
+            update={"backend": self.backend, "precision": self.precision, "output": str(place)}
+        )
+        settings = settings.model_copy(update={"label_mode": dataset.table.label_mode})
+        dataset.table.write_csv(place / "data.csv")
+        job = Job(place, dataset, model, asked, settings, facts)
+        checkpoints = Checkpoints(place, quiet)
+        until = task.epochs if task.epochs < self.levels[-1] else None
+        progress, _ = fitting.trained(job, quiet, checkpoints, checkpoints.newest(), _unrecorded, until)
+        if progress.stopped and progress.epoch < task.epochs:
+            raise Interrupted(progress.stopped)
+        found: dict[str, Any] = {
+            "loss": progress.best_loss,
+            "steps": progress.epoch * -(-facts.images // (settings.batch_size or 1)),
+        }
+        if task.epochs == self.levels[-1]:
+            found["reported"] = self._reported(job, progress)
+        checkpoints.keep_the_last_only()
+        return found
+
+    def _parted(self) -> Dataset:
+        """The images with the selection half as validation; reporting and test images are no trial's."""
+        import numpy as np
+
+        table = self.dataset.table
+        splits = table.frame["split"].astype(str).to_numpy().copy()
+        splits[self.reporting] = "test"
+        return dataclasses.replace(self.dataset, table=table.with_splits(np.asarray(splits)))
+
+    def _reported(self, job: Job, progress: Progress) -> dict[str, Any]:
+        """Accuracy and loss of the reporting half, with half their 95 % intervals."""
+        from rightfit.evaluation.infer import all_logits, plain_graph
+        from rightfit.evaluation.intervals import half_width
+        from rightfit.evaluation.metrics import image_losses, quick
+        from rightfit.nets.layers import fused
+
+        judge = plain_graph(fused(job.model))
+        judge.set_weights(progress.weights)
+        dataset, mode = self.dataset, self.dataset.table.label_mode
+        targets, groups = dataset.targets(self.reporting), dataset.groups(self.reporting)
+        logits = all_logits(judge, dataset.images, dataset.image_rows[self.reporting], 64)
+        result = quick(logits, targets, mode, groups)
+        return {
+            "accuracy": result.accuracy,
+            "accuracy_half": result.accuracy_half_width,
+            "loss": result.loss,
+            "loss_half": half_width(image_losses(logits, targets, mode), groups),
+        }
+
+    # Time ---------------------------------------------------------------------------------------------
+
+    def _late(self, share: float) -> bool:
+        return self.seconds is not None and self.spent >= share * self.seconds
+
+    def _seconds(self) -> list[float]:
+        from rightfit.records import objects_of
+
+        return [line["seconds"] for line in objects_of(self.journal) if line["event"] == "rung"]
+
+    def _say(self, task: Task, loss: float) -> None:
+        last = self.levels[-1]
+        done = [x for t in self.trials if (x := t.loss(0, last)) is not None]
+        best = f", best to the end {min(done):.4f}" if done else ""
+        left = f", {duration(max(0.0, self.seconds - self.spent))} left" if self.seconds is not None else ""
+        seed = f" with seed {self.asked.seed + task.seed}" if task.seed else ""
+        self.console.say(
+            f"trial {task.trial}{seed}, {task.epochs} of {last} epochs: loss {loss:.4f}{best}{left}"
+        )
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM: the trial has its checkpoint, and the search its journal."""
+
+
+def tune(
+    dataset: Dataset,
+    asked: TrainSettings,
+    console: Console,
+    backend: str,
+    precision: str,
+    reasons: dict[str, str],
+    held: ExitStack,
+    knobs: Space | None,
+    trials: int | None,
+    time_limit: str | None,
+    place: Path | None = None,
+) -> Run:
+    """Search, choose, and train a run with what was chosen; `place` is a search's that is locked already."""
+    from rightfit.saving import folder
+    from rightfit.tuning import halving, journal, space
+
+    if trials is None and time_limit is None:
+        raise UsageError("a search without an end: give --time-limit, such as 2h, or --trials")
+    _, base, facts, _ = beginning.planned(dataset, asked, Console(quiet=True))
+    assert base.epochs
+    if knobs is None:
+        knobs = space.default_space(base, asked, facts.images, facts.pretrained)
+    if place is None:
+        place = folder.new_folder(asked.output, asked.data)
+        held.enter_context(folder.locked(place))
+        (place / FOLDER).mkdir()
+        journal.write(
+            place / FOLDER / JOURNAL,
+            "begun",
+            asked=asked.model_dump(),
+            space=[dataclasses.asdict(knob) for knob in knobs],
+            trials=trials,
+            time_limit=time_limit,
+            backend=backend,
+            precision=precision,
+            reasons=reasons,
+        )
+    seconds = parse_seconds(time_limit) if time_limit else None
+    levels = halving.rungs(base.epochs)
+    search = Search(place, dataset, asked, base, knobs, levels, trials, seconds, console, backend, precision)
+    console.say(
+        f"tuning {', '.join(knob.name for knob in knobs)}; rungs at {', '.join(map(str, levels))} epochs; "
+        f"{len(search.selection):,} validation images to choose by, {len(search.reporting):,} to report"
+    )
+    try:
+        search.run()
+    except Interrupted as stopped:
+        console.say(f"{stopped}; `rightfit resume {place}` goes on with the search")
+        return Run(place, unfinished=True)
+    return _ended(search, reasons, held)
+
+
+def go_on(place: Path, data: Any, console: Console, held: ExitStack) -> Run:
+    """A search that was stopped or killed, from its journal. UsageError for data in memory that are not given again."""
+    from rightfit.data.dataset import prepare
+    from rightfit.data.recorded import splits_of
+    from rightfit.resuming import backend_of
+    from rightfit.tuning import journal
+    from rightfit.tuning.space import Knob
+
+    begun, trials = journal.read(place / FOLDER / JOURNAL)
+    if not begun:
+        raise RunError(f"{place}: its journal says nothing of how the search was begun; begin another one")
+    asked = train_settings(begun["asked"])
+    if asked.data.startswith("<") and data is None:
+        raise UsageError(f"{place} is of data in memory; rightfit.resume(run, data=...) takes them again")
+    console.say(f"{place}: a search of {len(trials):,} trials goes on")
+    known = splits_of(place / "data.csv") if (place / "data.csv").exists() else None
+    dataset, asked = prepare(asked.data if data is None else data, asked, console, known)
+    knobs = tuple(Knob(**{**knob, "choices": tuple(knob["choices"])}) for knob in begun["space"])
+    return tune(
+        dataset, asked, console, backend_of(begun["backend"]), begun["precision"], begun["reasons"], held, knobs,
+        begun["trials"], begun["time_limit"], place,
+    )  # fmt: skip
+
+
+def _ended(search: Search, reasons: dict[str, str], held: ExitStack) -> Run:
+    from rightfit.saving import folder
+    from rightfit.tuning.choosing import choose
+    from rightfit.tuning.suggest import importances
+
+    choice = choose(search.trials, search.levels)
+    if choice is None:
+        raise RunError(f"{search.place}: no trial was trained to its end; a longer --time-limit is needed")
+    trial = search.trials[choice.trial]
+    reported = list(trial.reported.values())
+    told = {
+        name: sum(each[name] for each in reported) / len(reported)
+        for name in ("accuracy", "accuracy_half", "loss", "loss_half")
+    }
+    search.console.say(
+        f"chosen: trial {choice.trial} ({choice.because}); on {len(search.reporting):,} images that chose nothing it "
+        f"gets {100 * told['accuracy']:.1f} ±{100 * told['accuracy_half']:.1f} % right"
+    )
+    content = {
+        "chosen": choice.trial, "settings": trial.chosen, "because": choice.because, "reported": told,
+        "seeds": len(reported), "importances": importances(search.trials, search.space, search.levels),
+        "steps": sum(sum(t.steps.values()) for t in search.trials),
+    }  # fmt: skip
+    folder.write_json(search.place / FOLDER / "tuning.json", content)
+    for name in (
+        "decisions.jsonl",
+        "history.csv",
+    ):  # of a run that was begun with this choice before, and killed
+        (search.place / name).unlink(missing_ok=True)
+    asked = search.settings_of(trial.chosen, 0).model_copy(
+        update={"doctor": search.asked.doctor, "report": search.asked.report}
+    )
+    run = beginning.begin(
+        search.dataset, asked, search.console, search.backend, search.precision, reasons, held, search.place
+    )
+    shutil.rmtree(search.place / FOLDER / "trials", ignore_errors=True)
+    return run
+
+
+def _unrecorded(decision: Decision) -> None:
+    """What a trial decides by itself is no decision of the run's."""
+
+
+def _free() -> None:
+    """A net that was trained is a cycle, and TensorFlow's graphs stay until they are told to go."""
+    import keras
+
+    gc.collect()
+    keras.utils.clear_session(free_memory=True)

@@ -1,0 +1,82 @@
+"""Which trial goes on, which begins, and when it is enough: asynchronous successive halving (ASHA; Li et al. 2020).
+
+A trial is trained to the first rung, then waits. It goes on to the next rung when it is among the best third of all
+that reached its own. Pure functions of the trials so far, so a search that was killed decides the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rightfit.tuning.journal import Trial
+
+ETA = 3  # a third goes on, to three times the epochs
+RUNGS = 3  # at most
+FEWEST = 2  # epochs of the first rung
+FINALISTS = 2  # beside the default recipe
+SEEDS = 3  # of each finalist
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to do next: train `trial` with `seed` up to `epochs`."""
+
+    trial: int
+    seed: int
+    epochs: int
+
+
+def rungs(epochs: int) -> tuple[int, ...]:
+    """Epochs at which trials are compared; the last is all of them."""
+    found = [epochs]
+    while len(found) < RUNGS and found[0] // ETA >= FEWEST:
+        found.insert(0, found[0] // ETA)
+    return tuple(found)
+
+
+def next_task(trials: Sequence[Trial], levels: Sequence[int], most: int | None) -> Task | None:
+    """The next step of the search; a `trial` that is not there yet is to be begun. None: `most` trials are done with.
+
+    Trial 0, the default recipe, goes all the way, as what others are measured by.
+    """
+    for trial in trials:  # one that was broken off
+        if not trial.failed and not trial.losses.get(0):
+            return Task(trial.number, 0, levels[0])
+    if trials and not trials[0].failed and trials[0].epochs(0) < levels[-1]:
+        return Task(0, 0, next(level for level in levels if level > trials[0].epochs(0)))
+    for place in reversed(range(len(levels) - 1)):
+        if (found := promotable(trials, levels, place)) is not None:
+            return Task(found, 0, levels[place + 1])
+    if most is None or len(trials) < most:
+        return Task(len(trials), 0, levels[0])
+    return None
+
+
+def promotable(trials: Sequence[Trial], levels: Sequence[int], place: int) -> int | None:
+    """The best trial that waits at a rung and is among the best third there; None where none is."""
+    level = levels[place]
+    there = [(loss, t.number) for t in trials if not t.failed and (loss := t.loss(0, level)) is not None]
+    best = sorted(there)[: len(there) // ETA]
+    waiting = [number for _, number in best if trials[number].epochs(0) == level]
+    return waiting[0] if waiting else None
+
+
+def finalists(trials: Sequence[Trial], levels: Sequence[int]) -> list[int]:
+    """The trials that deserve more seeds: the best that went all the way, and the default recipe."""
+    done = sorted((t.loss(0, levels[-1]), t.number) for t in trials if _done(t, levels[-1]))
+    best = [number for _, number in done if number][:FINALISTS]
+    return ([0] if trials and _done(trials[0], levels[-1]) else []) + best
+
+
+def next_seed(trials: Sequence[Trial], levels: Sequence[int]) -> Task | None:
+    """Which finalist is to be trained again with another seed; None when all were."""
+    for seed in range(1, SEEDS):
+        for number in finalists(trials, levels):
+            if trials[number].loss(seed, levels[-1]) is None and not trials[number].failed:
+                return Task(number, seed, levels[-1])
+    return None
+
+
+def _done(trial: Trial, epochs: int) -> bool:
+    return not trial.failed and trial.loss(0, epochs) is not None

@@ -1,0 +1,27 @@
+"""Validation images in two halves: by one trials are chosen, by the other the choice is reported."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+STREAM = 10  # of random numbers; training/phases.py names where the others are
+
+
+def halves(
+    rows: NDArray[np.int64], codes: NDArray[np.int64], groups: NDArray[np.int64] | None, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`rows` (N,) in two: of each class half, whole groups together; the first half is the larger by a group at most.
+
+    `codes` and `groups` (N,) are of these rows.
+    """
+    units = np.arange(len(rows)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    count = int(units.max()) + 1 if len(rows) else 0
+    first = np.zeros(count, np.int64)
+    first[units[::-1]] = np.arange(len(rows))[::-1]  # the first image of each unit stands for its class
+    order = np.random.default_rng([seed, STREAM]).permutation(count)
+    order = order[np.argsort(codes[first[order]], kind="stable")]
+    half = np.zeros(count, bool)
+    half[order[::2]] = True
+    chosen = half[units]
+    return rows[chosen], rows[~chosen]
