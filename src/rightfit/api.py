@@ -102,7 +102,8 @@ def tune(
     """Search for the settings that suit these images, and train a run with them; returns that run.
 
     `data` and `settings` are those of `train`; what is set is not tuned. `space` is a YAML file of what is tuned
-    instead (`rightfit.tuning.space`); `trials` and `time_limit` end the search, one of them is needed. Trials are chosen by one half of the validation images; the other half, which chose nothing, is what the figures told at the
+    instead (`rightfit.tuning.space`); `trials` and `time_limit` end the search, one of them is needed. Trials are
+    chosen by one half of the validation images; the other half, which chose nothing, is what the figures told at the
     end are of (search/tuning.json). The test images stay sealed. A search that was killed goes on with `resume`.
     Raises UsageError, DataError and RightfitError as `train` does; DataError for too few validation images.
     """

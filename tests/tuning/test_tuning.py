@@ -1,5 +1,6 @@
 """A search decides by what is on record alone, gives each trial its chance, and is not taken in by one lucky number."""
 
+import itertools
 import json
 
 import numpy as np
@@ -32,7 +33,7 @@ ASKED = TrainSettings(data="")
 def test_rungs_rise_threefold_and_end_with_all_epochs(epochs):
     levels = rungs(epochs)
     assert levels[-1] == epochs and levels == tuple(sorted(set(levels)))
-    assert all(low * ETA <= high < (low + 1) * ETA for low, high in zip(levels, levels[1:], strict=False))
+    assert all(low * ETA <= high < (low + 1) * ETA for low, high in itertools.pairwise(levels))
     assert len(levels) == 1 or levels[0] >= 2
 
 
