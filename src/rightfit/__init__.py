@@ -6,6 +6,7 @@ run = rightfit.train("photos/", model="resnet50", image_size=150, epochs=100)
 run.evaluate()
 run.predict(["new/a.jpg"])
 rightfit.explain(run, "new/", output="looked")
+rightfit.tune("photos/", time_limit="2h")
 rightfit.resume("runs/photos-1")
 rightfit.load("runs/photos-1").model
 """
@@ -22,6 +23,7 @@ from rightfit.api import (
     resume,
     suspects,
     train,
+    tune,
 )
 from rightfit.errors import (
     ArchitectureError,
@@ -51,5 +53,5 @@ __all__ = [
     "ArchitectureError", "BackendError", "DataError", "ImageError", "ModelFileError", "RightfitError", "Run",
     "RunError", "UsageError", "WriteError", "check", "compare", "convert", "diagnose", "explain", "from_json",
     "from_yaml", "inspect", "load", "load_model", "load_weights", "neighbours", "open_saved_model", "report",
-    "resume", "save_weights", "suspects", "to_json", "to_yaml", "train",
+    "resume", "save_weights", "suspects", "to_json", "to_yaml", "train", "tune",
 ]  # fmt: skip

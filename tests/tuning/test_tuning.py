@@ -64,10 +64,12 @@ def test_a_search_ends_trains_nothing_twice_and_takes_the_default_all_the_way(lo
     for trial in trials:
         assert list(trial.losses[0]) == list(levels[: len(trial.losses[0])]), "rung by rung"
     for place in range(len(levels) - 1):
-        there = [t for t in trials if levels[place] in t.losses[0]]
-        further = [t for t in there[1:] if levels[place + 1] in t.losses[0]]
-        assert len(further) <= len(there) // ETA + 1
-        assert promotable(trials, levels, place) is None
+        there = [t for t in trials[1:] if levels[place] in t.losses[0]]
+        further = [t for t in there if levels[place + 1] in t.losses[0]]
+        best = sorted(t.losses[0][levels[place]] for t in there)[: len(there) // ETA]
+        assert len(best) <= len(further) <= 2 * len(best), "a third, and as many whom later ones overtook"
+        assert all(min(best) <= t.losses[0][levels[place]] for t in further)
+        assert promotable(trials, levels, place, ended=True) is None
 
 
 @given(

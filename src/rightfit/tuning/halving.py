@@ -1,7 +1,9 @@
-"""Which trial goes on, which begins, and when it is enough: asynchronous successive halving (ASHA; Li et al. 2020).
+"""Which trial goes on, which begins, and when it is enough: successive halving without brackets (Li et al. 2020).
 
-A trial is trained to the first rung, then waits. It goes on to the next rung when it is among the best third of all
-that reached its own. Pure functions of the trials so far, so a search that was killed decides the same.
+A trial is trained to the first rung, then waits. For each three that reached a rung the best that waits there goes on
+to the next: a third, and no more where trials get better one after the other, of which ASHA would promote each. At
+the end, who is among the best third and still waits goes on too. Pure functions of the trials so far, so a search that
+was killed decides the same.
 """
 
 from __future__ import annotations
@@ -45,20 +47,29 @@ def next_task(trials: Sequence[Trial], levels: Sequence[int], most: int | None) 
             return Task(trial.number, 0, levels[0])
     if trials and not trials[0].failed and trials[0].epochs(0) < levels[-1]:
         return Task(0, 0, next(level for level in levels if level > trials[0].epochs(0)))
+    ended = most is not None and len(trials) >= most
     for place in reversed(range(len(levels) - 1)):
-        if (found := promotable(trials, levels, place)) is not None:
+        if (found := promotable(trials, levels, place, ended)) is not None:
             return Task(found, 0, levels[place + 1])
-    if most is None or len(trials) < most:
-        return Task(len(trials), 0, levels[0])
-    return None
+    return None if ended else Task(len(trials), 0, levels[0])
 
 
-def promotable(trials: Sequence[Trial], levels: Sequence[int], place: int) -> int | None:
-    """The best trial that waits at a rung and is among the best third there; None where none is."""
+def promotable(trials: Sequence[Trial], levels: Sequence[int], place: int, ended: bool) -> int | None:
+    """The best trial that waits at a rung, where fewer than a third of those that reached it went on; None where none
+    does. Once the search has `ended`, who waits and is among the best third.
+
+    Trial 0 goes on without being asked, and is counted at no rung.
+    """
     level = levels[place]
-    there = [(loss, t.number) for t in trials if not t.failed and (loss := t.loss(0, level)) is not None]
-    best = sorted(there)[: len(there) // ETA]
-    waiting = [number for _, number in best if trials[number].epochs(0) == level]
+    there = sorted(
+        (loss, t.number) for t in trials[1:] if not t.failed and (loss := t.loss(0, level)) is not None
+    )
+    share = len(there) // ETA
+    waiting = [number for _, number in there if trials[number].epochs(0) == level]
+    if ended:
+        waiting = [number for number in waiting if number in [n for _, n in there[:share]]]
+    elif len(there) - len(waiting) >= share:
+        return None
     return waiting[0] if waiting else None
 
 
