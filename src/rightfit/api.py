@@ -111,7 +111,10 @@ def tune(
     from rightfit.tuning import space as spaces
 
     knobs = spaces.from_file(space) if space else None
+    if time_limit is not None:
+        settings["time_limit"] = time_limit
     asked, source = asking.settled(data, config, settings)
+    time_limit, asked = asked.time_limit, asked.model_copy(update={"time_limit": None})
     console = Console(quiet)
     dataset, asked, backend, precision, reasons = _ready(asked, source, config, console)
     with ExitStack() as held:

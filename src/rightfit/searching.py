@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import logging
 import shutil
 import time
 from contextlib import ExitStack
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from rightfit.tuning.space import Space
 
 FOLDER, JOURNAL = "search", "journal.jsonl"
+IN_A_TRIAL = {"doctor": "off", "report": "none"}
+TRAININGS = 8  # that are to fit into the time at least
 SEARCH = 0.6  # of the time; the rest is for more seeds of the finalists and the run at the end
 FEWEST = 20  # validation images, to be halved
 
@@ -42,7 +45,6 @@ class Search:
     asked: TrainSettings
     base: TrainSettings  # the default recipe's, resolved
     space: Space
-    levels: tuple[int, ...]
     trials_at_most: int | None
     seconds: float | None
     console: Console
@@ -50,21 +52,23 @@ class Search:
     precision: str
 
     def __post_init__(self) -> None:
-        from rightfit.tuning import journal
         from rightfit.tuning.parts import halves
 
         self.journal = self.place / FOLDER / JOURNAL
-        _, self.trials = journal.read(self.journal)
+        self._read()
         table = self.dataset.table
         rows = table.rows("val")
-        if len(rows) < FEWEST:
-            raise DataError(
-                f"{len(rows):,} validation images are too few to choose by; a search takes {FEWEST} (--split)"
-            )
         codes = table.codes()[rows]
         codes = codes.argmax(axis=1) if codes.ndim > 1 else codes
         self.selection, self.reporting = halves(rows, codes, table.groups(rows), self.asked.seed)
-        self.spent = sum(self._seconds())
+
+    def _read(self) -> None:
+        from rightfit.tuning import halving, journal
+
+        self.record = journal.read(self.journal)
+        self.trials = self.record.trials
+        assert self.base.epochs
+        self.levels = halving.rungs(self.record.epochs or self.base.epochs)
 
     # Trials -------------------------------------------------------------------------------------------
 
@@ -73,12 +77,36 @@ class Search:
         finalists."""
         from rightfit.tuning import halving
 
+        self._fit_epochs()
+        self.console.say(
+            f"tuning {', '.join(knob.name for knob in self.space)}; rungs at "
+            f"{', '.join(map(str, self.levels))} epochs; {len(self.selection):,} validation images to choose by, "
+            f"{len(self.reporting):,} to report"
+        )
         while not self._late(SEARCH) and (
             task := halving.next_task(self.trials, self.levels, self.trials_at_most)
         ):
             self._take(task)
         while not self._late(1.0) and (task := halving.next_seed(self.trials, self.levels)):
             self._take(task)
+
+    def _fit_epochs(self) -> None:
+        """So few epochs that several trainings fit into the time, by one epoch of the default recipe; once."""
+        from rightfit.tuning import journal
+
+        if self.seconds is None or self.asked.epochs is not None or self.record.epochs:
+            return
+        began = time.monotonic()
+        asked = self.asked.model_copy(update={"time_limit": f"{self.seconds / TRAININGS:.0f}s", **IN_A_TRIAL})
+        progress, _, _ = self._train(asked, "pace", 1)
+        seconds = round(time.monotonic() - began, 1)
+        journal.write(self.journal, "epochs", epochs=progress.epochs, seconds=seconds)
+        if progress.shortened:
+            self.console.say(
+                f"{progress.epochs} epochs a training in place of {self.base.epochs}, as {TRAININGS} are to fit into "
+                f"{duration(self.seconds)}; --epochs asks for others"
+            )
+        self._read()
 
     def _take(self, task: Task) -> None:
         from rightfit.tuning import journal
@@ -100,8 +128,7 @@ class Search:
         seconds = round(time.monotonic() - began, 1)
         line = {"trial": task.trial, "seed": task.seed, "epochs": task.epochs, **found, "seconds": seconds}
         journal.write(self.journal, "rung", **line)
-        _, self.trials = journal.read(self.journal)
-        self.spent += seconds
+        self._read()
         self._say(task, found["loss"])
 
     def _next(self) -> dict[str, Any]:
@@ -114,48 +141,44 @@ class Search:
         return suggest(self.trials, self.space, self.levels, self.asked.seed)
 
     def settings_of(self, chosen: dict[str, Any], seed: int) -> TrainSettings:
+        """To train with what was `chosen`, for as long as all trials are."""
         from rightfit.tuning.space import settings_of
 
         assert self.base.batch_size
-        asked = self.asked.model_copy(
-            update={
-                "epochs": self.levels[-1],
-                "doctor": "off",
-                "report": "none",
-                "seed": self.asked.seed + seed,
-            }
-        )
+        asked = self.asked.model_copy(update={"epochs": self.levels[-1], "seed": self.asked.seed + seed})
         return settings_of(chosen, asked, self.base.batch_size)
 
     def _trained(self, trial: Trial, task: Task) -> dict[str, Any]:
         """Loss of the selection half after `task.epochs` epochs; of a trial's end also what the reporting half says."""
+        asked = self.settings_of(trial.chosen, task.seed).model_copy(update=IN_A_TRIAL)
+        last = task.epochs == self.levels[-1]
+        progress, job, steps = self._train(
+            asked, f"{trial.number:03d}-{task.seed}", None if last else task.epochs
+        )
+        found: dict[str, Any] = {"loss": progress.best_loss, "steps": progress.epoch * steps}
+        if last:
+            found["reported"] = self._reported(job, progress)
+        return found
+
+    def _train(self, asked: TrainSettings, name: str, until: int | None) -> tuple[Progress, Job, int]:
+        """From its checkpoint, where it has one, up to the epoch `until`; with the steps of an epoch."""
         from rightfit.training.checkpoints import Checkpoints
 
-        place = self.place / FOLDER / "trials" / f"{trial.number:03d}-{task.seed}"
+        place = self.place / FOLDER / "trials" / name
         place.mkdir(parents=True, exist_ok=True)
         quiet = Console(quiet=True)
         dataset = self._parted()
-        asked = self.settings_of(trial.chosen, task.seed)
         model, settings, facts, _ = beginning.planned(dataset, asked, quiet)
-        settings = settings.model_copy(
-            update={"backend": self.backend, "precision": self.precision, "output": str(place)}
-        )
-        settings = settings.model_copy(update={"label_mode": dataset.table.label_mode})
+        changes = {"backend": self.backend, "precision": self.precision, "output": str(place)}
+        settings = settings.model_copy(update={**changes, "label_mode": dataset.table.label_mode})
         dataset.table.write_csv(place / "data.csv")
         job = Job(place, dataset, model, asked, settings, facts)
         checkpoints = Checkpoints(place, quiet)
-        until = task.epochs if task.epochs < self.levels[-1] else None
         progress, _ = fitting.trained(job, quiet, checkpoints, checkpoints.newest(), _unrecorded, until)
-        if progress.stopped and progress.epoch < task.epochs:
+        if progress.stopped:
             raise Interrupted(progress.stopped)
-        found: dict[str, Any] = {
-            "loss": progress.best_loss,
-            "steps": progress.epoch * -(-facts.images // (settings.batch_size or 1)),
-        }
-        if task.epochs == self.levels[-1]:
-            found["reported"] = self._reported(job, progress)
         checkpoints.keep_the_last_only()
-        return found
+        return progress, job, -(-facts.images // (settings.batch_size or 1))
 
     def _parted(self) -> Dataset:
         """The images with the selection half as validation; reporting and test images are no trial's."""
@@ -189,18 +212,23 @@ class Search:
     # Time ---------------------------------------------------------------------------------------------
 
     def _late(self, share: float) -> bool:
-        return self.seconds is not None and self.spent >= share * self.seconds
-
-    def _seconds(self) -> list[float]:
-        from rightfit.records import objects_of
-
-        return [line["seconds"] for line in objects_of(self.journal) if line["event"] == "rung"]
+        """Whether a share of the time is used, or what is left is needed for one more training and the last one."""
+        if self.seconds is None:
+            return False
+        whole = max(
+            (s for t in self.trials if t.loss(0, self.levels[-1]) for s in t.seconds.values()), default=0.0
+        )
+        return self.record.seconds >= min(share * self.seconds, self.seconds - 2 * whole)
 
     def _say(self, task: Task, loss: float) -> None:
         last = self.levels[-1]
         done = [x for t in self.trials if (x := t.loss(0, last)) is not None]
         best = f", best to the end {min(done):.4f}" if done else ""
-        left = f", {duration(max(0.0, self.seconds - self.spent))} left" if self.seconds is not None else ""
+        left = (
+            f", {duration(max(0.0, self.seconds - self.record.seconds))} left"
+            if self.seconds is not None
+            else ""
+        )
         seed = f" with seed {self.asked.seed + task.seed}" if task.seed else ""
         self.console.say(
             f"trial {task.trial}{seed}, {task.epochs} of {last} epochs: loss {loss:.4f}{best}{left}"
@@ -226,10 +254,18 @@ def tune(
 ) -> Run:
     """Search, choose, and train a run with what was chosen; `place` is a search's that is locked already."""
     from rightfit.saving import folder
-    from rightfit.tuning import halving, journal, space
+    from rightfit.tuning import journal, space
 
+    logging.getLogger("tensorflow").setLevel(
+        "ERROR"
+    )  # it warns of functions made again: each trial's net has its own
     if trials is None and time_limit is None:
         raise UsageError("a search without an end: give --time-limit, such as 2h, or --trials")
+    if len(dataset.table.rows("val")) < FEWEST:
+        count = len(dataset.table.rows("val"))
+        raise DataError(
+            f"{count:,} validation images are too few to choose by; a search takes {FEWEST} (--split)"
+        )
     _, base, facts, _ = beginning.planned(dataset, asked, Console(quiet=True))
     assert base.epochs
     if knobs is None:
@@ -238,6 +274,7 @@ def tune(
         place = folder.new_folder(asked.output, asked.data)
         held.enter_context(folder.locked(place))
         (place / FOLDER).mkdir()
+        dataset.table.write_csv(place / "data.csv")
         journal.write(
             place / FOLDER / JOURNAL,
             "begun",
@@ -248,14 +285,10 @@ def tune(
             backend=backend,
             precision=precision,
             reasons=reasons,
+            images=dataset.images.fingerprint,
         )
     seconds = parse_seconds(time_limit) if time_limit else None
-    levels = halving.rungs(base.epochs)
-    search = Search(place, dataset, asked, base, knobs, levels, trials, seconds, console, backend, precision)
-    console.say(
-        f"tuning {', '.join(knob.name for knob in knobs)}; rungs at {', '.join(map(str, levels))} epochs; "
-        f"{len(search.selection):,} validation images to choose by, {len(search.reporting):,} to report"
-    )
+    search = Search(place, dataset, asked, base, knobs, trials, seconds, console, backend, precision)
     try:
         search.run()
     except Interrupted as stopped:
@@ -272,15 +305,18 @@ def go_on(place: Path, data: Any, console: Console, held: ExitStack) -> Run:
     from rightfit.tuning import journal
     from rightfit.tuning.space import Knob
 
-    begun, trials = journal.read(place / FOLDER / JOURNAL)
+    record = journal.read(place / FOLDER / JOURNAL)
+    begun = record.begun
     if not begun:
         raise RunError(f"{place}: its journal says nothing of how the search was begun; begin another one")
     asked = train_settings(begun["asked"])
     if asked.data.startswith("<") and data is None:
         raise UsageError(f"{place} is of data in memory; rightfit.resume(run, data=...) takes them again")
-    console.say(f"{place}: a search of {len(trials):,} trials goes on")
+    console.say(f"{place}: a search of {len(record.trials):,} trials goes on")
     known = splits_of(place / "data.csv") if (place / "data.csv").exists() else None
     dataset, asked = prepare(asked.data if data is None else data, asked, console, known)
+    if dataset.images.fingerprint != begun["images"]:
+        raise DataError(f"{place}: the images have changed since the search began; begin another one")
     knobs = tuple(Knob(**{**knob, "choices": tuple(knob["choices"])}) for knob in begun["space"])
     return tune(
         dataset, asked, console, backend_of(begun["backend"]), begun["precision"], begun["reasons"], held, knobs,
@@ -312,19 +348,13 @@ def _ended(search: Search, reasons: dict[str, str], held: ExitStack) -> Run:
         "steps": sum(sum(t.steps.values()) for t in search.trials),
     }  # fmt: skip
     folder.write_json(search.place / FOLDER / "tuning.json", content)
-    for name in (
-        "decisions.jsonl",
-        "history.csv",
-    ):  # of a run that was begun with this choice before, and killed
+    shutil.rmtree(search.place / FOLDER / "trials", ignore_errors=True)
+    for name in ("decisions.jsonl", "history.csv"):  # of a run with this choice that was killed as it began
         (search.place / name).unlink(missing_ok=True)
-    asked = search.settings_of(trial.chosen, 0).model_copy(
-        update={"doctor": search.asked.doctor, "report": search.asked.report}
-    )
-    run = beginning.begin(
+    asked = search.settings_of(trial.chosen, 0)
+    return beginning.begin(
         search.dataset, asked, search.console, search.backend, search.precision, reasons, held, search.place
     )
-    shutil.rmtree(search.place / FOLDER / "trials", ignore_errors=True)
-    return run
 
 
 def _unrecorded(decision: Decision) -> None:

@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,9 +209,11 @@ def test_what_is_written_is_read_and_a_line_cut_short_is_left_out(tmp_path):
     journal.write(path, "rung", trial=0, seed=0, epochs=3, loss=0.5, steps=30, seconds=1.0)
     whole = path.read_text()
     path.write_text(whole + json.dumps({"event": "failed", "trial": 0, "why": "x"})[:12])
-    begun, (trial,) = journal.read(path)
-    assert begun["event"] == "begun" and trial.losses == {0: {3: 0.5}} and not trial.failed
-    assert journal.read(tmp_path / "none.jsonl") == ({}, [])
+    found = journal.read(path)
+    (trial,) = found.trials
+    assert found.begun["event"] == "begun" and trial.losses == {0: {3: 0.5}} and not trial.failed
+    assert found.seconds == trial.seconds[0] == 1.0
+    assert journal.read(tmp_path / "none.jsonl") == journal.Record()
 
 
 # Suggestions ----------------------------------------------------------------------------------------
@@ -249,3 +254,33 @@ def test_suggestions_come_near_what_was_good():
     assert np.median(away) < 0.5  # by chance 0.8
     shares = importances(some_trials(60), SPACE, (3, 9))
     assert shares["learning_rate"] > 0.8
+
+
+# Whole searches -------------------------------------------------------------------------------------
+
+
+def test_a_search_killed_again_and_again_is_the_one_that_nobody_disturbed(tmp_path, process):
+    pytest.importorskip("optuna")
+    script = Path(__file__).with_name("searches.py")
+    done = subprocess.run(
+        [sys.executable, script, tmp_path, "3"],
+        env=process.environment(),
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    whole = said["whole"]
+    assert len(said["kills"]) == 3
+    assert said["killed"] == whole
+    rungs = [line for line in whole["journal"] if line["event"] == "rung"]
+    assert len({line["trial"] for line in rungs}) == 4
+    assert whole["tuning"]["steps"] == sum(
+        max(line["steps"] for line in rungs if (line["trial"], line["seed"]) == one)
+        for one in {(line["trial"], line["seed"]) for line in rungs}
+    ), "promoted trials go on, they do not begin again"
+    reported = [line["reported"]["accuracy"] for line in rungs if "reported" in line]
+    assert whole["tuning"]["reported"]["accuracy"] in [
+        pytest.approx(np.mean(each)) for each in itertools.combinations(reported, 3)
+    ]

@@ -85,7 +85,7 @@ def train(
         until=until,
     )
     decisions = [Decision(*decided) for decided in reached.decided]
-    if how == "auto" and not reached.stopped:
+    if how == "auto" and reached.ended and not reached.stopped:
         decisions.append(_judge(model, reached, validation, settings, label_mode))
         if decisions[-1].value == "head" and reached.best_epoch:
             console.say(f"kept the head's fit: {decisions[-1].because}")

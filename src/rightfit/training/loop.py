@@ -55,7 +55,7 @@ def train(
     checkpoint, when an image can no longer be read.
     A loss that is no longer finite sends training back to the last whole epoch at half the learning rate,
     three times; then, or without `safety`, it ends training; RightfitError if no epoch had a finite one.
-    With `until` training pauses after that epoch, as if it had been stopped there.
+    With `until` training pauses after that epoch: neither ended nor stopped, and to be gone on with.
     Where memory is too short for a step, its gradient is taken of half as many images at a time, from the last
     checkpoint on; RightfitError without `safety`, or when one image is too many.
     """
@@ -76,7 +76,9 @@ def train(
             training.enter()
             training.save()
             safety.checkpoints.wait()  # not beside the first step, in which memory runs short if ever
-        while training.progress.epoch < (until or training.progress.epochs) and not training.progress.ended:
+        while not training.progress.ended and training.progress.epoch < min(
+            until or training.progress.epochs, training.progress.epochs
+        ):
             short = ""
             try:
                 row = training.one_epoch()
@@ -108,9 +110,7 @@ def train(
                 progress.ended = progress.ended or f"all {progress.epochs} epochs done"
             training.save(row)
             after_epoch(progress)
-        if until is not None and not training.progress.ended and not training.progress.stopped:
-            training.progress.stopped = f"paused after epoch {training.progress.epoch}"
-        if not training.progress.stopped:
+        if training.progress.ended and not training.progress.stopped:
             look_at_the_kept(training)
     if safety:
         safety.checkpoints.wait()

@@ -1,8 +1,9 @@
 """What a search has done, one line an event, appended and flushed: all that it decides by, and enough to go on from.
 
 {"event": "begun", "space": ..., "asked": ...}
+{"event": "epochs", "epochs": 27, "seconds": 8.1}
 {"event": "trial", "trial": 3, "chosen": {...}}
-{"event": "rung", "trial": 3, "seed": 0, "epochs": 9, "loss": 0.41, "half": 0.03, "steps": 900, "seconds": 12.5}
+{"event": "rung", "trial": 3, "seed": 0, "epochs": 9, "loss": 0.41, "steps": 900, "seconds": 12.5}
 {"event": "failed", "trial": 3, "seed": 0, "why": "..."}
 """
 
@@ -24,6 +25,7 @@ class Trial:
     # By seed, what was measured after so many epochs: loss of the selection images.
     losses: dict[int, dict[int, float]] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)  # by seed, taken so far
+    seconds: dict[int, float] = field(default_factory=dict)  # by seed
     reported: dict[int, dict[str, Any]] = field(
         default_factory=dict
     )  # by seed, of the images kept for reporting
@@ -36,24 +38,37 @@ class Trial:
         return self.losses.get(seed, {}).get(epochs)
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[Trial]]:
-    """What the search was begun with ({} for none), and its trials. A last line that a kill cut short is left out."""
-    begun: dict[str, Any] = {}
-    trials: list[Trial] = []
+@dataclass
+class Record:
+    """All that a journal holds."""
+
+    begun: dict[str, Any] = field(default_factory=dict)  # what the search was begun with
+    epochs: int = 0  # of a training, where the time limit decided it
+    trials: list[Trial] = field(default_factory=list)
+    seconds: float = 0.0  # that trials took
+
+
+def read(path: Path) -> Record:
+    """An empty record where there is no journal. A line that is cut short is left out."""
+    found = Record()
     for line in _lines(path):
+        found.seconds += line.get("seconds", 0.0)
         if line["event"] == "begun":
-            begun = line
+            found.begun = line
+        elif line["event"] == "epochs":
+            found.epochs = line["epochs"]
         elif line["event"] == "trial":
-            trials.append(Trial(line["trial"], line["chosen"]))
+            found.trials.append(Trial(line["trial"], line["chosen"]))
         elif line["event"] == "failed":
-            trials[line["trial"]].failed = line["why"]
+            found.trials[line["trial"]].failed = line["why"]
         elif line["event"] == "rung":
-            trial, seed = trials[line["trial"]], line["seed"]
+            trial, seed = found.trials[line["trial"]], line["seed"]
             trial.losses.setdefault(seed, {})[line["epochs"]] = line["loss"]
             trial.steps[seed] = line["steps"]
+            trial.seconds[seed] = trial.seconds.get(seed, 0.0) + line["seconds"]
             if "reported" in line:
                 trial.reported[seed] = line["reported"]
-    return begun, trials
+    return found
 
 
 def write(path: Path, event: str, **values: Any) -> None:
@@ -66,6 +81,6 @@ def _lines(path: Path) -> Iterable[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             found = json.loads(line)
-        except ValueError:  # cut short by a kill: what it told of is done again
+        except ValueError:
             continue
         yield found

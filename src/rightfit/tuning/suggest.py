@@ -23,7 +23,6 @@ STARTUP = 8  # trials at random before the first that learns from others
 def suggest(trials: Sequence[Trial], space: Space, levels: Sequence[int], seed: int) -> dict[str, Any]:
     """A value for each setting in `space`."""
     optuna = _optuna()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(
@@ -88,4 +87,5 @@ def _optuna() -> Any:
         import optuna
     except ImportError:
         raise UsageError("searching needs Optuna: pip install 'rightfit[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
