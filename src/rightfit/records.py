@@ -11,12 +11,22 @@ from typing import Any
 
 SETBACK = "learning_rate factor"  # the setting that is on record where training returned to an earlier epoch
 
+SEARCHED = "search/tuning.json"
+
 
 def objects_of(path: Path) -> list[dict[str, Any]]:
     """Of decisions.jsonl or test-ledger.jsonl; none where it is not there or no such file."""
     with suppress(OSError, ValueError):
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return []
+
+
+def search_of(place: Path) -> dict[str, Any]:
+    """What the search for settings found that the run in `place` ended; {} where there was none."""
+    with suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((place / SEARCHED).read_text(encoding="utf-8"))
+        return found
+    return {}
 
 
 def epochs_of(path: Path) -> list[dict[str, float]]:

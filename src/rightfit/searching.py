@@ -7,7 +7,6 @@ was; a trial goes on from its checkpoint, or, where that is gone, from its start
 from __future__ import annotations
 
 import dataclasses
-import gc
 import logging
 import shutil
 import time
@@ -21,6 +20,7 @@ from rightfit.config import TrainSettings, parse_seconds, train_settings
 from rightfit.console import Console, duration
 from rightfit.errors import DataError, RightfitError, RunError, UsageError
 from rightfit.provenance import Job
+from rightfit.records import SEARCHED
 from rightfit.run import Run
 
 if TYPE_CHECKING:
@@ -327,6 +327,7 @@ def go_on(place: Path, data: Any, console: Console, held: ExitStack) -> Run:
 def _ended(search: Search, reasons: dict[str, str], held: ExitStack) -> Run:
     from rightfit.saving import folder
     from rightfit.tuning.choosing import choose
+    from rightfit.tuning.space import edges, place_of
     from rightfit.tuning.suggest import importances
 
     choice = choose(search.trials, search.levels)
@@ -342,12 +343,22 @@ def _ended(search: Search, reasons: dict[str, str], held: ExitStack) -> Run:
         f"chosen: trial {choice.trial} ({choice.because}); on {len(search.reporting):,} images that chose nothing it "
         f"gets {100 * told['accuracy']:.1f} ±{100 * told['accuracy_half']:.1f} % right"
     )
+    last = search.levels[-1]
     content = {
-        "chosen": choice.trial, "settings": trial.chosen, "because": choice.because, "reported": told,
-        "seeds": len(reported), "importances": importances(search.trials, search.space, search.levels),
+        "chosen": choice.trial, "settings": trial.chosen, "default": search.trials[0].chosen, "epochs": last,
+        "because": choice.because, "reported": told, "seeds": len(reported), "images": len(search.reporting),
+        "importances": importances(search.trials, search.space, search.levels),
+        "edges": edges(search.space, trial.chosen),
         "steps": sum(sum(t.steps.values()) for t in search.trials),
+        "best": search.record.best(last),
+        "space": [dataclasses.asdict(knob) for knob in search.space],
+        "trials": [
+            {"trial": t.number, "chosen": t.chosen, "epochs": t.epochs(0), "loss": t.loss(0, t.epochs(0)),
+             "at": {knob.name: place_of(knob, t.chosen[knob.name]) for knob in search.space}, "failed": t.failed}
+            for t in search.trials
+        ],
     }  # fmt: skip
-    folder.write_json(search.place / FOLDER / "tuning.json", content)
+    folder.write_json(search.place / SEARCHED, content)
     shutil.rmtree(search.place / FOLDER / "trials", ignore_errors=True)
     for name in ("decisions.jsonl", "history.csv"):  # of a run with this choice that was killed as it began
         (search.place / name).unlink(missing_ok=True)
@@ -365,5 +376,4 @@ def _free() -> None:
     """A net that was trained is a cycle, and TensorFlow's graphs stay until they are told to go."""
     import keras
 
-    gc.collect()
     keras.utils.clear_session(free_memory=True)

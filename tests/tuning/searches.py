@@ -15,7 +15,7 @@ from pathlib import Path
 
 FOLDER, KILLS = Path(sys.argv[1]), int(sys.argv[2])
 os.environ |= {
-    "KERAS_BACKEND": "tensorflow",
+    "KERAS_BACKEND": "torch",
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "RIGHTFIT_CACHE": str(FOLDER / "cache"),
 }
@@ -24,9 +24,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import keras  # noqa: E402, F401  (for the processes that are forked)
 import numpy as np  # noqa: E402
 import optuna  # noqa: E402, F401
-import tensorflow  # noqa: E402, F401
+import torch  # noqa: E402, F401
 
 import rightfit  # noqa: E402
+from rightfit.tuning import halving  # noqa: E402
 
 ASKED = {
     "epochs": 6,
@@ -36,6 +37,9 @@ ASKED = {
     "batch_size": 32,
     "quiet": True,
 }
+
+
+halving.SEEDS = 2  # of each finalist: enough to see that both are told
 
 
 def images():

@@ -18,7 +18,7 @@ from rightfit.tuning.choosing import choose
 from rightfit.tuning.halving import ETA, SEEDS, finalists, next_seed, next_task, promotable, rungs
 from rightfit.tuning.journal import Trial
 from rightfit.tuning.parts import halves
-from rightfit.tuning.space import Knob, default_space, defaults_of, from_file, settings_of
+from rightfit.tuning.space import Knob, default_space, defaults_of, edges, from_file, place_of, settings_of
 
 RESOLVED = TrainSettings(
     data="",
@@ -263,7 +263,7 @@ def test_a_search_killed_again_and_again_is_the_one_that_nobody_disturbed(tmp_pa
     pytest.importorskip("optuna")
     script = Path(__file__).with_name("searches.py")
     done = subprocess.run(
-        [sys.executable, script, tmp_path, "3"],
+        [sys.executable, script, tmp_path, "2"],
         env=process.environment(),
         capture_output=True,
         text=True,
@@ -272,7 +272,7 @@ def test_a_search_killed_again_and_again_is_the_one_that_nobody_disturbed(tmp_pa
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     whole = said["whole"]
-    assert len(said["kills"]) == 3
+    assert len(said["kills"]) == 2
     assert said["killed"] == whole
     rungs = [line for line in whole["journal"] if line["event"] == "rung"]
     assert len({line["trial"] for line in rungs}) == 4
@@ -282,5 +282,50 @@ def test_a_search_killed_again_and_again_is_the_one_that_nobody_disturbed(tmp_pa
     ), "promoted trials go on, they do not begin again"
     reported = [line["reported"]["accuracy"] for line in rungs if "reported" in line]
     assert whole["tuning"]["reported"]["accuracy"] in [
-        pytest.approx(np.mean(each)) for each in itertools.combinations(reported, 3)
+        pytest.approx(np.mean(each)) for each in itertools.combinations(reported, 2)
     ]
+
+
+# On the page ----------------------------------------------------------------------------------------
+
+
+def story_of(**changes):
+    from rightfit.report.story import Story
+
+    def trial(number, rate, epochs, loss):
+        return {"trial": number, "chosen": {"learning_rate": rate}, "epochs": epochs, "loss": loss, "failed": "",
+                "at": {"learning_rate": place_of(SPACE[0], rate)}}  # fmt: skip
+
+    found = {
+        "chosen": 1, "settings": {"learning_rate": 0.9}, "default": {"learning_rate": 0.1}, "epochs": 9, "steps": 1234,
+        "because": "mean loss over seeds", "reported": {"accuracy": 0.9, "accuracy_half": 0.05}, "seeds": 3,
+        "images": 77,
+        "importances": {"learning_rate": 1.0}, "edges": {"learning_rate": "high"},
+        "best": [[100, 0.7], [300, 0.5]],
+        "space": [{"name": "learning_rate", "choices": [], "low": 0.001, "high": 1.0, "log": True}],
+        "trials": [trial(0, 0.1, 9, 0.7), trial(1, 0.9, 9, 0.5), trial(2, 0.01, 3, 0.9), trial(3, 1.0, 0, None)],
+    }  # fmt: skip
+    settings = {"model": "resnet20", "data": "photos", "height_width": (8, 8)}
+    counts = {"train": 9, "val": 3, "test": 3}
+    return Story("run", settings, ("a", "b"), "categorical", counts, search=found | changes)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_page_tells_what_was_searched_chosen_and_where_to_look_next(language):
+    from rightfit.report.run_page import page
+
+    text = page(story_of(), language)
+    assert "90.0 ±5.0 %" in text and "1,234" in text and "<code>--space</code>" in text
+    inside = page(story_of(edges={}), language)
+    assert "<code>--space</code>" not in inside
+
+
+def test_what_lies_at_the_end_of_its_range_is_named_unless_it_can_go_no_further():
+    space = (
+        Knob("learning_rate", low=0.001, high=0.5, log=True),
+        Knob("strength", low=0.0, high=1.0),
+        SPACE[1],
+    )
+    chosen = {"learning_rate": 0.49, "strength": 1.0, "augment": "strong"}
+    assert edges(space, chosen) == {"learning_rate": "high"}
+    assert edges(space, {**chosen, "learning_rate": 0.02}) == {}

@@ -175,6 +175,45 @@ def curves(found: Sequence[Curve], labels: tuple[str, str, str, str]) -> str:
         return drawn.svg()
 
 
+def best_so_far(steps: Floats, losses: Floats, labels: tuple[str, str]) -> str:
+    """The lowest loss by the training steps that it took, as a staircase."""
+    with _drawing(5.2, 2.4, 1) as drawn:
+        (axes,) = drawn.axes
+        axes.step(steps, losses, where="post", color=FIRST, marker="o", ms=3)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        return drawn.svg()
+
+
+def parallel(settings: Sequence[tuple[str, str, str]], trials: Sequence[tuple[Sequence[float], str]]) -> str:
+    """An axis for each setting (name, lowest, highest), a line for each trial: where in the ranges it was, and whether
+    it is the "chosen" one, one that went the "whole" way, or one that ended "early"."""
+    looks: dict[str, dict[str, Any]] = {
+        "early": {"color": FAINT, "lw": 0.6, "ls": "-"},
+        "whole": {"color": FIRST, "lw": 1.0, "ls": "--"},
+        "chosen": {"color": SECOND, "lw": 2.2, "ls": "-", "marker": "o", "ms": 4},
+    }
+    with _drawing(max(3.0, 1.15 * len(settings)), 2.8, 1) as drawn:
+        (axes,) = drawn.axes
+        places = np.arange(len(settings))
+        for kind, look in looks.items():
+            for at, of in trials:
+                if of == kind:
+                    axes.plot(places, at, **look)
+        for place, (_, low, high) in enumerate(settings):
+            axes.axvline(place, color=INK, lw=0.6)
+            axes.text(place, -0.04, low, ha="center", va="top", fontsize=7)
+            axes.text(place, 1.04, high, ha="center", va="bottom", fontsize=7)
+        axes.set_xticks(places, [name for name, _, _ in settings], fontsize=8)
+        axes.tick_params(axis="x", length=0, pad=14)
+        axes.set_yticks([])
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlim(-0.3, len(settings) - 0.7)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        return drawn.svg()
+
+
 def time_spent(parts: Mapping[str, float], seconds: str) -> str:
     """One bar of what the time went into; seconds by name."""
     with _drawing(6.8, 0.5 + 0.28 * len(parts), 1) as drawn:

@@ -7,6 +7,7 @@ from importlib import metadata
 
 from rightfit.report import sections
 from rightfit.report.pages import rendered
+from rightfit.report.searched import searched
 from rightfit.report.shown import listed, share, with_code
 from rightfit.report.story import Story
 from rightfit.report.words import Words
@@ -33,6 +34,7 @@ def page(story: Story, language: str = "en") -> str:
         points=sections.points(story),
         mistakes=[(p, sections.what(p, words)) for p in story.mistakes],
         suspects=sections.suspects(story, words),
+        search=searched(story, words),
         time=sections.time_spent(story, words),
         made=words("made by", version=metadata.version("rightfit"), time=_stamp()),
     )

@@ -54,5 +54,6 @@ class Story:
     audited: int = 0
     decisions: Sequence[Mapping[str, Any]] = ()
     openings: Sequence[Mapping[str, Any]] = ()  # the test ledger's lines
+    search: Mapping[str, Any] = field(default_factory=dict)  # search/tuning.json
     seconds: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -38,6 +38,17 @@ class Trial:
         return self.losses.get(seed, {}).get(epochs)
 
 
+@dataclass(frozen=True)
+class Rung:
+    """A trial that reached a rung, after so many more steps."""
+
+    trial: int
+    seed: int
+    epochs: int
+    loss: float
+    steps: int
+
+
 @dataclass
 class Record:
     """All that a journal holds."""
@@ -45,7 +56,18 @@ class Record:
     begun: dict[str, Any] = field(default_factory=dict)  # what the search was begun with
     epochs: int = 0  # of a training, where the time limit decided it
     trials: list[Trial] = field(default_factory=list)
+    rungs: list[Rung] = field(default_factory=list)  # in their order
     seconds: float = 0.0  # that trials took
+
+    def best(self, epochs: int) -> list[tuple[int, float]]:
+        """Steps spent by all trials, and the lowest loss after `epochs`, each time that one was reached."""
+        found, spent, lowest = [], 0, float("inf")
+        for rung in self.rungs:
+            spent += rung.steps
+            if rung.epochs == epochs and rung.seed == 0:
+                lowest = min(lowest, rung.loss)
+                found.append((spent, lowest))
+        return found
 
 
 def read(path: Path) -> Record:
@@ -63,6 +85,8 @@ def read(path: Path) -> Record:
             found.trials[line["trial"]].failed = line["why"]
         elif line["event"] == "rung":
             trial, seed = found.trials[line["trial"]], line["seed"]
+            steps = line["steps"] - trial.steps.get(seed, 0)
+            found.rungs.append(Rung(trial.number, seed, line["epochs"], line["loss"], steps))
             trial.losses.setdefault(seed, {})[line["epochs"]] = line["loss"]
             trial.steps[seed] = line["steps"]
             trial.seconds[seed] = trial.seconds.get(seed, 0.0) + line["seconds"]

@@ -5,6 +5,7 @@ docs/how-to/tune.md has the table in words.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from rightfit.config import TrainSettings, read_yaml
 from rightfit.errors import UsageError
 
+EDGE = 0.1  # of a range: a value so near to its end says that the range may be too narrow
 SIZES = (("resnet20", "resnet32", "resnet56"), ("resnet18", "resnet34", "resnet50"))
 
 
@@ -111,3 +113,26 @@ def settings_of(chosen: Mapping[str, Any], base: TrainSettings, recipe_batch: in
             if name in changes:
                 changes[name] *= factor
     return base.model_copy(update=changes)
+
+
+def place_of(knob: Knob, value: Any) -> float:
+    """Where in its range a value is, from 0 to 1; choices are evenly spread."""
+    if knob.choices:
+        return knob.choices.index(value) / max(1, len(knob.choices) - 1)
+    low, high, at = (
+        (math.log(x) for x in (knob.low, knob.high, value)) if knob.log else (knob.low, knob.high, value)
+    )
+    return (at - low) / (high - low)
+
+
+def edges(space: Space, chosen: Mapping[str, Any]) -> dict[str, str]:
+    """The ranges in which what was chosen lies at an end: "low" or "high", by name. An end that a setting cannot pass
+    (a share of 0 or 1) is none."""
+    found = {}
+    for knob in space:
+        at = place_of(knob, chosen[knob.name])
+        if not knob.choices and not EDGE < at < 1 - EDGE:
+            end = "low" if at < 0.5 else "high"
+            if (knob.low if end == "low" else knob.high) not in (0.0, 1.0):
+                found[knob.name] = end
+    return found

@@ -1,0 +1,76 @@
+"""What a search for settings found, as a section of the page of the run that it ended in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from rightfit.report import plots
+from rightfit.report.shown import number, share, with_code
+from rightfit.report.story import Story
+from rightfit.report.words import Words
+
+
+def searched(story: Story, t: Words) -> dict[str, Any] | None:
+    found = story.search
+    if not found:
+        return None
+    trials, told = found["trials"], found["reported"]
+    names = [knob["name"] for knob in found["space"]]
+    steps, losses = (np.array(of, np.float64) for of in zip(*found["best"], strict=True))
+    lines = [
+        ([each["at"][name] for name in names], _kind(each, found)) for each in trials if not each["failed"]
+    ]
+    accuracy = f"{100 * told['accuracy']:.1f} ±{100 * told['accuracy_half']:.1f} %"
+    return {
+        "text": t(
+            "searched text", trials=len(trials), steps=found["steps"], epochs=found["epochs"], images=found["images"],
+            seeds=found["seeds"], accuracy=accuracy,
+        ),
+        "chosen": t("searched default" if found["chosen"] == 0 else "searched chosen", trial=found["chosen"]),
+        "because": found["because"],
+        "best": {
+            "figure": Markup(plots.best_so_far(steps, losses, (t("steps axis"), t("searched loss")))),
+            "alt": t("best alt", loss=f"{losses[-1]:.4f}"),
+        },
+        "parallel": {
+            "figure": Markup(
+                plots.parallel([(name, *_ends(knob)) for name, knob in zip(names, found["space"], strict=True)], lines)
+            ),
+            "alt": t("parallel alt"),
+            "text": t("parallel"),
+        },
+        "rows": [
+            (name, _shown(found["default"][name]), _shown(found["settings"][name]),
+             share(found["importances"].get(name)) if found["importances"] else "–")
+            for name in names
+        ],
+        "importance": t("importance text") if found["importances"] else t("importance none"),
+        "next": with_code(_next(found, t)),
+    }  # fmt: skip
+
+
+def _kind(trial: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    if trial["trial"] == found["chosen"]:
+        return "chosen"
+    return "whole" if trial["epochs"] == found["epochs"] else "early"
+
+
+def _ends(knob: dict[str, Any]) -> tuple[str, str]:
+    ends = (knob["choices"][0], knob["choices"][-1]) if knob["choices"] else (knob["low"], knob["high"])
+    return _shown(ends[0]), _shown(ends[1])
+
+
+def _shown(value: Any) -> str:
+    return number(value) if isinstance(value, (int, float)) else str(value)
+
+
+def _next(found: Mapping[str, Any], t: Words) -> str:
+    """What another search should look at."""
+    if found["edges"]:
+        ends = ", ".join(f"{name} ({t(f'end {end}')})" for name, end in found["edges"].items())
+        return t("next edges", names=ends)
+    return t("next default" if found["chosen"] == 0 else "next none")
