@@ -254,6 +254,13 @@ def source_of(name: str, side: int) -> tuple[Arrays, Arrays]:
     return (images[:held], codes[:held]), (images[held:], codes[held:])
 
 
+def drawn_from(source: str, images: int, side: int, seed: int) -> Arrays:
+    """So many images of those to learn from."""
+    (found, codes), _ = source_of(source, side)
+    chosen = np.random.default_rng([seed, 77]).permutation(len(found))[:images]
+    return found[chosen], codes[chosen]
+
+
 def drawn(task: Task, seed: int) -> tuple[Arrays, Arrays]:
     """The task's images with the labels that it has them under, and the test's with their own."""
     (images, codes), test = source_of(task.source, task.side)

@@ -28,6 +28,8 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("RIGHTFIT_CACHE", str(folder))
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))  # each program once a session
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         yield folder
 
 

@@ -98,7 +98,7 @@ class Search:
             return
         began = time.monotonic()
         asked = self.asked.model_copy(update={"time_limit": f"{self.seconds / TRAININGS:.0f}s", **IN_A_TRIAL})
-        progress, _, _ = self._train(asked, "pace", 1)
+        progress, _, _ = self.train(asked, "pace", 1)
         seconds = round(time.monotonic() - began, 1)
         journal.write(self.journal, "epochs", epochs=progress.epochs, seconds=seconds)
         if progress.shortened:
@@ -152,15 +152,15 @@ class Search:
         """Loss of the selection half after `task.epochs` epochs; of a trial's end also what the reporting half says."""
         asked = self.settings_of(trial.chosen, task.seed).model_copy(update=IN_A_TRIAL)
         last = task.epochs == self.levels[-1]
-        progress, job, steps = self._train(
+        progress, job, steps = self.train(
             asked, f"{trial.number:03d}-{task.seed}", None if last else task.epochs
         )
         found: dict[str, Any] = {"loss": progress.best_loss, "steps": progress.epoch * steps}
         if last:
-            found["reported"] = self._reported(job, progress)
+            found["reported"] = self.figures_of(job, progress, self.reporting)
         return found
 
-    def _train(self, asked: TrainSettings, name: str, until: int | None) -> tuple[Progress, Job, int]:
+    def train(self, asked: TrainSettings, name: str, until: int | None) -> tuple[Progress, Job, int]:
         """From its checkpoint, where it has one, up to the epoch `until`; with the steps of an epoch."""
         from rightfit.training.checkpoints import Checkpoints
 
@@ -189,8 +189,9 @@ class Search:
         splits[self.reporting] = "test"
         return dataclasses.replace(self.dataset, table=table.with_splits(np.asarray(splits)))
 
-    def _reported(self, job: Job, progress: Progress) -> dict[str, Any]:
-        """Accuracy and loss of the reporting half, with half their 95 % intervals."""
+    def figures_of(self, job: Job, progress: Progress, rows: Any) -> dict[str, Any]:
+        """Accuracy and loss of the table's `rows` (N,) by the weights that a trial kept, with half their 95 %
+        intervals."""
         from rightfit.evaluation.infer import all_logits, plain_graph
         from rightfit.evaluation.intervals import half_width
         from rightfit.evaluation.metrics import image_losses, quick
@@ -199,8 +200,8 @@ class Search:
         judge = plain_graph(fused(job.model))
         judge.set_weights(progress.weights)
         dataset, mode = self.dataset, self.dataset.table.label_mode
-        targets, groups = dataset.targets(self.reporting), dataset.groups(self.reporting)
-        logits = all_logits(judge, dataset.images, dataset.image_rows[self.reporting], 64)
+        targets, groups = dataset.targets(rows), dataset.groups(rows)
+        logits = all_logits(judge, dataset.images, dataset.image_rows[rows], 64)
         result = quick(logits, targets, mode, groups)
         return {
             "accuracy": result.accuracy,
