@@ -84,9 +84,10 @@ def main() -> int:
 def compared(task: Task, seed: int, chance: int, trials: int) -> dict[str, Any]:
     """Both searches on one draw of the images."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from rightfit import asking, beginning, runtime, searching
+    from rightfit import asking, beginning, runtime
     from rightfit.console import Console
     from rightfit.data.dataset import prepare
+    from rightfit.trials import FOLDER, Search
     from rightfit.tuning import space
     from rightfit.tuning.choosing import choose
 
@@ -106,14 +107,14 @@ def compared(task: Task, seed: int, chance: int, trials: int) -> dict[str, Any]:
         asked, source = asking.settled(drawn_from(task.source, task.images, task.side, seed), None, settings)
         console = Console(quiet=True)
         dataset, asked = prepare(source, asked, console)
-        _, base, _, _ = beginning.planned(dataset, asked, console)
+        _, base, facts, _ = beginning.planned(dataset, asked, console)
 
-        def search(name: str, most: int) -> searching.Search:
+        def search(name: str, most: int) -> Search:
             place = Path(work) / name
-            (place / searching.FOLDER).mkdir(parents=True)
+            (place / FOLDER).mkdir(parents=True)
             told = Console(quiet=False)
-            return searching.Search(
-                place, dataset, asked, base, knobs, most, None, told, "tensorflow", "float32"
+            return Search(
+                place, dataset, asked, base, facts, knobs, most, None, told, "tensorflow", "float32"
             )
 
         ours = search("ours", trials)
@@ -148,7 +149,7 @@ def compared(task: Task, seed: int, chance: int, trials: int) -> dict[str, Any]:
 
 def judged(search: Any, chosen: dict[str, Any], name: str) -> dict[str, Any]:
     """One training to the end, and what it says of the selection half and of the test."""
-    from rightfit.searching import IN_A_TRIAL
+    from rightfit.trials import IN_A_TRIAL
 
     asked = search.settings_of(chosen, 0).model_copy(update=IN_A_TRIAL)
     progress, job, steps = search.train(asked, name, None)

@@ -32,6 +32,7 @@ FLOORS = (
     {"asking", "fitting", "comparing", "explaining", "suspecting", "diagnosing", "inspecting", "exchange"},
     {"resuming"},
     {"beginning"},
+    {"trials"},
     {"searching"},
     {"api"},
     {"__init__"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -17,8 +18,6 @@ from rightfit.run import Run
 from rightfit.runtime import cache_folder, choose_backend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import pandas as pd
 
     from rightfit.data.audit.findings import Audit
@@ -93,7 +92,7 @@ def tune(
     data: Any = None,
     *,
     config: str | Path | None = None,
-    space: str | Path | None = None,
+    space: str | Path | Mapping[str, Any] | None = None,
     trials: int | None = None,
     time_limit: str | None = None,
     quiet: bool = False,
@@ -101,20 +100,24 @@ def tune(
 ) -> Run:
     """Search for the settings that suit these images, and train a run with them; returns that run.
 
-    `data` and `settings` are those of `train`; what is set is not tuned. `space` is a YAML file of what is tuned
-    instead (`rightfit.tuning.space`); `trials` and `time_limit` end the search, one of them is needed. Trials are
-    chosen by one half of the validation images; the other half, which chose nothing, is what the figures told at the
-    end are of (search/tuning.json). The test images stay sealed. A search that was killed goes on with `resume`.
-    Raises UsageError, DataError and RightfitError as `train` does; DataError for too few validation images.
+    `data` and `settings` are those of `train`; what is set is not tuned. `space` is a mapping, or a YAML file, of what
+    is tuned instead (`rightfit.tuning.space`); `trials` and `time_limit` end the search, one of them is needed. Trials
+    are chosen by one half of the validation images; the other half, which chose nothing, is what the figures told at
+    the end are of (search/tuning.json). The test images stay sealed. A search that was killed goes on with `resume`.
+    Raises UsageError, DataError and RightfitError as `train` does; DataError for too few validation images, RunError
+    where trials fail one after the other.
     """
     from rightfit import searching
     from rightfit.tuning import space as spaces
 
-    knobs = spaces.from_file(space) if space else None
+    knobs = None
+    if space is not None:
+        knobs = spaces.from_mapping(space) if isinstance(space, Mapping) else spaces.from_file(space)
     if time_limit is not None:
         settings["time_limit"] = time_limit
     asked, source = asking.settled(data, config, settings)
     time_limit, asked = asked.time_limit, asked.model_copy(update={"time_limit": None})
+    searching.check(trials, time_limit)
     console = Console(quiet)
     dataset, asked, backend, precision, reasons = _ready(asked, source, config, console)
     with ExitStack() as held:
@@ -146,11 +149,12 @@ def resume(
     when config.yaml has, or another process works on the run; RunError when no checkpoint is whole.
     """
     from rightfit import searching
+    from rightfit.records import SEARCHED
     from rightfit.saving import folder
     from rightfit.training.checkpoints import FOLDER, Checkpoints
 
     console, place = Console(quiet), Path(run)
-    searched = (place / searching.FOLDER).is_dir()
+    searched = (place / SEARCHED).parent.is_dir()
     if not searched and not (place / FOLDER).is_dir():
         raise RunError(f"{place} holds no checkpoints; give the run folder that `rightfit train` made")
     with ExitStack() as held:
@@ -163,7 +167,11 @@ def resume(
                 place, checkpoints, saved, data, epochs, micro_batch, accept_data_changes, console
             )
         if searched and not checkpoints.identity() and not resuming.is_finished(checkpoints):
-            return searching.go_on(place, data, console, held)
+            if epochs is not None or accept_data_changes:
+                raise UsageError(
+                    f"{place} is a search that goes on as it began: with its epochs, on its images"
+                )
+            return searching.go_on(place, data, micro_batch, console, held)
         if checkpoints.identity():
             raise RunError(
                 f"{place}: none of its checkpoints is whole; "

@@ -185,7 +185,12 @@ def resume(
 
 def _print_run(run: Run, json: bool) -> None:
     if json:
-        _print_json({"run": str(run.path), **run.metrics})
+        found = (
+            run.metrics
+            if (run.path / "metrics.json").exists()
+            else {"unfinished": "a search that was stopped"}
+        )
+        _print_json({"run": str(run.path), **found})
     else:
         print(run.path)
 

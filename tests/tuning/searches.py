@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -98,8 +99,8 @@ def main():
         os.waitpid(child, 0)
         journal = place / "search" / "journal.jsonl"
         kills.append(len(journal.read_text().splitlines()) if journal.exists() else 0)
-        if place.exists() and not journal.exists():
-            (place / "log.txt").unlink(missing_ok=True)
+        if place.exists() and not journal.exists():  # before there was a search
+            shutil.rmtree(place)
     print(json.dumps({"whole": whole, "killed": told(place), "kills": kills, "seconds": took}))
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,13 +13,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rightfit.config import TrainSettings
-from rightfit.errors import UsageError
+from rightfit.console import Console
+from rightfit.errors import DataError, RightfitError, RunError, UsageError, WriteError
+from rightfit.searching import check
+from rightfit.training.recipe import Facts
+from rightfit.trials import TRAININGS, Search
 from rightfit.tuning import journal
 from rightfit.tuning.choosing import choose
 from rightfit.tuning.halving import ETA, SEEDS, finalists, next_seed, next_task, promotable, rungs
 from rightfit.tuning.journal import Trial
 from rightfit.tuning.parts import halves
-from rightfit.tuning.space import Knob, default_space, defaults_of, edges, from_file, place_of, settings_of
+from rightfit.tuning.space import (
+    Knob,
+    default_space,
+    defaults_of,
+    edges,
+    from_file,
+    from_mapping,
+    place_of,
+    settings_of,
+    usual,
+)
 
 RESOLVED = TrainSettings(
     data="",
@@ -30,6 +45,8 @@ RESOLVED = TrainSettings(
     augment="light",
 )
 ASKED = TrainSettings(data="")
+FACTS = Facts(1000, (500, 500), "categorical", 32)
+USUAL = usual(ASKED, RESOLVED, FACTS)
 
 
 @given(st.integers(1, 500))
@@ -122,6 +139,9 @@ def test_finalists_are_trained_with_more_seeds_and_then_no_more():
 def test_one_lucky_number_does_not_win():
     lucky, steady = [0.30, 0.52, 0.50], [0.40, 0.41, 0.40]
     assert choose(finished([0.6, 0.6, 0.61], lucky, steady), (9,)).trial == 2
+    once = choose(finished([0.6], [0.3]), (9,))
+    assert once.trial == 0 and "luck" in once.because
+    assert choose(finished([0.6, 0.6], [0.3], [0.4, 0.4]), (9,)).trial == 2, "one of them was trained again"
 
 
 def test_the_default_recipe_stays_unless_something_is_better_beyond_its_noise():
@@ -137,29 +157,51 @@ def test_the_default_recipe_stays_unless_something_is_better_beyond_its_noise():
 def test_the_default_recipe_is_in_its_space_and_what_is_asked_for_is_not_tuned():
     space = default_space(RESOLVED, ASKED, 1000, pretrained=False)
     where = defaults_of(space, RESOLVED)
-    assert settings_of(where, ASKED, 32).learning_rate == RESOLVED.learning_rate
+    assert settings_of(where, ASKED, RESOLVED, USUAL).learning_rate == RESOLVED.learning_rate
     for knob in space:
         value = where[knob.name]
         assert value in knob.choices if knob.choices else knob.low <= value <= knob.high
-    fixed = default_space(
-        RESOLVED, ASKED.model_copy(update={"learning_rate": 0.1, "model": "resnet20"}), 1000, False
-    )
-    assert {knob.name for knob in space} - {knob.name for knob in fixed} == {"learning_rate", "model"}
+    brought = default_space(RESOLVED, ASKED, 1000, pretrained=True)
+    assert defaults_of(brought, RESOLVED)["finetune"] == "auto"
 
 
-def test_learning_rates_follow_batch_and_optimizer():
-    chosen = {"learning_rate": 0.1, "batch_size": 64, "optimizer": "adamw", "weight_decay": 0.005}
-    found = settings_of(chosen, ASKED, 32)
-    assert found.learning_rate == pytest.approx(0.002) and found.weight_decay == pytest.approx(0.05)
+@pytest.mark.parametrize(
+    ("asked", "gone"),
+    [
+        ({"model": "resnet20"}, {"model"}),
+        ({"strength": 0.3}, {"strength"}),  # as it is by default, but said
+        ({"learning_rate": 0.1}, {"learning_rate", "batch_size", "optimizer"}),
+    ],
+)
+def test_what_is_set_is_not_tuned(asked, gone):
+    whole = default_space(RESOLVED, ASKED, 1000, False)
+    left = default_space(RESOLVED, TrainSettings(data="", **asked), 1000, False)
+    assert {knob.name for knob in whole} - {knob.name for knob in left} == gone
+
+
+def test_learning_rates_follow_batch_and_optimizer_as_the_recipe_has_them():
+    chosen = {"learning_rate": 0.05, "batch_size": 64, "optimizer": "adamw", "weight_decay": 0.01}
+    found = settings_of(chosen, ASKED, RESOLVED, USUAL)
+    assert found.learning_rate == pytest.approx(0.05 * 2 * USUAL["adamw"][0] / USUAL["sgd"][0])
+    assert found.weight_decay == pytest.approx(0.01 * USUAL["adamw"][1] / USUAL["sgd"][1])
+    assert USUAL["sgd"] == (RESOLVED.learning_rate, RESOLVED.weight_decay)
 
 
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("learning_rat: [1, 2]", "no setting"),
+        ("learning_rat: [1, 2]", "cannot be tuned"),
+        ("image_size: [96, 128]", "cannot be tuned"),
+        ("epochs: [2, 4]", "cannot be tuned"),
         ("learning_rate: 0.1", "list of choices"),
+        ("learning_rate: [a, b]", "learning_rate"),
         ("learning_rate: {low: 1, high: 0.1}", "no range"),
-        ("learning_rate: {low: 0, high: 1, log: true}", "on a log scale"),
+        (
+            "learning_rate: {low: 0.1, high: 1, log: true}\ndropout: {low: 0, high: 5}",
+            "dropout: .*less than 1",
+        ),
+        ("strength: {low: 0, high: 1, log: true}", "on a log scale"),
+        ("batch_size: {low: 8, high: 32}", r"list its choices, such as \[8, 32\]"),
         ("{}", "nothing to tune"),
     ],
 )
@@ -168,15 +210,21 @@ def test_a_space_that_is_wrong_is_said_to_be(tmp_path, text, part):
     path.write_text(text)
     with pytest.raises(UsageError, match=part):
         from_file(path)
+    with pytest.raises(UsageError, match="no such file; --space"):
+        from_file(tmp_path / "none.yaml")
 
 
-def test_a_space_from_a_file(tmp_path):
+def test_a_space_from_a_file_holds_what_settings_hold(tmp_path):
     path = tmp_path / "space.yaml"
-    path.write_text("learning_rate: {low: 0.01, high: 1, log: true}\naugment: [light, strong]\n")
+    path.write_text(
+        "learning_rate: {low: 0.01, high: 1, log: true}\nbatch_size: [16, 32]\nmirror: [true, false]\n"
+    )
     assert from_file(path) == (
         Knob("learning_rate", low=0.01, high=1.0, log=True),
-        Knob("augment", ("light", "strong")),
+        Knob("batch_size", (16, 32)),
+        Knob("mirror", (True, False)),
     )
+    assert from_mapping({"dropout": [0, 0.3]}) == (Knob("dropout", (0.0, 0.3)),)
 
 
 # Halves ---------------------------------------------------------------------------------------------
@@ -314,18 +362,114 @@ def story_of(**changes):
 def test_the_page_tells_what_was_searched_chosen_and_where_to_look_next(language):
     from rightfit.report.run_page import page
 
-    text = page(story_of(), language)
-    assert "90.0 ±5.0 %" in text and "1,234" in text and "<code>--space</code>" in text
-    inside = page(story_of(edges={}), language)
-    assert "<code>--space</code>" not in inside
+    short = page(story_of(), language)
+    assert "90.0 ±5.0 %" in short and "1,234" in short and "<code>--space</code>" not in short
+    found = story_of().search
+    many = [*found["trials"], *({**found["trials"][1], "trial": number} for number in range(4, 8))]
+    many.append({**many[0], "trial": 8, "failed": "a loss that is no number"})
+    text = page(story_of(trials=many), language)
+    assert "<code>--space</code>" in text and "a loss that is no number" in text
+    assert "<code>--space</code>" not in page(story_of(trials=many, edges={}), language)
 
 
 def test_what_lies_at_the_end_of_its_range_is_named_unless_it_can_go_no_further():
     space = (
-        Knob("learning_rate", low=0.001, high=0.5, log=True),
-        Knob("strength", low=0.0, high=1.0),
-        SPACE[1],
-    )
-    chosen = {"learning_rate": 0.49, "strength": 1.0, "augment": "strong"}
+        Knob("learning_rate", low=0.001, high=1.0, log=True), Knob("strength", low=0.0, high=1.0),
+        Knob("weight_decay", low=0.0, high=0.1), SPACE[1],
+    )  # fmt: skip
+    chosen = {"learning_rate": 0.98, "strength": 1.0, "weight_decay": 0.0, "augment": "strong"}
     assert edges(space, chosen) == {"learning_rate": "high"}
     assert edges(space, {**chosen, "learning_rate": 0.02}) == {}
+
+
+# Ends -----------------------------------------------------------------------------------------------
+
+
+class Untrained(Search):
+    """Its trainings are said to have happened."""
+
+    def train(self, asked, name, until):
+        self.taken.append(name)
+        if name != "pace" and self.fails(name):
+            raise self.error
+        epochs = until or asked.epochs
+        row = {"steps": 10, "train_seconds": 2.0, "first_step_seconds": 0.2, "validation_seconds": 0.0}
+        return SimpleNamespace(epoch=epochs, best_loss=0.5, history=[row]), None, 10
+
+    def figures_of(self, job, progress, rows):
+        return {"accuracy": 0.9, "accuracy_half": 0.1, "loss": 0.5, "loss_half": 0.1}
+
+
+def untrained(
+    folder, codes, fails=lambda name: False, error=None, trials=None, seconds=None, groups=None, **asked
+):
+    table = SimpleNamespace(
+        rows=lambda split: np.arange(len(codes)), codes=lambda: np.array(codes), groups=lambda rows: groups
+    )
+    (folder / "search").mkdir()
+    asked = TrainSettings(data="", **asked)
+    Untrained.taken, Untrained.fails, Untrained.error = [], staticmethod(fails), error
+    return Untrained(
+        folder, SimpleNamespace(table=table), asked, RESOLVED, FACTS, SPACE, trials, seconds, Console(quiet=True),
+        "tensorflow", "float32",
+    )  # fmt: skip
+
+
+def test_trials_that_fail_are_left_out_and_many_in_a_row_end_a_search_that_only_the_clock_would(tmp_path):
+    error = RightfitError("a loss that is no number")
+    some = untrained(tmp_path, [0, 1] * 20, lambda name: name.startswith("001"), error, trials=5)
+    some.run()
+    assert [bool(t.failed) for t in some.trials] == [False, True, False, False, False]
+    (tmp_path / "all").mkdir()
+    every = untrained(tmp_path / "all", [0, 1] * 20, lambda name: True, error, seconds=3600)
+    with pytest.raises(RunError, match="last 3 trials failed, the last one as follows: a loss"):
+        every.run()
+
+
+@pytest.mark.parametrize("error", [DataError("an image is gone"), WriteError("disk full")])
+def test_what_no_settings_have_caused_stops_the_search_and_fails_no_trial(tmp_path, error):
+    search = untrained(tmp_path, [0, 1] * 20, lambda name: True, error, trials=5)
+    with pytest.raises(type(error)):
+        search.run()
+    assert not any(t.failed for t in journal.read(tmp_path / "search" / "journal.jsonl").trials)
+
+
+def test_short_memory_fails_a_trial_and_a_bug_does_not(tmp_path):
+    memory = untrained(
+        tmp_path, [0, 1] * 20, lambda name: "001" in name, MemoryError("cannot allocate"), trials=3
+    )
+    memory.run()
+    assert memory.trials[1].failed
+    (tmp_path / "bug").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        untrained(tmp_path / "bug", [0, 1] * 20, lambda name: True, ZeroDivisionError(), trials=3).run()
+
+
+def test_epochs_fit_into_the_time_and_the_default_recipe_is_trained_whatever_the_clock_says(
+    tmp_path, monkeypatch
+):
+    search = untrained(tmp_path, [0, 1] * 20, seconds=160.0)
+    now = itertools.count(0, 30)
+    monkeypatch.setattr("rightfit.trials.time.monotonic", lambda: float(next(now)))
+    search.run()
+    assert search.record.epochs == 1 + int(160 / TRAININGS / 2) < RESOLVED.epochs, "2 s an epoch"
+    assert search.trials[0].epochs(0) == search.levels[-1]
+    (tmp_path / "late").mkdir()
+    late = untrained(tmp_path / "late", [0, 1] * 20, seconds=1.0)
+    late.run()
+    assert [t.epochs(0) for t in late.trials] == [late.levels[-1]], "and then it is over"
+
+
+def test_too_few_images_or_groups_to_halve_are_said_to_be(tmp_path):
+    with pytest.raises(DataError, match="19 validation images, halved into"):
+        untrained(tmp_path, [0] * 19)
+    (tmp_path / "grouped").mkdir()
+    with pytest.raises(DataError, match="of whole groups"):
+        untrained(tmp_path / "grouped", [0] * 40, groups=np.zeros(40, int))
+
+
+def test_a_search_needs_an_end_and_a_trial():
+    with pytest.raises(UsageError, match="without an end"):
+        check(None, None)
+    with pytest.raises(UsageError, match="at least 1"):
+        check(0, None)

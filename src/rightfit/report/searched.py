@@ -13,12 +13,17 @@ from rightfit.report.shown import number, share, with_code
 from rightfit.report.story import Story
 from rightfit.report.words import Words
 
+ENOUGH = (
+    4  # trials to the end, besides the default recipe, before a page says that there is little more to find
+)
+
 
 def searched(story: Story, t: Words) -> dict[str, Any] | None:
     found = story.search
     if not found:
         return None
     trials, told = found["trials"], found["reported"]
+    failed = [each for each in trials if each["failed"]]
     names = [knob["name"] for knob in found["space"]]
     steps, losses = (np.array(of, np.float64) for of in zip(*found["best"], strict=True))
     lines = [
@@ -30,8 +35,9 @@ def searched(story: Story, t: Words) -> dict[str, Any] | None:
             "searched text", trials=len(trials), steps=found["steps"], epochs=found["epochs"], images=found["images"],
             seeds=found["seeds"], accuracy=accuracy,
         ),
-        "chosen": t("searched default" if found["chosen"] == 0 else "searched chosen", trial=found["chosen"]),
+        "chosen": "" if found["chosen"] == 0 else t("searched chosen", trial=found["chosen"]),
         "because": found["because"],
+        "failed": t("searched failed", count=len(failed), why=failed[-1]["failed"]) if failed else "",
         "best": {
             "figure": Markup(plots.best_so_far(steps, losses, (t("steps axis"), t("searched loss")))),
             "alt": t("best alt", loss=f"{losses[-1]:.4f}"),
@@ -70,6 +76,9 @@ def _shown(value: Any) -> str:
 
 def _next(found: Mapping[str, Any], t: Words) -> str:
     """What another search should look at."""
+    others = [each for each in found["trials"][1:] if each["epochs"] == found["epochs"]]
+    if len(others) < ENOUGH:
+        return t("next short", trials=len(found["trials"]), others=len(others))
     if found["edges"]:
         ends = ", ".join(f"{name} ({t(f'end {end}')})" for name, end in found["edges"].items())
         return t("next edges", names=ends)

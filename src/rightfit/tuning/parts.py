@@ -1,4 +1,5 @@
-"""Validation images in two halves: by one trials are chosen, by the other the choice is reported."""
+"""Parts of a search that chance decides: the halves of the validation images, by one of which trials are chosen and by
+the other of which the choice is reported; and the seeds of trainings and suggestions."""
 
 from __future__ import annotations
 
@@ -6,6 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 STREAM = 10  # of random numbers; training/phases.py names where the others are
+
+
+def seed_of(seed: int, number: int) -> int:
+    """The search's own for number 0, else one that follows from both."""
+    return int(np.random.default_rng([seed, STREAM, number]).integers(2**31)) if number else seed
 
 
 def halves(

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rightfit.config import TrainSettings, read_yaml
+from rightfit.config import TrainSettings, read_yaml, train_settings
 from rightfit.errors import UsageError
+from rightfit.training.recipe import Facts, resolve
 
 EDGE = 0.1  # of a range: a value so near to its end says that the range may be too narrow
+TUNABLE = (
+    "learning_rate", "weight_decay", "strength", "batch_size", "augment", "mirror", "optimizer", "model", "finetune",
+    "dropout", "stochastic_depth", "label_smoothing", "warmup_epochs", "ema", "class_weights",
+)  # fmt: skip
 SIZES = (("resnet20", "resnet32", "resnet56"), ("resnet18", "resnet34", "resnet50"))
 
 
@@ -49,49 +55,66 @@ def default_space(settings: TrainSettings, asked: TrainSettings, images: int, pr
         Knob("optimizer", ("sgd", "adamw")),
     ]
     if pretrained:
-        knobs.append(Knob("finetune", ("head", "gradual", "full")))
+        knobs.append(Knob("finetune", ("auto", "head", "gradual", "full")))
     elif family := next((sizes for sizes in SIZES if settings.model in sizes), ()):
         knobs.append(Knob("model", family))
-    fields = TrainSettings.model_fields
-    return tuple(knob for knob in knobs if getattr(asked, knob.name) == fields[knob.name].default)
+    left = set(asked.model_fields_set)
+    if "learning_rate" in left:  # it is meant at its batch size and for its optimizer
+        left |= {"batch_size", "optimizer"}
+    return tuple(knob for knob in knobs if knob.name not in left)
 
 
 def from_file(path: str | Path) -> Space:
-    """A YAML mapping of settings to what they may be: a list of choices, or {low, high} with `log: true`.
+    """`from_mapping` of a YAML file."""
+    if not Path(path).is_file():
+        raise UsageError(f"{path}: there is no such file; --space takes a YAML file")
+    return from_mapping(read_yaml(path), str(path))
 
-    Raises UsageError that names what is wrong and what is expected.
+
+def from_mapping(given: Mapping[str, Any], source: str = "space") -> Space:
+    """Settings, each with what it may be: a list of choices, or {low, high} with `log: true`.
+
+    Raises UsageError that names what is wrong in `source` and what is expected.
     """
-    knobs = []
-    for name, given in read_yaml(path).items():
-        if name not in TrainSettings.model_fields:
-            raise UsageError(f"{path}: {name!r} is no setting; `rightfit train --help` lists them")
-        knobs.append(_knob(path, str(name), given))
-    if not knobs:
+    unknown = next((name for name in given if name not in TUNABLE), None)
+    if unknown is not None:
+        raise UsageError(f"{source}: {unknown!r} cannot be tuned; what can is {', '.join(TUNABLE)}")
+    if not given:
         raise UsageError(
-            f"{path} names nothing to tune; expected lines such as `learning_rate: {{low: 0.01, high: 1}}`"
+            f"{source} names nothing to tune; expected such as learning_rate: {{low: 0.01, high: 1}}"
         )
-    return tuple(knobs)
+    return tuple(_knob(source, name, ends) for name, ends in given.items())
 
 
-def _knob(path: str | Path, name: str, given: Any) -> Knob:
+def _knob(source: str, name: str, given: Any) -> Knob:
     if isinstance(given, Sequence) and not isinstance(given, str) and given:
-        return Knob(name, tuple(given))
+        return Knob(name, tuple(_value(source, name, choice) for choice in given))
     try:
-        low, high = (float(given[end]) for end in ("low", "high"))
-        log = str(given.get("log", "false")).lower() == "true"
-    except (TypeError, KeyError, ValueError, AttributeError):
+        low, high, log = given["low"], given["high"], str(given.get("log", "false")).lower() == "true"
+    except (TypeError, KeyError, AttributeError):
         raise UsageError(
-            f"{path}: {name} should be a list of choices, or {{low: 0.01, high: 1, log: true}}"
+            f"{source}: {name} should be a list of choices, or {{low: 0.01, high: 1, log: true}}"
         ) from None
+    low, high = _value(source, name, low), _value(source, name, high)
+    if not (isinstance(low, float) and isinstance(high, float)):
+        raise UsageError(f"{source}: {name} takes no range; list its choices, such as [{low}, {high}]")
     if not low < high or (log and low <= 0):
         raise UsageError(
-            f"{path}: {name} from {low:g} to {high:g}{' on a log scale' if log else ''} is no range"
+            f"{source}: {name} from {low:g} to {high:g}{' on a log scale' if log else ''} is no range"
         )
     return Knob(name, low=low, high=high, log=log)
 
 
+def _value(source: str, name: str, given: Any) -> Any:
+    """As the setting takes it."""
+    try:
+        return getattr(train_settings({"data": "", name: given}), name)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from None
+
+
 def defaults_of(space: Space, settings: TrainSettings) -> dict[str, Any]:
-    """Where the default recipe stands in `space`; what lies outside its bounds is moved to the nearest end."""
+    """Where the default recipe stands in `space`; what lies outside moves to the nearest end, or the first choice."""
     found: dict[str, Any] = {}
     for knob in space:
         value = getattr(settings, knob.name)
@@ -102,17 +125,42 @@ def defaults_of(space: Space, settings: TrainSettings) -> dict[str, Any]:
     return found
 
 
-def settings_of(chosen: Mapping[str, Any], base: TrainSettings, recipe_batch: int) -> TrainSettings:
-    """The settings to train a trial with: `base` as asked, with what was `chosen`."""
+Usual = dict[str, tuple[float, float]]  # learning rate and decay by optimizer
+
+
+def usual(asked: TrainSettings, base: TrainSettings, facts: Facts) -> Usual:
+    """What the recipe gives each optimizer at the batch size of the resolved `base`."""
+    found = {}
+    for name in ("sgd", "adamw"):
+        changes = {
+            "optimizer": name,
+            "batch_size": base.batch_size,
+            "learning_rate": None,
+            "weight_decay": None,
+        }
+        settings, _ = resolve(asked.model_copy(update=changes), facts)
+        assert settings.learning_rate and settings.weight_decay
+        found[name] = (settings.learning_rate, settings.weight_decay)
+    return found
+
+
+def settings_of(
+    chosen: Mapping[str, Any], asked: TrainSettings, base: TrainSettings, usual: Usual
+) -> TrainSettings:
+    """The settings to train a trial with: as `asked`, with what was `chosen`, which is meant at the batch size and for
+    the optimizer of the resolved `base`."""
     changes = dict(chosen)
     if "learning_rate" in changes and "batch_size" in changes:
-        changes["learning_rate"] *= changes["batch_size"] / recipe_batch
-    if changes.get("optimizer") == "adamw" and base.optimizer == "sgd":
-        # The scales of the two differ as their usual values do: 0.1 and 0.005 against 0.001 and 0.05.
-        for name, factor in (("learning_rate", 0.01), ("weight_decay", 10.0)):
-            if name in changes:
-                changes[name] *= factor
-    return base.model_copy(update=changes)
+        changes["learning_rate"] *= changes["batch_size"] / base.batch_size
+    for name, here, there in zip(
+        ("learning_rate", "weight_decay"),
+        usual[base.optimizer],
+        usual[changes.get("optimizer", base.optimizer)],
+        strict=True,
+    ):
+        if name in changes:
+            changes[name] *= there / here
+    return asked.model_copy(update=changes)
 
 
 def place_of(knob: Knob, value: Any) -> float:
@@ -126,13 +174,14 @@ def place_of(knob: Knob, value: Any) -> float:
 
 
 def edges(space: Space, chosen: Mapping[str, Any]) -> dict[str, str]:
-    """The ranges in which what was chosen lies at an end: "low" or "high", by name. An end that a setting cannot pass
-    (a share of 0 or 1) is none."""
+    """The ranges in which what was chosen lies at an end: "low" or "high", by name. An end that the setting itself
+    cannot pass is none."""
     found = {}
     for knob in space:
-        at = place_of(knob, chosen[knob.name])
-        if not knob.choices and not EDGE < at < 1 - EDGE:
-            end = "low" if at < 0.5 else "high"
-            if (knob.low if end == "low" else knob.high) not in (0.0, 1.0):
-                found[knob.name] = end
+        if knob.choices or EDGE < (at := place_of(knob, chosen[knob.name])) < 1 - EDGE:
+            continue
+        end, beyond = ("low", knob.low * 0.9 or -1e-6) if at < 0.5 else ("high", knob.high * 1.1 or 1e-6)
+        with suppress(UsageError):
+            train_settings({"data": "", knob.name: beyond})
+            found[knob.name] = end
     return found

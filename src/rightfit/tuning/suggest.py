@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rightfit.errors import UsageError
 from rightfit.tuning.journal import Trial
+from rightfit.tuning.parts import seed_of
 from rightfit.tuning.space import Space
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def suggest(trials: Sequence[Trial], space: Space, levels: Sequence[int], seed: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(
-            seed=seed + len(trials), n_startup_trials=STARTUP, multivariate=True
+            seed=seed_of(seed, len(trials)), n_startup_trials=STARTUP, multivariate=True
         )
         study = optuna.create_study(sampler=sampler)
         for trial in trials:
@@ -80,6 +81,11 @@ def _as_optuna(trial: Trial, space: Space, levels: Sequence[int]) -> Any:
         value=seen[max(seen)],
         intermediate_values=seen,
     )
+
+
+def need_optuna() -> None:
+    """UsageError where it is not installed."""
+    _optuna()
 
 
 def _optuna() -> Any:
