@@ -167,8 +167,9 @@ def test_the_house_has_no_drawers():
     [
         ("import rightfit", "import rightfit"),
         ("rightfit --help", "sys.argv = ['rightfit', '--help']; from rightfit.cli import main; main()"),
+        ("a space, before the backend is chosen", "import rightfit.searching, rightfit.tuning.space"),
     ],
-    ids=["import", "help"],
+    ids=["import", "help", "space"],
 )
 def test_the_doors_open_without_a_slow_import(door, code):
     """A fresh interpreter runs the door, then says on its last line which modules it holds."""

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rightfit.config import TrainSettings, read_yaml, train_settings
 from rightfit.errors import UsageError
-from rightfit.training.recipe import Facts, resolve
+
+if TYPE_CHECKING:
+    from rightfit.training.recipe import Facts
 
 EDGE = 0.1  # of a range: a value so near to its end says that the range may be too narrow
 TUNABLE = (
@@ -130,6 +132,8 @@ Usual = dict[str, tuple[float, float]]  # learning rate and decay by optimizer
 
 def usual(asked: TrainSettings, base: TrainSettings, facts: Facts) -> Usual:
     """What the recipe gives each optimizer at the batch size of the resolved `base`."""
+    from rightfit.training.recipe import resolve
+
     found = {}
     for name in ("sgd", "adamw"):
         changes = {
