@@ -52,6 +52,10 @@ DARK = {"brightness": Measured(0.2, 0.05), "colour": Measured(0.52, 0.05)}
         (evidence(shifts=DARK), "right fit"),
         (evidence(train=(0.75, 0.01), val=(0.74, 0.02), falling=(0.2, 0.05)), "still learning"),
         (evidence(train=(0.75, 0.01), val=(0.74, 0.02), falling=(0.12, 0.05)), "underfit"),
+        (evidence(train=(0.75, 0.01), val=(0.74, 0.02), falling=(0.08, 0.01), update=1e-4), "still learning"),
+        (evidence(train=(0.75, 0.01), val=(0.74, 0.02), falling=(0.08, 0.01), update=3e-3), "underfit"),
+        (evidence(val=(0.6, 0.03), **{**NOISY, "second_right": (0.35, 0.16)}), "label noise"),
+        (evidence(val=(0.6, 0.03), **{**NOISY, "second_right": (0.4, 0.16)}), "overfit"),
     ],
 )
 def test_each_word_has_its_evidence(found, word):

@@ -14,8 +14,11 @@ WIDE = 0.05  # half an interval of the gap, beyond which too little is known of 
 MISSED = 0.1  # share of training images that are still wrong, where a fit that falls short is worth naming
 DOUBTED = 0.1  # share of wrong answers among the surer half, which images alone do not explain
 NOTHING = 0.15  # share of a guess's loss: answers that take no more of it away carry nothing over
-BY_CHANCE = 4.0  # times chance: labels wrong at random are the second answer no more often
+BY_CHANCE = 5.0  # times chance: labels wrong at random are the second answer no more often
+ONE_SIDED = 1.645 / 1.96  # of half a 95 % interval: what is asked is only whether it is less
 FALLING = 0.1  # share of the loss, lost over a quarter of the epochs: a net on its way
+FALLING_SLOWLY = 0.05  # the same where no step was larger than SMALL
+SMALL = 3e-4  # of the kernels' size: a third of what is usual for a step (rule of thumb: 1e-3)
 APART = 0.1  # from a half, of pairs of a validation and a training image
 SEVERAL = 1.3  # times an interval, where the farthest of four looks is chosen (Bonferroni)
 # What images look like: what more of it is called, and less.
@@ -77,7 +80,7 @@ class Evidence:
         default_factory=dict
     )  # of LOOKS: share of pairs in which validation has more
     falling: Measured | None = (
-        None  # share of training's loss that was lost between the second and the fourth eighth
+        None  # share of training's loss that was lost in the second quarter of the epochs
     )
     update: float | None = (
         None  # share of the weights' size by which the last step of an epoch moved them, at most
@@ -143,11 +146,17 @@ def diagnose(found: Evidence) -> Diagnosis:
             f"{both}: {between}; stronger --augment, --weight-decay, a smaller --model or more images",
         )
     if found.train_accuracy.high < 1 - MISSED:
-        if found.falling and found.falling.low > FALLING:
+        small = found.update is not None and found.update < SMALL
+        if found.falling and found.falling.low > (FALLING_SLOWLY if small else FALLING):
+            steps = (
+                f", with steps of {100 * found.update:.2g} % of the kernels' size at most"
+                if found.update and small
+                else ""
+            )
             return Diagnosis(
                 "still learning",
-                f"{both}: {between}, and the loss of training was still falling, by {percent(found.falling)} within a "
-                "quarter of the epochs half way: more --epochs, or a higher --learning-rate",
+                f"{both}: {between}, and the loss of training was still falling, by {percent(found.falling)} in the "
+                f"second quarter of the epochs{steps}: more --epochs, or a higher --learning-rate",
             )
         return Diagnosis(
             "underfit",
@@ -188,7 +197,8 @@ def _wrong_at_random(found: Evidence) -> str:
     wrong, second = found.sure_wrong, found.second_right
     if wrong is None or second is None or found.classes < 4 or not _learnt(found):
         return ""
-    if not (wrong.low > DOUBTED and second.high < min(0.5, BY_CHANCE / (found.classes - 1))):
+    rarely = second.value + ONE_SIDED * second.half
+    if not (wrong.low > DOUBTED and rarely < min(0.5, BY_CHANCE / (found.classes - 1))):
         return ""
     return (
         f"even of the surer half of the answers about validation images {percent(wrong)} are not the label, and the "

@@ -57,9 +57,10 @@ def carried_over(judged: Judged, shares: NDArray[np.float64]) -> Measured | None
 
 
 def still_falling(history: Sequence[Mapping[str, Any]], epochs: int) -> Measured | None:
-    """The share of training's loss that was lost between the second eighth of `epochs` and the fourth, while the rate
-    was high: where it is large, the net was on its way. None for short or broken-off runs, and where the doctor's
-    strength changed on the way, which moves that loss by itself."""
+    """The share of training's loss that was lost in the second quarter of `epochs`, while the rate was high: where it
+    is large, the net was on its way. By the slope of a line through these losses, whose interval
+    is of what is left around it. None for short or broken-off runs, and where the doctor's strength changed on the
+    way, which moves that loss by itself."""
     from scipy.special import stdtrit
 
     rows = [row for row in history if row.get("steps")]
@@ -69,14 +70,16 @@ def still_falling(history: Sequence[Mapping[str, Any]], epochs: int) -> Measured
     if len({row.get("strength") for row in early}) > 1:
         return None
 
-    def around(start: float, end: float) -> Measured:
-        losses = [row["loss"] for row in rows if start * epochs < row["epoch"] <= end * epochs]
-        error = float(np.std(losses, ddof=1)) / math.sqrt(len(losses))
-        return Measured(float(np.mean(losses)), float(stdtrit(len(losses) - 1, 0.975)) * error)
-
-    before, after = around(1 / 8, 2 / 8), around(3 / 8, 4 / 8)
-    fallen = before - after
-    return Measured(fallen.value / before.value, fallen.half / before.value)
+    measured = [row for row in early if row["epoch"] > epochs / 4]
+    epoch, loss = (np.array([row[of] for row in measured], np.float64) for of in ("epoch", "loss"))
+    away = epoch - epoch.mean()
+    slope = float(away @ loss / (away @ away))
+    noise = loss - loss.mean() - slope * away
+    freedom = len(loss) - 2
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(float(noise @ noise) / freedom / float(away @ away))
+    quarter = epochs / 4
+    before = float(loss.mean()) - slope * quarter / 2
+    return Measured(-slope * quarter / before, half * quarter / before)
 
 
 def moved(before: Sequence[NDArray[Any]], after: Sequence[NDArray[Any]]) -> float:
