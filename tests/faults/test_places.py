@@ -123,7 +123,7 @@ def test_a_decision_that_the_disk_does_not_take_goes_on_record_with_the_next(
             raise WriteError(f"{path}: no space left on the disk")
         append(path, line)
 
-    trained = fitting._trained
+    trained = fitting.trained
 
     def setback(job, console, checkpoints, saved, record):
         record(Decision("learning_rate factor", 0.5, "the first"))
@@ -132,7 +132,7 @@ def test_a_decision_that_the_disk_does_not_take_goes_on_record_with_the_next(
         return trained(job, console, checkpoints, saved, record)
 
     monkeypatch.setattr(fitting, "append_line", appending)
-    monkeypatch.setattr(fitting, "_trained", setback)
+    monkeypatch.setattr(fitting, "trained", setback)
     done = here("train", photos, *COMMON, "--epochs", 1, "--output", run)
     assert done.returncode == 0, done.stderr
     assert "no space left on the disk; the decision goes on record with the next one" in done.stderr

@@ -192,7 +192,7 @@ def test_no_phrase_is_left_over():
         path.read_text(encoding="utf-8") for path in SOURCE.iterdir() if path.suffix in (".py", ".html")
     )
     code += (SOURCE.parent / "reporting.py").read_text(encoding="utf-8")
-    made = ("slice ", "on ", "verdict ", "fit ", "curves", "metric ")
+    made = ("slice ", "on ", "verdict ", "fit ", "curves", "metric ", "end ")
     measures = {"accuracy", "error", "warning", "note", "steps", "compiling", "input", "saving", "validation"}
     unused = [
         n
