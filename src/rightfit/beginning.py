@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,27 +121,34 @@ def planned(
 
 def begin_again(place: Path, data: Any, micro_batch: int | None, console: Console) -> Run:
     """A run that was killed before its first checkpoint starts from what it was asked."""
-    from rightfit.data.dataset import prepare
-    from rightfit.data.recorded import splits_of
     from rightfit.saving import folder
     from rightfit.training.checkpoints import FOLDER
 
     begun = folder.read_json(place / FOLDER / BEGUN)
-    asked = train_settings({**begun["asked"], **({"micro_batch": micro_batch} if micro_batch else {})})
-    backend = resuming.backend_of(begun["backend"])
-    if asked.data.startswith("<") and data is None:
-        raise UsageError(
-            f"{place} was trained on data in memory; rightfit.resume(run, data=...) takes them again"
-        )
-    known = splits_of(place / "data.csv") if (place / "data.csv").exists() else None
+    console.say(f"{place} was broken off before its first checkpoint, and begins again")
+    dataset, asked, backend, reasons = prepared_again(place, begun, data, micro_batch, console)
     for name in ("decisions.jsonl", "history.csv"):
         (place / name).unlink(missing_ok=True)
-    console.say(f"{place} was broken off before its first checkpoint, and begins again")
+    return begin(dataset, asked, console, backend, begun["precision"], reasons, ExitStack(), place)
+
+
+def prepared_again(
+    place: Path, begun: Mapping[str, Any], data: Any, micro_batch: int | None, console: Console
+) -> tuple[Dataset, TrainSettings, str, dict[str, str]]:
+    """What `begun` says was asked: the images, split as they were in `place`, the settings, the backend, the reasons.
+    UsageError for data in memory that are not given again."""
+    from rightfit.data.dataset import prepare
+    from rightfit.data.recorded import splits_of
+
+    asked = train_settings({**begun["asked"], **({"micro_batch": micro_batch} if micro_batch else {})})
+    backend, reasons = resuming.backend_of(begun["backend"]), begun["reasons"]
+    if asked.data.startswith("<") and data is None:
+        raise UsageError(f"{place} is of data in memory; rightfit.resume(run, data=...) takes them again")
+    known = splits_of(place / "data.csv") if (place / "data.csv").exists() else None
     dataset, asked = prepare(asked.data if data is None else data, asked, console, known)
-    reasons = begun["reasons"]
     if backend != begun["backend"]:
         reasons = {**reasons, "backend": "asked of resume"}
-    return begin(dataset, asked, console, backend, begun["precision"], reasons, ExitStack(), place)
+    return dataset, asked, backend, reasons
 
 
 def _start_from(start: Start, settings: TrainSettings, model: Any, outputs: int, console: Console) -> None:

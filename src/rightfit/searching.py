@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightfit import beginning
-from rightfit.config import TrainSettings, parse_seconds, train_settings
+from rightfit.config import TrainSettings, parse_seconds
 from rightfit.console import Console
 from rightfit.errors import DataError, RunError, UsageError, WriteError
 from rightfit.provenance import digest_of_file
@@ -112,9 +112,6 @@ def check(trials: int | None, time_limit: str | None) -> None:
 def go_on(place: Path, data: Any, micro_batch: int | None, console: Console, held: ExitStack) -> Run:
     """A search that was stopped or killed, from its journal. UsageError for data in memory that are not given again,
     DataError for images or labels that have changed."""
-    from rightfit.data.dataset import prepare
-    from rightfit.data.recorded import splits_of
-    from rightfit.resuming import backend_of
     from rightfit.saving import folder
     from rightfit.tuning import journal
     from rightfit.tuning.space import Knob
@@ -124,23 +121,15 @@ def go_on(place: Path, data: Any, micro_batch: int | None, console: Console, hel
     if not begun:
         raise RunError(f"{place}: its journal says nothing of how the search was begun; begin another one")
     folder.remove_half_written(place / FOLDER)
-    asked = train_settings({**begun["asked"], **({"micro_batch": micro_batch} if micro_batch else {})})
-    if asked.data.startswith("<") and data is None:
-        raise UsageError(f"{place} is of data in memory; rightfit.resume(run, data=...) takes them again")
     console.say(f"{place}: a search goes on, {len(record.trials):,} trials begun")
-    known = splits_of(place / "data.csv") if (place / "data.csv").exists() else None
-    dataset, asked = prepare(asked.data if data is None else data, asked, console, known)
+    dataset, asked, backend, reasons = beginning.prepared_again(place, begun, data, micro_batch, console)
     with tempfile.TemporaryDirectory() as beside:
         dataset.table.write_csv(Path(beside) / "data.csv")
-        same = known is None or digest_of_file(Path(beside) / "data.csv") == digest_of_file(
-            place / "data.csv"
-        )
+        same = digest_of_file(Path(beside) / "data.csv") == digest_of_file(place / "data.csv")
     if not same or dataset.images.fingerprint != begun["images"]:
         raise DataError(f"{place}: images or labels have changed since the search began; begin another one")
-    backend, reasons = backend_of(begun["backend"]), begun["reasons"]
     if backend != begun["backend"]:
         console.say(f"goes on on {backend}; trials so far ran on {begun['backend']}, equal to rounding only")
-        reasons = {**reasons, "backend": "asked of resume"}
     knobs = tuple(Knob(**{**knob, "choices": tuple(knob["choices"])}) for knob in begun["space"])
     return tune(
         dataset, asked, console, backend, begun["precision"], reasons, held, knobs,

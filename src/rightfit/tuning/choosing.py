@@ -44,7 +44,8 @@ def choose(trials: Sequence[Trial], levels: Sequence[int]) -> Choice | None:
                 means[0],
                 f"mean loss over seeds: {told}; the default recipe is kept, within a standard error of the best",
             )
-    return Choice(best, means[best], f"mean loss over seeds: {told}")
+    kept = "" if best else "; the default recipe is kept, as nothing did better"
+    return Choice(best, means[best], f"mean loss over seeds: {told}{kept}")
 
 
 def _error(losses: Sequence[float]) -> float:
