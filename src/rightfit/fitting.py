@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightfit import reporting
@@ -23,54 +24,54 @@ if TYPE_CHECKING:
     from rightfit.training.checkpoints import Checkpoints
     from rightfit.training.recipe import Decision
     from rightfit.training.state import Progress, Saved
+    from rightfit.training.workers import Workers
 
 FINISHED = "finished.json"  # which checkpoint the artefacts are of; written after all of them
 
 
-def fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | None = None) -> Run:
+def fit(
+    job: Job,
+    console: Console,
+    checkpoints: Checkpoints,
+    saved: Saved | None = None,
+    elsewhere: Callable[[Path, Console], None] | None = None,
+) -> Run:
     """Train from the start, or on from `saved`, and write all that a finished run has; returns it.
 
+    `elsewhere` trains a run folder on from its newest checkpoint, in other processes: from the first one, which is
+    written here, to the last, from which the rest is done here.
     A run that was stopped has the artefacts of the best epoch so far, if there is one. Raises DataError for
     an image of `cache` "none" that can no longer be read; where training stood is kept.
     """
     try:
-        return _fit(job, console, checkpoints, saved)
+        return _fit(job, console, checkpoints, saved, elsewhere)
     except DataError as error:
         advice = f"put it back, and `rightfit resume {job.place}` goes on from where training stood"
         raise DataError(f"{error}; {advice}") from error
 
 
-def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | None) -> Run:
+def _fit(
+    job: Job,
+    console: Console,
+    checkpoints: Checkpoints,
+    saved: Saved | None,
+    elsewhere: Callable[[Path, Console], None] | None,
+) -> Run:
     from rightfit.saving import folder
 
     place, settings, dataset = job.place, job.settings, job.dataset
     table = dataset.table
     held_out = table.rows("val")
 
-    waiting: list[str] = []  # lines that the disk did not take yet
-
-    def record(decision: Decision) -> None:
-        line = {"setting": decision.setting, "value": decision.value, "evidence": decision.because}
-        if decision.epoch is not None:
-            line["epoch"] = decision.epoch
-        waiting.append(folder.stamped(**line))
-        while waiting:
-            append_line(place / "decisions.jsonl", waiting[0])
-            del waiting[0]
-
-    def record_or_wait(decision: Decision) -> None:
-        try:
-            record(decision)
-        except (RightfitError, OSError) as error:
-            console.say(f"{error}; the decision goes on record with the next one, and training goes on")
-
-    about = describe(job)
-    checkpoints.every = parse_seconds(settings.checkpoint_every)
-    checkpoints.describe = lambda: {**about, "decisions": [*lines_of(place / "decisions.jsonl"), *waiting]}
+    record = _on_record(job, console, checkpoints)
     if saved is None or saved.changed:
         write_image_digests(job)
     started = time.monotonic()
-    progress, chosen = trained(job, console, checkpoints, saved, record_or_wait)
+    until = (saved.progress.epoch if saved else 0) if elsewhere else None
+    progress, chosen = trained(job, console, checkpoints, saved, record.or_later, until)
+    if elsewhere and not (progress.ended or progress.stopped):
+        elsewhere(place, console)
+        progress, chosen = trained(job, console, checkpoints, checkpoints.newest(), record.or_later)
     gc.collect()  # the net that was trained is a cycle; the one that was saved is about to be loaded
     if progress.stopped:
         return _stopped(job, progress, console)
@@ -117,6 +118,52 @@ def _fit(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved | No
     return run
 
 
+def train_together(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved, workers: Workers) -> None:
+    """As one of `workers`, on from `saved` to the checkpoint of the end, which all that follows is made from."""
+    record = _on_record(job, console, checkpoints)
+    trained(
+        job,
+        console,
+        checkpoints,
+        saved,
+        record.or_later if workers.writes else lambda decision: None,
+        workers=workers,
+    )
+
+
+class _Record:
+    """Decisions, one line each; what the disk did not take yet waits."""
+
+    def __init__(self, place: Path, console: Console) -> None:
+        self.path, self.console = place / "decisions.jsonl", console
+        self.waiting: list[str] = []
+
+    def __call__(self, decision: Decision) -> None:
+        from rightfit.saving import folder
+
+        line = {"setting": decision.setting, "value": decision.value, "evidence": decision.because}
+        if decision.epoch is not None:
+            line["epoch"] = decision.epoch
+        self.waiting.append(folder.stamped(**line))
+        while self.waiting:
+            append_line(self.path, self.waiting[0])
+            del self.waiting[0]
+
+    def or_later(self, decision: Decision) -> None:
+        try:
+            self(decision)
+        except (RightfitError, OSError) as error:
+            self.console.say(f"{error}; the decision goes on record with the next one, and training goes on")
+
+
+def _on_record(job: Job, console: Console, checkpoints: Checkpoints) -> _Record:
+    """Where decisions go; `checkpoints` hold them too, with what the run is a function of."""
+    record, about = _Record(job.place, console), describe(job)
+    checkpoints.every = parse_seconds(job.settings.checkpoint_every)
+    checkpoints.describe = lambda: {**about, "decisions": [*lines_of(record.path), *record.waiting]}
+    return record
+
+
 def _draw(run: Run, console: Console) -> None:
     if drawn := reporting.draw(run, console):
         console.say(f"report: {drawn}")
@@ -129,8 +176,10 @@ def trained(
     saved: Saved | None,
     record: Callable[[Decision], None],
     until: int | None = None,
+    workers: Workers | None = None,
 ) -> tuple[Progress, list[Decision]]:
-    """What the loop made of it, up to the epoch `until`, and the decisions to put on record after it."""
+    """What the loop made of it, up to the epoch `until`, and the decisions to put on record after it; of several
+    `workers` all call this."""
     from rightfit.data.augment import policy_named
     from rightfit.data.loader import TrainLoader
     from rightfit.saving import folder
@@ -139,7 +188,9 @@ def trained(
     from rightfit.training.head import Extractor
     from rightfit.training.judging import Validation
     from rightfit.training.safety import Safety
+    from rightfit.training.workers import ALONE
 
+    workers = workers or ALONE
     settings, dataset, place = job.settings, job.dataset, job.place
     table = dataset.table
     rows, held_out = table.rows("train"), table.rows("val")
@@ -160,11 +211,13 @@ def trained(
     validation = Validation(
         dataset.images, dataset.image_rows[held_out], dataset.targets(held_out), dataset.groups(held_out)
     )
-    board = TensorBoard(place / "tensorboard") if settings.tensorboard else None
+    board = TensorBoard(place / "tensorboard") if settings.tensorboard and workers.writes else None
     counts = {split: len(table.rows(split)) for split in ("train", "val", "test")}
     follower = reporting.Follower(place, settings, counts, table.classes, table.label_mode, console)
 
     def after_epoch(progress: Progress) -> None:
+        if not workers.writes:
+            return
         try:
             folder.write_table(place / "history.csv", progress.history)
             if board:
@@ -185,11 +238,26 @@ def trained(
             cache = cache_folder(settings.cache_folder)
             extractor = Extractor(job.model, precision, dataset.images, dataset.images.fingerprint, cache)
         progress, chosen = finetune.train(
-            job.model, extractor, loader, validation, *learning, safety=safety, saved=saved, until=until
+            job.model,
+            extractor,
+            loader,
+            validation,
+            *learning,
+            safety=safety,
+            saved=saved,
+            until=until,
+            workers=workers,
         )
     else:
         progress = loop.train(
-            job.model, loader, validation, *learning, safety=safety, saved=saved, until=until
+            job.model,
+            loader,
+            validation,
+            *learning,
+            safety=safety,
+            saved=saved,
+            until=until,
+            workers=workers,
         )
     if board:
         board.close()

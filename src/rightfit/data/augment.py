@@ -7,6 +7,7 @@ input is never written to. Images are (B, H, W, 3) uint8. What changes the targe
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, replace
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -14,6 +15,31 @@ from numpy.typing import NDArray
 
 Batch = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+
+
+class Draws(Protocol):
+    """What the changes ask of NumPy's generator; the first axis of `size` is the images."""
+
+    def uniform(self, low: float, high: float, size: Any) -> NDArray[np.float64]: ...
+
+    def random(self, size: Any) -> NDArray[np.float64]: ...
+
+
+class DrawsOfPart:
+    """A generator's draws for a whole batch of `count` images, of which those of `part` come out: an image is changed
+    alike whoever changes it."""
+
+    def __init__(self, generator: np.random.Generator, count: int, part: slice) -> None:
+        self.generator, self.count, self.part = generator, count, part
+
+    def uniform(self, low: float, high: float, size: Any) -> NDArray[np.float64]:
+        return self.generator.uniform(low, high, self._whole(size))[self.part]
+
+    def random(self, size: Any) -> NDArray[np.float64]:
+        return self.generator.random(self._whole(size))[self.part]
+
+    def _whole(self, size: Any) -> Any:
+        return (self.count, *size[1:]) if isinstance(size, tuple) else self.count
 
 
 @dataclass(frozen=True)
@@ -49,7 +75,7 @@ def between(one: Policy, other: Policy, share: float) -> Policy:
     return replace(Policy(*(a + share * (b - a) for a, b in pairs)), flip=one.flip)
 
 
-def augment(batch: Batch, generator: np.random.Generator, policy: Policy) -> Batch:
+def augment(batch: Batch, generator: Draws, policy: Policy) -> Batch:
     """Crop, turn and flip in one interpolation, then colour, then erase."""
     if policy.shift or policy.rotate or policy.zoom < 1:
         batch = crop(batch, generator, policy.shift, policy.zoom, policy.rotate)
@@ -62,9 +88,7 @@ def augment(batch: Batch, generator: np.random.Generator, policy: Policy) -> Bat
     return batch
 
 
-def crop(
-    batch: Batch, generator: np.random.Generator, shift: float, zoom: float = 1.0, rotate: float = 0.0
-) -> Batch:
+def crop(batch: Batch, generator: Draws, shift: float, zoom: float = 1.0, rotate: float = 0.0) -> Batch:
     """Keep `zoom`..1 of the area, moved by up to `shift` of the side more than the crop leaves room
     for, turned by up to `rotate` degrees, scaled back to the full size; borders are mirrored.
 
@@ -94,7 +118,7 @@ def crop(
     return out
 
 
-def flip(batch: Batch, generator: np.random.Generator) -> Batch:
+def flip(batch: Batch, generator: Draws) -> Batch:
     """Mirror each image left to right with probability 1/2."""
     mirrored = generator.random(len(batch)) < 0.5
     out = batch.copy()
@@ -102,7 +126,7 @@ def flip(batch: Batch, generator: np.random.Generator) -> Batch:
     return out
 
 
-def colour(batch: Batch, generator: np.random.Generator, amount: float) -> Batch:
+def colour(batch: Batch, generator: Draws, amount: float) -> Batch:
     """Change brightness, contrast and the gain of each channel by up to `amount` (channels by a third
     of it), one table of 256 grey levels an image and channel; contrast turns about the image's mean."""
     count = len(batch)
@@ -118,7 +142,7 @@ def colour(batch: Batch, generator: np.random.Generator, amount: float) -> Batch
     return out
 
 
-def erase(batch: Batch, generator: np.random.Generator, amount: float) -> Batch:
+def erase(batch: Batch, generator: Draws, amount: float) -> Batch:
     """Fill one rectangle of up to `amount` of the area with the image's mean, in half of the images
     (random erasing, Zhong et al. 2020)."""
     count, height, width, _ = batch.shape

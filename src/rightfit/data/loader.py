@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rightfit.data.augment import Policy, augment, mix, smooth
+from rightfit.data.augment import Draws, DrawsOfPart, Policy, augment, mix, smooth
 
 T = TypeVar("T")
 
@@ -50,6 +50,7 @@ class TrainLoader:
     groups: NDArray[np.int64] | None = None
     smoothing: float = 0.0  # share of each target spread over all answers
     exclusive: bool = True  # one answer is right, so that targets sum to 1
+    part: slice | None = None  # of each batch, the images that this process makes; None is all of them
 
     @property
     def steps(self) -> int:
@@ -67,9 +68,19 @@ class TrainLoader:
         return chosen
 
     def batch(self, epoch: int, step: int) -> Batch:
+        """The batch, or `part` of it: the same images, changed alike, as in the whole one."""
         positions = self.positions(epoch, step)
         generator = np.random.default_rng([self.seed, AUGMENT, epoch, step])
-        images = augment(self.images.gather(self.rows[positions]), generator, self.policy)
+        part = self.part
+        if part is None:
+            return self._made(positions, generator, generator)
+        if self.policy.mix:  # an image may be mixed with any other of the batch
+            images, targets, weights = self._made(positions, generator, generator)
+            return Batch(images[part], targets[part], weights[part])
+        return self._made(positions[part], DrawsOfPart(generator, len(positions), part), generator)
+
+    def _made(self, positions: NDArray[np.int64], draws: Draws, generator: np.random.Generator) -> Batch:
+        images = augment(self.images.gather(self.rows[positions]), draws, self.policy)
         targets, weights = self.targets[positions], self.weights[positions]
         if self.policy.mix:
             images, targets, weights = mix(images, targets, weights, generator, self.policy.mix)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rightfit.data.loader import Batch
 from rightfit.training.step import Step
+from rightfit.training.workers import ALONE, Workers
 
 
 def make_step(
@@ -20,14 +21,17 @@ def make_step(
     label_mode: str,
     averaging: bool,
     rates: Mapping[str, float] | None = None,
+    workers: Workers = ALONE,
 ) -> Step:
     """The step of the running backend. `averaging` keeps an exponential average of all weights.
 
-    `rates` (layer name -> factor) multiplies gradients, which for SGD is a learning rate for each layer.
+    `rates` (layer name -> factor) multiplies gradients, which for SGD is a learning rate for each layer. Several
+    `workers` take one step together, on JAX.
     """
+    assert workers.alone or keras.backend.backend() == "jax"
     optimizer.build(model.trainable_variables)
     kinds = {"tensorflow": TensorFlowStep, "torch": TorchStep, "jax": JaxStep}
-    return kinds[keras.backend.backend()](model, optimizer, label_mode, averaging, rates)
+    return kinds[keras.backend.backend()](model, optimizer, label_mode, averaging, rates, workers)
 
 
 class TensorFlowStep(Step):
@@ -167,9 +171,8 @@ class TorchStep(Step):
 class JaxStep(Step):
     def setup(self) -> None:
         import jax
-        import jax.numpy as jnp
 
-        model, optimizer = self.model, self.optimizer
+        model, optimizer, everywhere = self.model, self.optimizer, self.workers.everywhere
         self._places = [
             (kind, next(i for i, other in enumerate(group) if other is v))
             for v in self.averaged_variables
@@ -178,23 +181,23 @@ class JaxStep(Step):
         ]
         groups = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
         # Copies: the state is donated to each step, the variables keep theirs.
-        state = [[jnp.copy(v.value) for v in group] for group in groups]
-        average = [jnp.copy(v.value) for v in self.averaged_variables] if self.averaging else []
+        state = [[everywhere(v.value) for v in group] for group in groups]
+        average = [everywhere(v.value) for v in self.averaged_variables] if self.averaging else []
         self._rate = next(i for i, v in enumerate(optimizer.variables) if v is optimizer.learning_rate)
-        self._state = (*state, jnp.zeros(3))
+        self._state = (*state, everywhere(np.zeros(3, np.float32)))
         self._average = average
         self._sums = np.zeros(3)
-        self._compiled = jax.jit(self._step, donate_argnums=0)
-        self._partly = jax.jit(self._gradients)
-        self._applying = jax.jit(self._apply, donate_argnums=0)
-        self._averaging = jax.jit(self._moved_average, donate_argnums=0)
+        where = {} if self.workers.alone else {"out_shardings": self.workers.whole()}
+        self._compiled = jax.jit(self._step, donate_argnums=0, **where)
+        self._partly = jax.jit(self._gradients, **where)
+        self._applying = jax.jit(self._apply, donate_argnums=0, **where)
+        self._averaging = jax.jit(self._moved_average, donate_argnums=0, **where)
 
     def decay_by(self, weight_decay: float) -> None:
-        import jax.numpy as jnp
-
+        decay = self.workers.everywhere(np.float32(weight_decay))
         places = [i for i, v in enumerate(self.optimizer.variables) if v is self.optimizer.weight_decay]
         trainable, others, slots, sums = self._state
-        slots = [jnp.float32(weight_decay) if i in places else slot for i, slot in enumerate(slots)]
+        slots = [decay if i in places else slot for i, slot in enumerate(slots)]
         self._state = (trainable, others, slots, sums)
 
     def _step(self, state: Any, images: Any, targets: Any, weights: Any, learning_rate: Any) -> Any:
@@ -228,19 +231,22 @@ class JaxStep(Step):
             trainable, others, slots, sums = self._state
             summed: list[Any] = []
             for part, share in self._parts(batch):
-                gradients, others, part_sums = self._partly(trainable, others, *part)
+                gradients, others, part_sums = self._partly(trainable, others, *self._dealt(part))
                 gradients = [np.float32(share) * g for g in gradients]
                 summed = [a + b for a, b in zip(summed, gradients, strict=True)] if summed else gradients
                 sums = sums + part_sums
             self._state = self._applying((trainable, others, slots, sums), summed, np.float32(learning_rate))
         else:
-            self._state = self._compiled(self._state, *batch, np.float32(learning_rate))
+            self._state = self._compiled(self._state, *self._dealt(batch), np.float32(learning_rate))
         if self.averaging and decay is not None:
             self._average = self._averaging(self._average, self._state[:2], np.float32(decay))
         self.count += 1
         if self.count % 256 == 0:  # the device sums in float32: take them over before they lose units
             total = self.totals()
             self._set_sums(total, np.zeros(3, np.float32))
+
+    def _dealt(self, batch: Batch) -> list[Any]:
+        return [self.workers.dealt(values) for values in batch]
 
     def totals(self) -> NDArray[np.float64]:
         return self._sums + np.asarray(self._state[3], np.float64)
@@ -249,10 +255,8 @@ class JaxStep(Step):
         return {"sums/total": self._sums.copy(), "sums/device": np.array(self._state[3])}
 
     def _set_sums(self, total: NDArray[np.float64], device: NDArray[np.float32]) -> None:
-        import jax.numpy as jnp
-
         self._sums = np.array(total, np.float64)
-        self._state = (*self._state[:3], jnp.array(device))
+        self._state = (*self._state[:3], self.workers.everywhere(device))
 
     def _values(self) -> tuple[list[NDArray[Any]], list[NDArray[Any]], list[NDArray[Any]]]:
         trainable, others, slots, _ = self._state
@@ -262,13 +266,12 @@ class JaxStep(Step):
         return model, [np.array(a) for a in slots], [np.array(a) for a in self._average]
 
     def _assign(self, model: list[Any], slots: list[Any], average: list[Any]) -> None:
-        import jax.numpy as jnp
-
+        everywhere = self.workers.everywhere
         current = {id(v): a for v, a in zip(self.model.variables, model, strict=True)}
         groups = (self.model.trainable_variables, self.model.non_trainable_variables)
-        state = [[jnp.array(current[id(v)]) for v in group] for group in groups]
-        self._state = (*state, [jnp.array(a) for a in slots], self._state[3])
-        self._average = [jnp.array(a) for a in average]
+        state = [[everywhere(current[id(v)]) for v in group] for group in groups]
+        self._state = (*state, [everywhere(a) for a in slots], self._state[3])
+        self._average = [everywhere(a) for a in average]
 
     def weights(self, averaged: bool = True) -> list[NDArray[Any]]:
         trainable, others, _, _ = self._state

@@ -26,6 +26,7 @@ from rightfit.console import Console
 from rightfit.errors import RightfitError, RunError
 from rightfit.files import write_with
 from rightfit.training.state import Progress, Saved, Tensors
+from rightfit.training.workers import ALONE, Workers
 
 FORMAT = "rightfit checkpoint 1"
 FOLDER = "checkpoints"
@@ -45,11 +46,12 @@ class _Entry:
 
 
 class Checkpoints:
-    """The checkpoints of one run; only one process may use a run's at a time."""
+    """The checkpoints of one run; only one process may use a run's at a time, but for `workers` of one training, of
+    which one writes."""
 
-    def __init__(self, run: Path, console: Console) -> None:
+    def __init__(self, run: Path, console: Console, workers: Workers = ALONE) -> None:
         """`every` is in seconds; `describe` says in JSON's kinds what run this is, at each save."""
-        self.folder, self.console = run / FOLDER, console
+        self.folder, self.console, self.workers = run / FOLDER, console, workers
         self.every = 300.0
         self.describe: Callable[[], dict[str, Any]] = dict
         self.saved_at: tuple[int, int] | None = None  # epoch and step of the last that was begun
@@ -59,8 +61,9 @@ class Checkpoints:
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
         self.folder.mkdir(exist_ok=True)
-        for leftover in self.folder.glob(".*-*"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
+        if workers.writes:
+            for leftover in self.folder.glob(".*-*"):  # of a process that was killed while it wrote
+                leftover.unlink(missing_ok=True)
 
     def due(self) -> bool:
         """Has enough time passed since the last, and is that one written?"""
@@ -176,8 +179,16 @@ class Checkpoints:
         return found
 
     def last_whole_epoch(self) -> Saved | None:
-        """The newest good checkpoint from between two epochs; those after it are forgotten."""
+        """The newest good checkpoint from between two epochs; those after it are forgotten. All workers ask."""
         self.wait()
+        self.workers.together()
+        if not self.workers.writes:
+            self.newest()
+        found = self._last_whole_epoch()
+        self.workers.together()  # before the next save removes what another one still reads
+        return found
+
+    def _last_whole_epoch(self) -> Saved | None:
         while self._entries:
             entry = self._entries[-1]
             if entry.whole_epochs:

@@ -29,6 +29,7 @@ from rightfit.training.phases import Phase
 from rightfit.training.recipe import SMALL, Decision
 from rightfit.training.safety import Safety
 from rightfit.training.state import Progress, Saved
+from rightfit.training.workers import ALONE, Workers
 
 HEAD = "logits"
 PARTS = 5  # of a net without stages
@@ -50,6 +51,7 @@ def train(
     safety: Safety | None = None,
     saved: Saved | None = None,
     until: int | None = None,
+    workers: Workers = ALONE,
 ) -> tuple[Progress, list[Decision]]:
     """Fit the head of `model`, which holds borrowed weights, then train below it as `settings.finetune` says.
 
@@ -83,9 +85,10 @@ def train(
         safety=safety,
         saved=saved,
         until=until,
+        workers=workers,
     )
     decisions = [Decision(*decided) for decided in reached.decided]
-    if how == "auto" and reached.ended and not reached.stopped:
+    if how == "auto" and reached.ended and not reached.stopped and workers.alone:
         decisions.append(_judge(model, reached, validation, settings, label_mode))
         if decisions[-1].value == "head" and reached.best_epoch:
             console.say(f"kept the head's fit: {decisions[-1].because}")

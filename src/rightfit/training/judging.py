@@ -17,6 +17,7 @@ from rightfit.evaluation.infer import all_logits
 from rightfit.evaluation.intervals import Z, half_width
 from rightfit.evaluation.metrics import Quick, image_losses, quick
 from rightfit.training.state import Progress
+from rightfit.training.workers import ALONE, Workers
 
 ENOUGH = 2_000  # images that a temperature is fitted to
 FAR = 10.0  # nats: an image given a probability of 0.00005 or less
@@ -67,15 +68,17 @@ def judged_on(
     label_mode: str,
     micro: int,
     on_batch: Callable[[int], None] | None = None,
+    workers: Workers = ALONE,
 ) -> Judged:
-    """By the weights that `model` holds, over every image of `validation`.
+    """By the weights that `model` holds, over every image of `validation`, of which each of `workers` takes its part.
 
     `micro` images at a time where memory is short, else 0.
     """
     assert settings.batch_size
     batch_size = micro or max(settings.batch_size, 32)
-    logits = all_logits(model, validation.images, validation.rows, batch_size, on_batch)
-    return Judged(logits, validation, label_mode)
+    rows = validation.rows[workers.part(len(validation.rows))]
+    logits = all_logits(model, validation.images, rows, batch_size, on_batch)
+    return Judged(workers.gathered(logits, len(validation.rows)), validation, label_mode)
 
 
 def is_kept(

@@ -22,6 +22,7 @@ from rightfit.training.running import Diverged, Training
 from rightfit.training.safety import Safety
 from rightfit.training.setbacks import halve, set_back
 from rightfit.training.state import Progress, Saved
+from rightfit.training.workers import ALONE, Workers
 
 
 def train(
@@ -39,6 +40,7 @@ def train(
     safety: Safety | None = None,
     saved: Saved | None = None,
     until: int | None = None,
+    workers: Workers = ALONE,
 ) -> Progress:
     """Train `model` (left as it is; its weights are read) by the resolved `settings`.
 
@@ -55,9 +57,12 @@ def train(
     checkpoint, when an image can no longer be read.
     A loss that is no longer finite sends training back to the last whole epoch at half the learning rate,
     three times; then, or without `safety`, it ends training; RightfitError if no epoch had a finite one.
-    With `until` training pauses after that epoch: neither ended nor stopped, and to be gone on with.
+    With `until` training pauses after that epoch: neither ended nor stopped, and to be gone on with; after 0, what
+    there is to go on from is saved.
     Where memory is too short for a step, its gradient is taken of half as many images at a time, from the last
     checkpoint on; RightfitError without `safety`, or when one image is too many.
+    Several `workers` call this alike, each with `safety` and a checkpoint to go on from; the result is one worker's
+    to rounding. The kept weights are not looked at, and where memory is short that is raised.
     """
     _assert_resolved(settings)
     progress = saved.progress if saved else before or Progress()
@@ -66,7 +71,7 @@ def train(
     elif progress.shortened:
         settings = settings_for(progress.shortened)
     training = Training(
-        model, loader, validation, settings, label_mode, console, precision, phases, progress, safety
+        model, loader, validation, settings, label_mode, console, precision, phases, progress, safety, workers
     )
     if saved and not progress.ended:
         training.go_on_from(saved)
@@ -77,7 +82,7 @@ def train(
             training.save()
             safety.checkpoints.wait()  # not beside the first step, in which memory runs short if ever
         while not training.progress.ended and training.progress.epoch < min(
-            until or training.progress.epochs, training.progress.epochs
+            training.progress.epochs if until is None else until, training.progress.epochs
         ):
             short = ""
             try:
@@ -94,7 +99,7 @@ def train(
                 set_back(training, str(diverged), diverged.limit)
                 continue
             except Exception as error:  # each backend has a type of its own for memory
-                if not is_short(error):
+                if not is_short(error) or not workers.alone:
                     raise
                 short = words(error)
             if short:  # out here the error is gone, and the arrays of the frames that it held
@@ -110,7 +115,7 @@ def train(
                 progress.ended = progress.ended or f"all {progress.epochs} epochs done"
             training.save(row)
             after_epoch(progress)
-        if training.progress.ended and not training.progress.stopped:
+        if training.progress.ended and not training.progress.stopped and workers.alone:
             look_at_the_kept(training)
     if safety:
         safety.checkpoints.wait()

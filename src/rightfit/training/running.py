@@ -35,6 +35,7 @@ from rightfit.training.speed import epoch_line, epochs_that_fit, idle, seconds_o
 from rightfit.training.state import Progress, Saved
 from rightfit.training.step import Step
 from rightfit.training.strength import START, restraint
+from rightfit.training.workers import ALONE, Workers
 
 WORTH_SAYING = 600  # seconds to wait
 
@@ -59,6 +60,7 @@ class Training:
     phases: Sequence[Phase]
     progress: Progress
     safety: Safety | None
+    workers: Workers = ALONE
     interrupt: Interrupt = field(default_factory=Interrupt)
 
     def __post_init__(self) -> None:
@@ -73,7 +75,8 @@ class Training:
         if self.settings.doctor == "act" and not self.acts:
             self.console.say("doctor: there are no validation images, so it cannot act")
         smoothing, exclusive = self.settings.label_smoothing, self.label_mode == "categorical"
-        self.loader = replace(self.loader, smoothing=smoothing, exclusive=exclusive)
+        part = None if self.workers.alone else self.workers.part(self.loader.batch_size)
+        self.loader = replace(self.loader, smoothing=smoothing, exclusive=exclusive, part=part)
         self.plain = self.loader  # by the settings alone; `loader` is what strength makes of it
         if self.acts and not self.progress.doctor:
             assert self.probe
@@ -117,7 +120,9 @@ class Training:
         seed = [self.settings.seed, self.progress.phase]
         runner = thawed(self.model, weights, phase, self.precision, seed)
         optimizer = make_optimizer(self.settings, runner)
-        step = make_step(runner, optimizer, self.label_mode, bool(self.settings.ema), phase.rates)
+        step = make_step(
+            runner, optimizer, self.label_mode, bool(self.settings.ema), phase.rates, self.workers
+        )
         step.micro = self.progress.micro
         return step
 
@@ -173,7 +178,7 @@ class Training:
             self._decided(decision)
             self.restrain()
         stale = epoch - max(progress.best_epoch, span.first)
-        if self._elapsed() >= self.limit:
+        if not self._in_time():
             progress.ended = f"time limit of {settings.time_limit} reached in epoch {epoch}"
         elif not len(validation.rows) or span.annealed:
             pass
@@ -216,7 +221,7 @@ class Training:
         if progress.step == 0:
             step.begin()
             progress.part = dict.fromkeys(("train_seconds", "input_seconds", "saving_seconds"), 0.0)
-        part, deadline = progress.part, self.began + self.limit
+        part = progress.part
         title = f"Epoch {progress.epoch + 1}/{progress.epochs}"
         since = time.monotonic()
 
@@ -234,7 +239,7 @@ class Training:
             ) as batches,  # ends its threads, whatever happens
             self.console.bar(title, loader.steps) as bar,
         ):
-            while progress.step < loader.steps and time.monotonic() < deadline:
+            while progress.step < loader.steps and self._in_time():
                 asked = time.monotonic()
                 part["train_seconds"] += asked - since
                 since = asked
@@ -253,7 +258,8 @@ class Training:
                     sums = totals()
                     bar.update(progress.step, f"loss {sums[0] / sums[2]:.4f} · acc {sums[1] / sums[2]:.3f}")
                 if self.safety and progress.step < loader.steps and self.safety.checkpoints.due():
-                    self._check({"loss": float(totals()[0]), "epoch": progress.epoch + 1}, "loss")
+                    if self.workers.alone:  # the others would not know; a lost state is not written either
+                        self._check({"loss": float(totals()[0]), "epoch": progress.epoch + 1}, "loss")
                     part["train_seconds"] += time.monotonic() - since
                     self.save()
                     since = time.monotonic()
@@ -276,12 +282,13 @@ class Training:
     def judged(self, images: Validation) -> Judged:
         """What the judge's weights say of `images`."""
         micro, check = self.progress.micro, self.interrupt.check
-        return judged_on(self.judge, images, self.settings, self.label_mode, micro, check)
+        return judged_on(self.judge, images, self.settings, self.label_mode, micro, check, self.workers)
 
     def shorten(self, row: dict[str, Any], settings_for: Callable[[int], TrainSettings]) -> None:
         """After the first epoch: what fits into the time limit becomes the whole schedule."""
         progress, left = self.progress, self.limit - self._elapsed()
-        if progress.ended or (fit := epochs_that_fit(row, left)) >= progress.epochs:
+        fit = progress.epochs if left == math.inf else int(self.workers.agreed(epochs_that_fit(row, left)))
+        if progress.ended or fit >= progress.epochs:
             return
         progress.epochs, progress.shortened = fit, fit
         limit, self.settings = self.settings.time_limit, settings_for(fit)
@@ -300,7 +307,7 @@ class Training:
 
     def save(self, row: dict[str, Any] | None = None) -> None:
         """A checkpoint of the state as it is; the time that takes goes to `row`, else to the epoch begun."""
-        if not self.safety:
+        if not self.safety or not self.workers.writes:
             return
         progress, began = self.progress, time.monotonic()
         assert self.step
@@ -330,6 +337,9 @@ class Training:
     def _check(self, row: dict[str, Any], name: str) -> None:
         if not math.isfinite(row[name]):
             raise Diverged(f"{name} became {row[name]} in epoch {row['epoch']}")
+
+    def _in_time(self) -> bool:
+        return self.limit == math.inf or self.workers.agreed(self.limit - self._elapsed()) > 0
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.began

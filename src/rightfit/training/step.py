@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rightfit.data.loader import Batch
 from rightfit.errors import RunError
 from rightfit.training.losses import hits, losses
+from rightfit.training.workers import ALONE, Workers
 
 
 class Step:
@@ -34,7 +35,9 @@ class Step:
         label_mode: str,
         averaging: bool,
         rates: Mapping[str, float] | None = None,
+        workers: Workers = ALONE,
     ) -> None:
+        self.workers = workers
         self.model = model
         self.optimizer = optimizer
         self.label_mode = label_mode
