@@ -9,13 +9,14 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rightfit import asking, beginning, fastest, resuming
+from rightfit import asking, beginning, fastest, resuming, working
 from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.errors import RunError, UsageError
 from rightfit.precision import choose_precision
 from rightfit.run import Run
 from rightfit.runtime import cache_folder, choose_backend
+from rightfit.team import team_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +54,15 @@ def check(
     return found
 
 
-def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = False, **settings: Any) -> Run:
+def train(
+    data: Any = None,
+    *,
+    config: str | Path | None = None,
+    workers: int | str | None = None,
+    ray: str | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Run:
     """Check, split, train, validate and save; returns the finished run.
 
     `data` is a folder of class folders, split folders (train, val, test), a CSV, TSV or Parquet file,
@@ -61,14 +70,21 @@ def train(data: Any = None, *, config: str | Path | None = None, quiet: bool = F
     labels (N,) or 0/1 (N, K)). `settings` are the fields of `rightfit.config.TrainSettings`;
     they win over the YAML file `config`, which wins over the defaults.
 
+    `workers`, a number, or "2:4" for as many as there are of 2 to 4, train together on the Ray cluster at `ray`: "auto"
+    is one that runs here, "local" one that is begun for this run. They share each batch, on the JAX backend; the run
+    is that of one worker, to rounding. Images and the run's folder have to be on a disk that all of them reach.
+
     Raises UsageError for settings that are wrong, DataError for data that cannot be trained on,
     RightfitError when the work fails.
     """
+    shared = team_of(workers, ray, working.work)
     asked, source = asking.settled(data, config, settings)
+    if shared and asked.backend == "auto":
+        asked = asked.model_copy(update={"backend": "jax"})
     console = Console(quiet)
     dataset, asked, backend, precision, reasons = _ready(asked, source, config, console)
     with ExitStack() as held:
-        return beginning.begin(dataset, asked, console, backend, precision, reasons, held)
+        return beginning.begin(dataset, asked, console, backend, precision, reasons, held, team=shared)
 
 
 def _ready(
@@ -133,6 +149,8 @@ def resume(
     epochs: int | None = None,
     micro_batch: int | None = None,
     accept_data_changes: bool = False,
+    workers: int | str | None = None,
+    ray: str | None = None,
     quiet: bool = False,
 ) -> Run:
     """Go on with a run that was stopped or killed, from its last checkpoint; returns the finished run.
@@ -143,7 +161,8 @@ def resume(
     a finished run further: from its last state warm-up and cosine begin again and end with that epoch (a
     warm restart; Loshchilov and Hutter 2017), which is another run than one that was planned so long.
     `micro_batch` is for a run whose process was ended for want of memory: from here on gradients are summed
-    over parts of so many images.
+    over parts of so many images. `workers` and `ray` are those of `train`; a run may go on with another number of
+    workers than it began with.
 
     Raises DataError when images, labels or splits have changed, unless `accept_data_changes`; UsageError
     when config.yaml has, or another process works on the run; RunError when no checkpoint is whole.
@@ -154,6 +173,7 @@ def resume(
     from rightfit.training.checkpoints import FOLDER, Checkpoints
 
     console, place = Console(quiet), Path(run)
+    shared = team_of(workers, ray, working.work)
     searched = (place / SEARCHED).parent.is_dir()
     if not searched and not (place / FOLDER).is_dir():
         raise RunError(f"{place} holds no checkpoints; give the run folder that `rightfit train` made")
@@ -164,7 +184,7 @@ def resume(
         saved = checkpoints.newest()
         if saved is not None:
             return resuming.go_on(
-                place, checkpoints, saved, data, epochs, micro_batch, accept_data_changes, console
+                place, checkpoints, saved, data, epochs, micro_batch, accept_data_changes, console, shared
             )
         if searched and not checkpoints.identity() and not resuming.is_finished(checkpoints):
             if epochs is not None or accept_data_changes:
@@ -182,7 +202,7 @@ def resume(
                 raise UsageError(f"{place}: only the head was fitted, which more epochs do not change")
             console.say(f"{place} is finished")
             return Run(place)
-        return beginning.begin_again(place, data, micro_batch, console)
+        return beginning.begin_again(place, data, micro_batch, console, shared)
 
 
 def load(run: str | os.PathLike[str], precision: str = "float32", backend: str = "auto") -> Run:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from rightfit.data.dataset import Dataset
     from rightfit.nets.pretrained import Start
+    from rightfit.team import Team
     from rightfit.training import recipe
 
 BEGUN = "start.json"  # what was asked: enough to begin again until there is a checkpoint
@@ -38,9 +39,10 @@ def begin(
     reasons: dict[str, str],
     held: ExitStack,
     place: Path | None = None,
+    team: Team | None = None,
 ) -> Run:
     """`reasons` for backend and precision, by name; `held` takes the lock on the run's folder; `place` is one that is
-    locked already."""
+    locked already; a `team` trains in place of this process."""
     from rightfit.saving import folder
     from rightfit.training import recipe
     from rightfit.training.checkpoints import FOLDER, Checkpoints
@@ -48,7 +50,15 @@ def begin(
     table = dataset.table
     rows = table.rows("train")
     model, settings, facts, decisions = planned(dataset, asked, console)
+    if team and not asked.batch_size:
+        asked = asked.model_copy(update={"batch_size": team.batch_for(settings.batch_size or 1)})
+        model, settings, facts, decisions = planned(dataset, asked, Console(quiet=True))
+        decisions.append(
+            recipe.Decision("batch_size", settings.batch_size, f"{team} workers share each batch alike")
+        )
     settings = settings.model_copy(update={"backend": backend, "precision": precision})
+    if team:
+        team.check(settings, str(table.frame["name"].iloc[0]))
     _, weighing = recipe.sample_weights(settings, table.codes()[rows], facts.class_counts, table.label_mode)
 
     if place is None:
@@ -81,7 +91,8 @@ def begin(
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     _introduce(console, dataset, settings, parameters, backend, precision)
 
-    return fit(Job(place, dataset, model, asked, settings, facts), console, Checkpoints(place, console))
+    job = Job(place, dataset, model, asked, settings, facts)
+    return fit(job, console, Checkpoints(place, console), elsewhere=team.train if team else None)
 
 
 def planned(
@@ -119,7 +130,9 @@ def planned(
     return model, settings.model_copy(update={"weights": weights_from}), facts, decisions
 
 
-def begin_again(place: Path, data: Any, micro_batch: int | None, console: Console) -> Run:
+def begin_again(
+    place: Path, data: Any, micro_batch: int | None, console: Console, team: Team | None = None
+) -> Run:
     """A run that was killed before its first checkpoint starts from what it was asked."""
     from rightfit.saving import folder
     from rightfit.training.checkpoints import FOLDER
@@ -129,7 +142,7 @@ def begin_again(place: Path, data: Any, micro_batch: int | None, console: Consol
     dataset, asked, backend, reasons = prepared_again(place, begun, data, micro_batch, console)
     for name in ("decisions.jsonl", "history.csv"):
         (place / name).unlink(missing_ok=True)
-    return begin(dataset, asked, console, backend, begun["precision"], reasons, ExitStack(), place)
+    return begin(dataset, asked, console, backend, begun["precision"], reasons, ExitStack(), place, team)
 
 
 def prepared_again(

@@ -11,7 +11,18 @@ from typing import Annotated, Any
 import typer
 
 from rightfit.errors import DataError, RightfitError
-from rightfit.flags import AsJson, Backend, CsvFile, Paths, Precision, Quiet, RunFolder, with_settings
+from rightfit.flags import (
+    AsJson,
+    Backend,
+    CsvFile,
+    Paths,
+    Precision,
+    Quiet,
+    Ray,
+    RunFolder,
+    Workers,
+    with_settings,
+)
 from rightfit.report import tables
 from rightfit.run import Run
 
@@ -116,6 +127,8 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="YAML file of settings; flags win over it", show_default=False)
     ] = None,
+    workers: Workers = None,
+    ray: Ray = None,
     json: AsJson = False,
     quiet: Quiet = False,
     **settings: Any,
@@ -123,7 +136,7 @@ def train(
     """Check, split, train, validate and save."""
     from rightfit import api
 
-    _print_run(api.train(data, config=config, quiet=quiet, **settings), json)
+    _print_run(api.train(data, config=config, workers=workers, ray=ray, quiet=quiet, **settings), json)
 
 
 @app.command()
@@ -171,6 +184,8 @@ def resume(
     accept_data_changes: Annotated[
         bool, typer.Option("--accept-data-changes", help="Go on though images or labels have changed")
     ] = False,
+    workers: Workers = None,
+    ray: Ray = None,
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -178,7 +193,13 @@ def resume(
     from rightfit import api
 
     done = api.resume(
-        run, epochs=epochs, micro_batch=micro_batch, accept_data_changes=accept_data_changes, quiet=quiet
+        run,
+        epochs=epochs,
+        micro_batch=micro_batch,
+        accept_data_changes=accept_data_changes,
+        workers=workers,
+        ray=ray,
+        quiet=quiet,
     )
     _print_run(done, json)
 

@@ -43,9 +43,13 @@ class Console:
         self._log: Path | None = None
         self._said: list[str] = []
 
-    def say(self, line: str = "") -> None:
+    def echo(self, line: str) -> None:
+        """Say what is in the log already."""
         if not self.quiet:
             print(line, file=sys.stderr, flush=True)
+
+    def say(self, line: str = "") -> None:
+        self.echo(line)
         self._said.append(line)
         if self._log:
             self._flush()

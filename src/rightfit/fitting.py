@@ -118,7 +118,9 @@ def _fit(
     return run
 
 
-def train_together(job: Job, console: Console, checkpoints: Checkpoints, saved: Saved, workers: Workers) -> None:
+def train_together(
+    job: Job, console: Console, checkpoints: Checkpoints, saved: Saved, workers: Workers
+) -> None:
     """As one of `workers`, on from `saved` to the checkpoint of the end, which all that follows is made from."""
     record = _on_record(job, console, checkpoints)
     trained(

@@ -25,6 +25,22 @@ Backend = Annotated[
         help="What computes; auto is KERAS_BACKEND, else the fastest known here. onnxruntime and openvino start sooner",
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|local|HOST:PORT",
+        help="Ray cluster to work on: auto is the one that runs here, local one begun for this command",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|N:M",
+        help="Train with so many workers of a Ray cluster, on JAX; N:M is as many as there are of N to M",
+        show_default=False,
+    ),
+]
 Paths = Annotated[list[str], typer.Argument(help="Image files, folders or URLs")]
 CsvFile = Annotated[
     Path | None,

@@ -18,6 +18,7 @@ from rightfit.runtime import cache_folder, choose_backend
 
 if TYPE_CHECKING:
     from rightfit.data.dataset import Dataset
+    from rightfit.team import Team
     from rightfit.training.checkpoints import Checkpoints
     from rightfit.training.state import Saved
 
@@ -40,8 +41,10 @@ def go_on(
     micro_batch: int | None,
     accept_data_changes: bool,
     console: Console,
+    team: Team | None = None,
 ) -> Run:
-    """Continue from `saved`; or, finished and with `epochs`, begin the schedule again up to there."""
+    """Continue from `saved`; or, finished and with `epochs`, begin the schedule again up to there; with a `team`,
+    on its workers."""
     finished = is_finished(checkpoints)
     if finished and epochs is None:
         console.say(f"{place} is finished: {saved.progress.ended}; --epochs N trains it further")
@@ -68,7 +71,18 @@ def go_on(
         progress.micro, saved.changed = micro_batch, True
     where = f"step {progress.step} of epoch {progress.epoch + 1}" if not progress.ended else "the end"
     console.say(f"going on with {place} from {where} ({saved.name})")
-    return fit(job, console, checkpoints, saved)
+    if team:
+        team.check(job.settings, str(dataset.table.frame["name"].iloc[0]))
+    return fit(job, console, checkpoints, saved, team.train if team else None)
+
+
+def job_of(place: Path, saved: Saved) -> Job:
+    """The run as its checkpoint has it, for another process; DataError where the images are not the same here."""
+    settings = _settings(place, saved)
+    dataset = _dataset(place, settings, tuple(saved.about["classes"]), None)
+    if notes := _data_changes(place, saved, dataset):
+        raise DataError("; ".join(notes))
+    return _job(place, dataset, settings, saved)
 
 
 def is_finished(checkpoints: Checkpoints) -> bool:

@@ -74,7 +74,10 @@ class Workers:
         import jax
         import jax.numpy as jnp
 
-        return jnp.copy(value) if self.alone else jax.device_put(np.asarray(value), self.whole())
+        if self.alone:
+            return jnp.copy(value)
+        own = np.asarray(value)
+        return jax.make_array_from_process_local_data(self.whole(), own, own.shape)
 
     def dealt(self, mine: NDArray[Any]) -> Any:
         """The parts of all processes as one array, whose first axis is as long as all of theirs."""

@@ -1,0 +1,176 @@
+"""A run trained by several workers of a Ray cluster: how many, and a run folder in, the same with the last checkpoint
+in it.
+
+Ray starts the workers, makes JAX's processes known to each other, and starts them again when one is lost; each time
+they go on from the run's newest checkpoint. What a worker does is handed in (`working.work`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rightfit import cluster, errors
+from rightfit.config import TrainSettings
+from rightfit.console import Console
+from rightfit.errors import RightfitError, UsageError
+
+FAILURES = 8  # starts after workers were lost; with each, training goes on from the last checkpoint
+OWN = "ray"  # folder beside the checkpoints, for what Ray writes down
+REFUSAL = "refusal.json"  # in it: an error of a worker that no other start would mend
+EVERY = 0.3  # seconds between looks at the run's log
+
+
+@dataclass(frozen=True)
+class Team:
+    """From `fewest` to `most` workers on the cluster at `address`, each of which calls `work`."""
+
+    fewest: int
+    most: int
+    address: str
+    work: Callable[[dict[str, str]], None]
+
+    def __str__(self) -> str:
+        return f"{self.most}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
+
+    def check(self, settings: TrainSettings, first_image: str) -> None:
+        """UsageError for a run that cannot be shared."""
+        if settings.backend != "jax":
+            raise UsageError(f"several workers train on JAX, this run is one of {settings.backend}")
+        if first_image.startswith("array:"):
+            raise UsageError("workers reach images by their path; data in memory are this process's alone")
+        if settings.batch_size != self.batch_for(settings.batch_size or 1):
+            raise UsageError(
+                f"a batch of {settings.batch_size} cannot be dealt out evenly to {self} workers; "
+                f"--batch-size {self.batch_for(settings.batch_size or 1)} can"
+            )
+
+    def batch_for(self, size: int) -> int:
+        """The least batch of `size` images or more that each number of workers can deal out evenly."""
+        each = math.lcm(*range(self.fewest, self.most + 1))
+        return -(-size // each) * each
+
+    def train(self, place: Path, console: Console) -> None:
+        """Train the run on from its newest checkpoint to the end of training. RightfitError, or the error of a worker,
+        where that is not reached; the checkpoint stays."""
+        with cluster.connected(self.address, console):
+            own = place.resolve() / "checkpoints" / OWN
+            shutil.rmtree(own, ignore_errors=True)
+            own.mkdir()
+            try:
+                with _told(place / "log.txt", console):
+                    self._fit(place.resolve(), own)
+            finally:
+                shutil.rmtree(own, ignore_errors=True)
+
+    def _fit(self, place: Path, own: Path) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.v2.api.exceptions import TrainingFailedError
+        from ray.train.v2.jax import JaxConfig, JaxTrainer
+
+        gpus, cpus = cluster.resources(self.most)
+        platform = "cuda" if gpus else "cpu"
+        trainer = JaxTrainer(
+            self.work,
+            train_loop_config={"place": str(place), "refusal": str(own / REFUSAL)},
+            # Ray's JaxConfig makes the processes known to each other only for GPUs and TPUs; which of them
+            # JAX then is on is JAX_PLATFORMS' matter.
+            jax_config=JaxConfig(use_gpu=True),
+            scaling_config=ScalingConfig(
+                num_workers=self.most if self.fewest == self.most else (self.fewest, self.most),
+                use_gpu=gpus > 0,
+                resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpus else {})},
+                placement_strategy="SPREAD",
+            ),
+            run_config=RunConfig(
+                name="workers",
+                storage_path=str(own),
+                failure_config=FailureConfig(max_failures=FAILURES),
+                worker_runtime_env={
+                    "env_vars": cluster.environment(KERAS_BACKEND="jax", JAX_PLATFORMS=platform)
+                },
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            if refused := refusal(own / REFUSAL):
+                raise refused from None
+            raise RightfitError(
+                f"the workers were lost {FAILURES + 1} times, the last time as follows: {_last_line(error)}; "
+                f"`rightfit resume {place} --workers {self} --ray {self.address}` goes on from the last checkpoint"
+            ) from error
+
+
+def team_of(
+    workers: int | str | None, address: str | None, work: Callable[[dict[str, str]], None]
+) -> Team | None:
+    """For `workers` such as 4 or "2:4"; None where neither they nor an address are asked for. UsageError for others."""
+    if workers is None and address is None:
+        return None
+    if workers is None:
+        raise UsageError(
+            "--ray says where workers train; --workers N says how many, or N:M from how many to how many"
+        )
+    try:
+        fewest, _, most = str(workers).partition(":")
+        found = Team(int(fewest), int(most or fewest), address or "local", work)
+    except ValueError:
+        raise UsageError(f"--workers {workers}: a number, such as 4, or two, such as 2:4") from None
+    if not 1 <= found.fewest <= found.most:
+        raise UsageError(f"--workers {workers}: at least 1, and no fewer at most than at least")
+    return found
+
+
+def refuse(path: Path, error: Exception) -> None:
+    """Leave `error` for who began the training: the workers end, and the next ones end at once."""
+    ours = isinstance(error, RightfitError)
+    found = (
+        [type(error).__name__, str(error)] if ours else ["RightfitError", f"{type(error).__name__}: {error}"]
+    )
+    with suppress(OSError):
+        path.write_text(json.dumps(found), encoding="utf-8")
+
+
+def refusal(path: Path) -> RightfitError | None:
+    """What `refuse` left, if anything."""
+    try:
+        kind, message = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found: RightfitError = getattr(errors, kind)(message)
+    return found
+
+
+@contextmanager
+def _told(log: Path, console: Console) -> Iterator[None]:
+    """What workers write into the run's log is said here, too."""
+    ended = threading.Event()
+
+    def follow() -> None:
+        with log.open(encoding="utf-8") as file:
+            file.seek(0, 2)
+            while True:
+                last = ended.wait(EVERY)
+                for line in file.read().splitlines():
+                    console.echo(line)
+                if last:
+                    return
+
+    follower = threading.Thread(target=follow, name="rightfit-log", daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        follower.join()
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1]

@@ -1,0 +1,55 @@
+"""What a worker of a team does: a run folder in, its training gone on with from the newest checkpoint, as one of them.
+
+Ray calls it on any node; the run folder and the images are reached by the same paths on all of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rightfit import team
+from rightfit.console import Console
+from rightfit.errors import RunError
+
+
+def work(about: dict[str, str]) -> None:
+    """Train to the end. An error that another start would meet again is left where the team looks for it."""
+    import jax
+
+    refusal = Path(about["refusal"])
+    if refusal.exists():
+        raise RunError("an earlier worker has refused")
+    try:
+        _work(Path(about["place"]))
+    except jax.errors.JaxRuntimeError:  # what is left of a step whose other workers are gone
+        raise
+    except Exception as error:
+        team.refuse(refusal, error)
+        raise
+
+
+def _work(place: Path) -> None:
+    from ray import train
+
+    from rightfit import resuming
+    from rightfit.fitting import train_together
+    from rightfit.provenance import put_back
+    from rightfit.training.checkpoints import Checkpoints
+    from rightfit.training.workers import Workers
+
+    context = train.get_context()
+    workers = Workers(context.get_world_rank(), context.get_world_size())
+    console = Console(quiet=True)
+    if workers.writes:
+        console.log_to(place / "log.txt")
+    checkpoints = Checkpoints(place, console, workers)
+    saved = checkpoints.newest()
+    if saved is None:
+        raise RunError(f"{place}: none of its checkpoints is whole")
+    workers.together()  # before the first new checkpoint removes what another one still reads
+    job = resuming.job_of(place, saved)
+    if workers.writes:
+        where = f"step {saved.progress.step} of epoch {saved.progress.epoch + 1}"
+        console.say(f"{workers.count} workers go on from {where} ({saved.name})")
+        put_back(place, saved)
+    train_together(job, console, checkpoints, saved, workers)

@@ -1,0 +1,54 @@
+"""Several processes that train one model: their parts are the batch, their state is one, their run is one process's."""
+
+import json
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rightfit.data.augment import POLICIES
+from rightfit.data.loader import TrainLoader
+from rightfit.training.workers import Workers
+
+PAIR = Path(__file__).with_name("pair.py")
+
+
+class Noise:
+    images = np.random.default_rng(0).integers(0, 256, (70, 12, 12, 3), np.uint8)
+
+    def gather(self, rows):
+        return self.images[rows]
+
+
+def loader(policy, batch_size=24):
+    rows = np.arange(5, 65)
+    generator = np.random.default_rng(1)
+    targets = np.eye(4, dtype=np.float32)[generator.integers(0, 4, 60)]
+    weights = generator.uniform(0.5, 2, 60).astype(np.float32)
+    return TrainLoader(Noise(), rows, targets, weights, batch_size, 7, policy, smoothing=0.1)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("policy", [*POLICIES, "mixed"])
+def test_the_parts_of_all_workers_are_the_batch(policy, count):
+    policy = replace(POLICIES["strong"], mix=0.8) if policy == "mixed" else POLICIES[policy]
+    whole = loader(policy)
+    parts = [replace(whole, part=Workers(number, count).part(24)) for number in range(count)]
+    for epoch, step in ((0, 0), (0, 2), (5, 1)):
+        together = [
+            np.concatenate(values) for values in zip(*(p.batch(epoch, step) for p in parts), strict=True)
+        ]
+        for mine, theirs in zip(together, whole.batch(epoch, step), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("images", [0, 1, 7, 64, 71])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_each_image_is_in_one_part(images, count):
+    parts = [range(images)[Workers(number, count).part(images)] for number in range(count)]
+    assert [image for part in parts for image in part] == list(range(images))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
