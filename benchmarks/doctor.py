@@ -65,6 +65,7 @@ class Task:
     noise: float = 0.0  # share of wrong labels
     imbalanced: bool = False
     misfit: bool = False  # a fault, which a better fit would mend
+    grid: str = ""  # another task whose grid is this one's: they differ in the rate, which a grid sets itself
     word: str = ""  # that the diagnosis of `off` should say, where the fault has one
 
 
@@ -87,8 +88,12 @@ TASKS = {
         "fashion", 1_000, misfit=True, word="overfit",
         settings={**BUDGET, "augment": "none", "weight_decay": 0.0, "label_smoothing": 0.0},
     ),
-    "rate 10 times too high": Task("fashion", 1_000, settings=BUDGET, rate=10, misfit=True),
-    "rate 30 times too low": Task("fashion", 1_000, settings=BUDGET, rate=1 / 30, misfit=True, word="still learning"),
+    "rate 10 times too high": Task(
+        "fashion", 1_000, settings=BUDGET, rate=10, misfit=True, grid="fashion, 1,000"
+    ),
+    "rate 30 times too low": Task(
+        "fashion", 1_000, settings=BUDGET, rate=1 / 30, misfit=True, word="still learning", grid="fashion, 1,000"
+    ),
     "imbalanced": Task("fashion", 2_000, settings=BUDGET, imbalanced=True, misfit=True),
 }  # fmt: skip
 
@@ -151,13 +156,17 @@ def runs(names: list[str], ways: list[str], seeds: int) -> Iterator[dict[str, An
     points = [[strength, rate] for strength in STRENGTHS for rate in RATES]
     for way in ways:
         for seed in range(seeds):
-            for name in names:
+            for name in dict.fromkeys(
+                (TASKS[name].grid or name) if way == "grid" else name for name in names
+            ):
                 for point in points if way == "grid" else [None]:
                     yield {"task": name, "seed": seed, "way": way, "point": point}
 
 
 # Of src/rightfit; what does not bear on a way's result does not spoil its lines.
-SOURCES = ("nets/*.py", "data/augment.py", "data/loader.py", "data/dealing.py", "evaluation/infer.py")
+SOURCES = (
+    "nets/*.py", "data/augment.py", "data/loader.py", "data/dealing.py", "evaluation/infer.py", "training/recipe.py",
+)  # fmt: skip
 TREATMENT = {"doctor.py", "treatment.py", "race.py"}
 WORDS = {"diagnosis.py", "signals.py", "kept.py", "inner.py", "probe.py"}
 UNUSED = {"off": TREATMENT, "act": set(), "grid": TREATMENT | WORDS}
@@ -516,9 +525,11 @@ def best_of_grid(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if row["way"] == "grid":
             grids.setdefault((row["task"], row["seed"]), []).append(row)
     whole = [found for found in grids.values() if len(found) == len(STRENGTHS) * len(RATES)]
-    return [row for row in rows if row["way"] != "grid"] + [
-        min(g, key=lambda row: row["val_loss"]) for g in whole
+    best = [min(found, key=lambda row: row["val_loss"]) for found in whole]
+    shared = [
+        {**row, "task": name} for name, task in TASKS.items() for row in best if row["task"] == task.grid
     ]
+    return [row for row in rows if row["way"] != "grid"] + best + shared
 
 
 def values(rows: list[dict[str, Any]], task: str, way: str, measure: str) -> dict[int, float]:
