@@ -35,6 +35,8 @@ FLOORS = (
     {"working"},
     {"beginning"},
     {"trials"},
+    {"places"},
+    {"study"},
     {"searching"},
     {"api"},
     {"__init__"},

@@ -111,6 +111,7 @@ def tune(
     space: str | Path | Mapping[str, Any] | None = None,
     trials: int | None = None,
     time_limit: str | None = None,
+    ray: str | None = None,
     quiet: bool = False,
     **settings: Any,
 ) -> Run:
@@ -120,6 +121,7 @@ def tune(
     is tuned instead (`rightfit.tuning.space`); `trials` and `time_limit` end the search, one of them is needed. Trials
     are chosen by one half of the validation images; the other half, which chose nothing, is what the figures told at
     the end are of (search/tuning.json). The test images stay sealed. A search that was killed goes on with `resume`.
+    With `ray`, a Ray cluster as of `train`, trials are trained on its nodes, as many at once as they hold.
     Raises UsageError, DataError and RightfitError as `train` does; DataError for too few validation images, RunError
     where trials fail one after the other.
     """
@@ -138,7 +140,7 @@ def tune(
     dataset, asked, backend, precision, reasons = _ready(asked, source, config, console)
     with ExitStack() as held:
         return searching.tune(
-            dataset, asked, console, backend, precision, reasons, held, knobs, trials, time_limit
+            dataset, asked, console, backend, precision, reasons, held, knobs, trials, time_limit, ray
         )
 
 
@@ -191,7 +193,7 @@ def resume(
                 raise UsageError(
                     f"{place} is a search that goes on as it began: with its epochs, on its images"
                 )
-            return searching.go_on(place, data, micro_batch, console, held)
+            return searching.go_on(place, data, micro_batch, console, held, ray)
         if checkpoints.identity():
             raise RunError(
                 f"{place}: none of its checkpoints is whole; "

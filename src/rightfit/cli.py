@@ -156,6 +156,7 @@ def tune(
         Path | None,
         typer.Option(help="YAML file of what to tune, and within which bounds", show_default=False),
     ] = None,
+    ray: Ray = None,
     json: AsJson = False,
     quiet: Quiet = False,
     **settings: Any,
@@ -163,7 +164,8 @@ def tune(
     """Search for the settings that suit the images, within --time-limit, and train with them."""
     from rightfit import api
 
-    _print_run(api.tune(data, config=config, space=space, trials=trials, quiet=quiet, **settings), json)
+    found = api.tune(data, config=config, space=space, trials=trials, ray=ray, quiet=quiet, **settings)
+    _print_run(found, json)
 
 
 @app.command()

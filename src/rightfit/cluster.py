@@ -72,6 +72,13 @@ def resources(workers: int) -> tuple[int, int]:
     return int(ray.cluster_resources().get("GPU", 0)), max(1, each)
 
 
+def slots(cpus: int) -> int:
+    """How many tasks of so many CPUs the nodes hold at once."""
+    import ray
+
+    return max(1, sum(int(node["Resources"].get("CPU", 0)) // cpus for node in ray.nodes() if node["Alive"]))
+
+
 def environment(**more: str) -> dict[str, Any]:
     """Environment variables of a worker: `more`, and those of ours that are set here."""
     passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}

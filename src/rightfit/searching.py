@@ -15,14 +15,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rightfit import beginning
+from rightfit import beginning, cluster
 from rightfit.config import TrainSettings, parse_seconds
 from rightfit.console import Console
 from rightfit.errors import DataError, RunError, UsageError, WriteError
+from rightfit.places import Here, Nodes
 from rightfit.provenance import digest_of_file
 from rightfit.records import SEARCHED
 from rightfit.run import Run
-from rightfit.trials import FOLDER, JOURNAL, Interrupted, Search, parts_of
+from rightfit.study import Study
+from rightfit.trials import FOLDER, JOURNAL, Interrupted, Trials, parts_of
 
 if TYPE_CHECKING:
     from rightfit.data.dataset import Dataset
@@ -40,9 +42,11 @@ def tune(
     knobs: Space | None,
     trials: int | None,
     time_limit: str | None,
+    ray: str | None = None,
     place: Path | None = None,
 ) -> Run:
-    """Search, choose, and train a run with what was chosen; `place` is a search's that is locked already."""
+    """Search, on the cluster at `ray` if there is one, choose, and train a run with what was chosen; `place` is a
+    search's that is locked already."""
     from rightfit.saving import folder
     from rightfit.tuning import journal, space
 
@@ -73,17 +77,21 @@ def tune(
             images=dataset.images.fingerprint,
         )
     seconds = parse_seconds(time_limit) if time_limit else None
-    search = Search(place, dataset, asked, base, facts, knobs, trials, seconds, console, backend, precision)
+    own = Trials(place, dataset, asked, base, facts, backend, precision)
+    if ray is not None:
+        held.enter_context(cluster.connected(ray, console))
+    places = Here(own) if ray is None else Nodes(place, backend)
+    study = Study(own, knobs, trials, seconds, console, places)
     try:
         with _tensorflow_quiet():
-            search.run()
+            study.run()
     except Interrupted as stopped:
         console.say(f"{stopped}; `rightfit resume {place}` goes on with the search")
         return Run(place, unfinished=True)
     except (DataError, WriteError):
         console.say(f"the search stops; once that is mended, `rightfit resume {place}` goes on")
         raise
-    return _ended(search, reasons, held)
+    return _ended(study, reasons, held)
 
 
 @contextmanager
@@ -109,7 +117,9 @@ def check(trials: int | None, time_limit: str | None) -> None:
     need_optuna()
 
 
-def go_on(place: Path, data: Any, micro_batch: int | None, console: Console, held: ExitStack) -> Run:
+def go_on(
+    place: Path, data: Any, micro_batch: int | None, console: Console, held: ExitStack, ray: str | None = None
+) -> Run:
     """A search that was stopped or killed, from its journal. UsageError for data in memory that are not given again,
     DataError for images or labels that have changed."""
     from rightfit.saving import folder
@@ -133,50 +143,59 @@ def go_on(place: Path, data: Any, micro_batch: int | None, console: Console, hel
     knobs = tuple(Knob(**{**knob, "choices": tuple(knob["choices"])}) for knob in begun["space"])
     return tune(
         dataset, asked, console, backend, begun["precision"], reasons, held, knobs,
-        begun["trials"], begun["time_limit"], place,
+        begun["trials"], begun["time_limit"], ray, place,
     )  # fmt: skip
 
 
-def _ended(search: Search, reasons: dict[str, str], held: ExitStack) -> Run:
+def _ended(study: Study, reasons: dict[str, str], held: ExitStack) -> Run:
     from rightfit.saving import folder
     from rightfit.tuning.choosing import choose
     from rightfit.tuning.space import edges, place_of
     from rightfit.tuning.suggest import importances
 
-    choice = choose(search.trials, search.levels)
+    choice = choose(study.trials, study.levels)
     if choice is None:
-        why = next((t.failed for t in search.trials if t.failed), "")
-        raise RunError(f"{search.place}: no trial was trained to its end; the default recipe failed: {why}")
-    trial = search.trials[choice.trial]
+        why = next((t.failed for t in study.trials if t.failed), "")
+        raise RunError(
+            f"{study.own.place}: no trial was trained to its end; the default recipe failed: {why}"
+        )
+    trial = study.trials[choice.trial]
     reported = list(trial.reported.values())
     told = {
         name: sum(each[name] for each in reported) / len(reported)
         for name in ("accuracy", "accuracy_half", "loss", "loss_half")
     }
-    search.console.say(
-        f"chosen: trial {choice.trial} ({choice.because}); on {len(search.reporting):,} images that chose nothing it "
-        f"gets {100 * told['accuracy']:.1f} ±{100 * told['accuracy_half']:.1f} % right"
+    study.console.say(
+        f"chosen: trial {choice.trial} ({choice.because}); on {len(study.own.reporting):,} images that chose nothing "
+        f"it gets {100 * told['accuracy']:.1f} ±{100 * told['accuracy_half']:.1f} % right"
     )
-    last = search.levels[-1]
+    last = study.levels[-1]
     content = {
-        "chosen": choice.trial, "settings": trial.chosen, "default": search.trials[0].chosen, "epochs": last,
-        "because": choice.because, "reported": told, "seeds": len(reported), "images": len(search.reporting),
-        "importances": importances(search.trials, search.space, search.levels),
-        "edges": edges(search.space, trial.chosen),
-        "steps": sum(sum(t.steps.values()) for t in search.trials),
-        "best": search.record.best(last),
-        "space": [dataclasses.asdict(knob) for knob in search.space],
+        "chosen": choice.trial, "settings": trial.chosen, "default": study.trials[0].chosen, "epochs": last,
+        "because": choice.because, "reported": told, "seeds": len(reported), "images": len(study.own.reporting),
+        "importances": importances(study.trials, study.space, study.levels),
+        "edges": edges(study.space, trial.chosen),
+        "steps": sum(sum(t.steps.values()) for t in study.trials),
+        "best": study.record.best(last),
+        "space": [dataclasses.asdict(knob) for knob in study.space],
         "trials": [
             {"trial": t.number, "chosen": t.chosen, "epochs": t.epochs(0), "loss": t.loss(0, t.epochs(0)),
-             "at": {knob.name: place_of(knob, t.chosen[knob.name]) for knob in search.space}, "failed": t.failed}
-            for t in search.trials
+             "at": {knob.name: place_of(knob, t.chosen[knob.name]) for knob in study.space}, "failed": t.failed}
+            for t in study.trials
         ],
     }  # fmt: skip
-    folder.write_json(search.place / SEARCHED, content)
-    shutil.rmtree(search.place / FOLDER / "trials", ignore_errors=True)
+    folder.write_json(study.own.place / SEARCHED, content)
+    shutil.rmtree(study.own.place / FOLDER / "trials", ignore_errors=True)
     for name in ("decisions.jsonl", "history.csv"):  # of a run with this choice that was killed as it began
-        (search.place / name).unlink(missing_ok=True)
-    asked = search.settings_of(trial.chosen, 0)
+        (study.own.place / name).unlink(missing_ok=True)
+    own = study.own
     return beginning.begin(
-        search.dataset, asked, search.console, search.backend, search.precision, reasons, held, search.place
+        own.dataset,
+        own.settings_of(trial.chosen, 0, last),
+        study.console,
+        own.backend,
+        own.precision,
+        reasons,
+        held,
+        own.place,
     )

@@ -1,4 +1,4 @@
-"""The trials of a search: each is trained up to a rung, from its checkpoint; what it reached goes into the journal."""
+"""One trial of a search: trained up to a rung, from its checkpoint, to what it reached. Here, or on any node."""
 
 from __future__ import annotations
 
@@ -11,24 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from rightfit import beginning, fitting, memory
 from rightfit.config import TrainSettings, parse_seconds
-from rightfit.console import Console, duration
-from rightfit.errors import DataError, RightfitError, RunError, WriteError
+from rightfit.console import Console
+from rightfit.errors import DataError, RightfitError, WriteError
 from rightfit.provenance import Job
 
 if TYPE_CHECKING:
     from rightfit.data.dataset import Dataset
     from rightfit.training.recipe import Decision, Facts
     from rightfit.training.state import Progress
-    from rightfit.tuning.halving import Task
-    from rightfit.tuning.journal import Trial
-    from rightfit.tuning.space import Space
 
-FOLDER, JOURNAL = "search", "journal.jsonl"
+FOLDER, JOURNAL = "search", "journal.jsonl"  # in the run that a search ends in
 IN_A_TRIAL = {"doctor": "off", "report": "none"}
-TRAININGS = 16  # to the end that are to fit into the time
-SEARCH = 0.5  # of the time; the rest is for more seeds of the finalists and the run at the end
 FEWEST = 10  # validation images in each half
-FAILURES = 3  # in a row end a search: what is wrong is not the settings
 
 
 class Interrupted(Exception):
@@ -36,151 +30,71 @@ class Interrupted(Exception):
 
 
 @dataclass
-class Search:
-    place: Path  # of the run that it ends in
+class Trials:
+    place: Path  # of the run that the search ends in
     dataset: Dataset
     asked: TrainSettings
     base: TrainSettings  # the default recipe's, resolved
     facts: Facts
-    space: Space
-    trials_at_most: int | None
-    seconds: float | None
-    console: Console
     backend: str
     precision: str
 
     def __post_init__(self) -> None:
         from rightfit.tuning.space import usual
 
-        self.journal = self.place / FOLDER / JOURNAL
-        self._read()
         self.selection, self.reporting = parts_of(self.dataset, self.asked.seed)
         self.usual = usual(self.asked, self.base, self.facts)
 
-    def _read(self) -> None:
-        from rightfit.tuning import halving, journal
-
-        self.record = journal.read(self.journal)
-        self.trials = self.record.trials
-        assert self.base.epochs
-        self.levels = halving.rungs(self.record.epochs or self.base.epochs)
-
-    # Trials -------------------------------------------------------------------------------------------
-
-    def run(self) -> None:
-        """Until the trials asked for are done with, or the search's share of the time is used; then more seeds of the
-        finalists."""
-        from rightfit.tuning import halving
-
-        self._fit_epochs()
-        self.console.say(
-            f"tuning {', '.join(knob.name for knob in self.space)}; rungs at "
-            f"{', '.join(map(str, self.levels))} epochs; {len(self.selection):,} validation images to choose by, "
-            f"{len(self.reporting):,} to report"
-        )
-        while task := halving.next_task(self.trials, self.levels, self.trials_at_most):
-            if (
-                self._late(SEARCH) and task.trial
-            ):  # the default recipe goes to its end whatever the clock says
-                break
-            self._take(task)
-        while task := halving.next_seed(self.trials, self.levels):
-            if self._late(1.0):
-                self.console.say(
-                    "no time is left for more trainings of the finalists; a longer --time-limit has them"
-                )
-                break
-            self._take(task)
-
-    def _fit_epochs(self) -> None:
-        """So few epochs that several trainings fit into the time, by one epoch of the default recipe; once."""
-        from rightfit.tuning import journal
-
-        if self.seconds is None or self.asked.epochs is not None or self.record.epochs:
-            return
-        from rightfit.training.speed import epochs_that_fit
-
-        assert self.base.epochs
-        began = time.monotonic()
-        progress, _, _ = self.train(self.asked.model_copy(update=IN_A_TRIAL), "pace", 1)
-        shutil.rmtree(self._place("pace"), ignore_errors=True)
-        rows = [row for row in progress.history if row.get("steps")]
-        fit = epochs_that_fit(rows[0], self.seconds / TRAININGS) if rows else self.base.epochs
-        epochs = min(self.base.epochs, fit)
-        journal.write(self.journal, "epochs", epochs=epochs, seconds=round(time.monotonic() - began, 1))
-        if epochs < self.base.epochs:
-            self.console.say(
-                f"{epochs} epochs a training in place of {self.base.epochs}, as {TRAININGS} are to fit into "
-                f"{duration(self.seconds)}; --epochs asks for others"
-            )
-        self._read()
-
-    def _take(self, task: Task) -> None:
-        from rightfit.tuning import journal
-
-        if task.trial == len(self.trials):
-            chosen = self._next()
-            journal.write(self.journal, "trial", trial=task.trial, chosen=chosen)
-            self.trials.append(journal.Trial(task.trial, chosen))
-        trial, began = self.trials[task.trial], time.monotonic()
-        line: dict[str, Any] = {"trial": task.trial, "seed": task.seed}
-        name = f"{trial.number:03d}-{task.seed}"
+    def attempt(
+        self, trial: int, chosen: dict[str, Any], seed: int, epochs: int, last: int
+    ) -> dict[str, Any]:
+        """Train up to `epochs` of `last`: {"loss" of the selection half, "steps", "seconds"}, at the end with what the
+        reporting half says ("reported"); or {"failed": why} where the settings are to blame, or memory is short."""
+        began, name = time.monotonic(), _name(trial, seed)
         try:
-            found = self._trained(trial, task, name)
+            asked = self.settings_of(chosen, seed, last).model_copy(update=IN_A_TRIAL)
+            progress, job, steps = self._train(asked, name, None if epochs == last else epochs)
+            found: dict[str, Any] = {"loss": progress.best_loss, "steps": progress.epoch * steps}
+            if epochs == last:
+                found["reported"] = self._figures_of(job, progress, self.reporting)
         except (DataError, WriteError):  # of no settings' making: once it is mended, the search goes on
             raise
         except Exception as error:
             if not isinstance(error, RightfitError) and not memory.is_short(error):
                 raise
-            why = str(error) if isinstance(error, RightfitError) else memory.words(error)
-            journal.write(self.journal, "failed", **line, why=why, seconds=round(time.monotonic() - began, 1))
-            shutil.rmtree(self._place(name), ignore_errors=True)
-            self._read()
-            self.console.say(f"trial {task.trial} failed and is left out: {why}")
-            if all(t.failed for t in self.trials[-FAILURES:]) and len(self.trials) >= FAILURES:
-                raise RunError(f"the last {FAILURES} trials failed, the last one as follows: {why}") from None
-            return
+            found = {"failed": str(error) if isinstance(error, RightfitError) else memory.words(error)}
         finally:
             _free()
-        line |= {"epochs": task.epochs, **found, "seconds": round(time.monotonic() - began, 1)}
-        journal.write(self.journal, "rung", **line)
-        if task.epochs == self.levels[-1]:
-            shutil.rmtree(self._place(name), ignore_errors=True)
-        self._read()
-        self._say(task, found["loss"])
+        return {**found, "seconds": round(time.monotonic() - began, 1)}
 
-    def _next(self) -> dict[str, Any]:
-        """What the next trial tries: the default recipe first."""
-        from rightfit.tuning.space import defaults_of
-        from rightfit.tuning.suggest import suggest
+    def pace(self) -> dict[str, Any]:
+        """{"row": of the history of one epoch of the default recipe, None where none was, "seconds"}."""
+        began = time.monotonic()
+        try:
+            progress, _, _ = self._train(self.asked.model_copy(update=IN_A_TRIAL), "pace", 1)
+        finally:
+            _free()
+        shutil.rmtree(self._folder("pace"), ignore_errors=True)
+        row = next((row for row in progress.history if row.get("steps")), None)
+        return {"row": row, "seconds": round(time.monotonic() - began, 1)}
 
-        if not self.trials:
-            return defaults_of(self.space, self.base)
-        return suggest(self.trials, self.space, self.levels, self.asked.seed)
+    def forget(self, trial: int, seed: int) -> None:
+        """What an attempt goes on from: once what it reached is in the journal, nobody needs it."""
+        shutil.rmtree(self._folder(_name(trial, seed)), ignore_errors=True)
 
-    def settings_of(self, chosen: dict[str, Any], seed: int) -> TrainSettings:
+    def settings_of(self, chosen: dict[str, Any], seed: int, epochs: int) -> TrainSettings:
         """To train with what was `chosen`, for as long as all trials are."""
         from rightfit.tuning.parts import seed_of
         from rightfit.tuning.space import settings_of
 
-        changes = {"epochs": self.levels[-1], "seed": seed_of(self.asked.seed, seed)}
+        changes = {"epochs": epochs, "seed": seed_of(self.asked.seed, seed)}
         return settings_of(chosen, self.asked.model_copy(update=changes), self.base, self.usual)
 
-    def _trained(self, trial: Trial, task: Task, name: str) -> dict[str, Any]:
-        """Loss of the selection half after `task.epochs` epochs; of a trial's end also what the reporting half says."""
-        asked = self.settings_of(trial.chosen, task.seed).model_copy(update=IN_A_TRIAL)
-        last = task.epochs == self.levels[-1]
-        progress, job, steps = self.train(asked, name, None if last else task.epochs)
-        found: dict[str, Any] = {"loss": progress.best_loss, "steps": progress.epoch * steps}
-        if last:
-            found["reported"] = self.figures_of(job, progress, self.reporting)
-        return found
-
-    def train(self, asked: TrainSettings, name: str, until: int | None) -> tuple[Progress, Job, int]:
+    def _train(self, asked: TrainSettings, name: str, until: int | None) -> tuple[Progress, Job, int]:
         """From its checkpoint, where it has one, up to the epoch `until`; with the steps of an epoch."""
         from rightfit.training.checkpoints import Checkpoints
 
-        place = self._place(name)
+        place = self._folder(name)
         place.mkdir(parents=True, exist_ok=True)
         quiet = Console(quiet=True)
         dataset = self._parted()
@@ -197,7 +111,7 @@ class Search:
         checkpoints.keep_the_last_only()
         return progress, job, -(-facts.images // (settings.batch_size or 1))
 
-    def _place(self, name: str) -> Path:
+    def _folder(self, name: str) -> Path:
         return self.place / FOLDER / "trials" / name
 
     def _parted(self) -> Dataset:
@@ -209,7 +123,7 @@ class Search:
         splits[self.reporting] = "test"
         return dataclasses.replace(self.dataset, table=table.with_splits(np.asarray(splits)))
 
-    def figures_of(self, job: Job, progress: Progress, rows: Any) -> dict[str, Any]:
+    def _figures_of(self, job: Job, progress: Progress, rows: Any) -> dict[str, Any]:
         """Accuracy and loss of the table's `rows` (N,) by the weights that a trial kept, with half their 95 %
         intervals."""
         from rightfit.evaluation.infer import all_logits, plain_graph
@@ -230,33 +144,19 @@ class Search:
             "loss_half": half_width(image_losses(logits, targets, mode), groups),
         }
 
-    # Time ---------------------------------------------------------------------------------------------
 
-    def _late(self, share: float) -> bool:
-        """Whether a share of the time is used, or what is left is needed for one more training and the last one."""
-        if self.seconds is None:
-            return False
-        whole = max(
-            (s for t in self.trials if t.loss(0, self.levels[-1]) is not None for s in t.seconds.values()),
-            default=0.0,
-        )
-        return self.record.seconds >= min(share * self.seconds, self.seconds - 2 * whole)
+def opened(place: Path) -> Trials:
+    """Of the search in `place` as its journal says it was begun, on any node that reaches it and the images."""
+    from rightfit.tuning import journal
 
-    def _say(self, task: Task, loss: float) -> None:
-        from rightfit.tuning import halving
+    begun = journal.read(place / FOLDER / JOURNAL).begun
+    dataset, asked, backend, _ = beginning.prepared_again(place, begun, None, None, Console(quiet=True))
+    _, base, facts, _ = beginning.planned(dataset, asked, Console(quiet=True))
+    return Trials(place, dataset, asked, base, facts, backend, begun["precision"])
 
-        last = self.levels[-1]
-        done = [x for t in self.trials if (x := t.loss(0, last)) is not None]
-        best = f", best to the end {min(done):.4f}" if done else ""
-        left = (
-            f", {duration(max(0.0, self.seconds - self.record.seconds))} left"
-            if self.seconds is not None
-            else ""
-        )
-        seed = f", training {task.seed + 1} of {halving.SEEDS}" if task.seed else ""
-        self.console.say(
-            f"trial {task.trial}{seed}, {task.epochs} of {last} epochs: loss {loss:.4f}{best}{left}"
-        )
+
+def _name(trial: int, seed: int) -> str:
+    return f"{trial:03d}-{seed}"
 
 
 def _unrecorded(decision: Decision) -> None:

@@ -1,6 +1,6 @@
 """One of several processes that train a small net together, without Ray: python pair.py NUMBER COUNT PORT FOLDER.
 
-Leaves in FOLDER the weights, the history and the rows that each process looked at.
+Leaves in FOLDER the weights, the history, and the rows that were looked at.
 """
 
 import json
@@ -8,36 +8,62 @@ import os
 import sys
 from pathlib import Path
 
-os.environ |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+IMAGES, HELD, SIDE, CLASSES = 160, 71, 8, 3
 
-import jax
-import numpy as np
 
-from rightfit.training.workers import Workers
+def main(number, count, port, folder):
+    os.environ |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    import jax
 
-NUMBER, COUNT, PORT, FOLDER = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
-SETTINGS = json.loads(sys.argv[5]) if len(sys.argv) > 5 else {}
-if COUNT > 1:
-    jax.distributed.initialize(f"127.0.0.1:{PORT}", COUNT, NUMBER)
+    if count > 1:
+        jax.distributed.initialize(f"127.0.0.1:{port}", count, number)
+    import numpy as np
 
-from rightfit.config import TrainSettings
-from rightfit.console import Console
-from rightfit.data.augment import policy_named
-from rightfit.data.loader import TrainLoader
-from rightfit.nets.resnet import build
-from rightfit.training import loop, recipe
-from rightfit.training.checkpoints import Checkpoints
-from rightfit.training.judging import Validation
-from rightfit.training.safety import Safety
+    from rightfit.config import TrainSettings
+    from rightfit.console import Console
+    from rightfit.data.augment import policy_named
+    from rightfit.data.loader import TrainLoader
+    from rightfit.nets.resnet import build
+    from rightfit.training import loop, recipe
+    from rightfit.training.checkpoints import Checkpoints
+    from rightfit.training.judging import Validation
+    from rightfit.training.safety import Safety
+    from rightfit.training.workers import Workers
+
+    images = Counted()
+    targets = np.eye(CLASSES, dtype=np.float32)[images.codes]
+    rows, held = np.arange(IMAGES), np.arange(IMAGES, IMAGES + HELD)
+    asked = TrainSettings(
+        data="", image_size=str(SIDE), batch_size=32, epochs=4, augment="medium", weights="none", doctor="act",
+        learning_rate=0.025, seed=3, precision="float32",
+    )  # fmt: skip
+    settings, _ = recipe.resolve(asked, recipe.Facts(IMAGES, (53, 54, 53), "categorical", SIDE))
+    loader = TrainLoader(
+        images, rows, targets[rows], np.ones(IMAGES, np.float32), 32, 3, policy_named("medium", False)
+    )
+    place = folder / f"of-{count}"
+    place.mkdir(exist_ok=True)
+    workers = Workers(number, count)
+    checkpoints = Checkpoints(place, Console(quiet=True), workers)
+    validation = Validation(images, held, targets[held], None)
+    reached = loop.train(
+        build("resnet20", CLASSES, (SIDE, SIDE), 3), loader, validation, settings, "categorical",
+        Console(quiet=True), lambda progress: None, "float32", lambda epochs: settings,
+        safety=Safety(checkpoints, lambda decision: None, lambda positions: []), workers=workers,
+    )  # fmt: skip
+    np.savez(folder / f"weights-{count}-{number}.npz", *reached.weights)
+    told = {"rows": images.seen, "history": reached.history}
+    (folder / f"told-{count}-{number}.json").write_text(json.dumps(told))
 
 
 class Counted:
     """scikit-learn's digits 0, 1 and 2, and which rows were asked for."""
 
     def __init__(self):
+        import numpy as np
         from sklearn.datasets import load_digits
 
-        found = load_digits(n_class=3)
+        found = load_digits(n_class=CLASSES)
         self.images = (found.images * 15).astype(np.uint8)[..., None].repeat(3, axis=-1)
         self.codes = found.target
         self.seen = []
@@ -47,27 +73,5 @@ class Counted:
         return self.images[rows]
 
 
-images = Counted()
-targets = np.eye(3, dtype=np.float32)[images.codes]
-rows, held = np.arange(160), np.arange(160, 231)
-settings = TrainSettings(
-    data="", image_size="8", batch_size=32, epochs=4, augment="medium", weights="none", doctor="act", seed=3,
-    precision="float32", **SETTINGS,
-)  # fmt: skip
-settings, _ = recipe.resolve(settings, recipe.Facts(160, (53, 54, 53), "categorical", 8))
-loader = TrainLoader(
-    images, rows, targets[rows], np.ones(160, np.float32), 32, 3, policy_named("medium", False)
-)
-workers = Workers(NUMBER, COUNT)
-place = FOLDER / f"of-{COUNT}"
-place.mkdir(exist_ok=True)
-checkpoints = Checkpoints(place, Console(quiet=True), workers)
-reached = loop.train(
-    build("resnet20", 3, (8, 8), 3), loader, Validation(images, held, targets[held], None), settings, "categorical",
-    Console(quiet=NUMBER > 0), lambda progress: None, "float32", lambda epochs: settings,
-    safety=Safety(checkpoints, lambda decision: None, lambda positions: []), workers=workers,
-)  # fmt: skip
-np.savez(FOLDER / f"weights-{COUNT}-{NUMBER}.npz", *reached.weights)
-(FOLDER / f"seen-{COUNT}-{NUMBER}.json").write_text(
-    json.dumps({"rows": images.seen, "history": reached.history})
-)
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))

@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rightfit.data.loader import TrainLoader
 from rightfit.training.workers import Workers
 
 PAIR = Path(__file__).with_name("pair.py")
+IMAGES, HELD = 160, 71  # that pair.py trains on and validates with
 
 
 class Noise:
@@ -52,3 +54,40 @@ def test_each_image_is_in_one_part(images, count):
     parts = [range(images)[Workers(number, count).part(images)] for number in range(count)]
     assert [image for part in parts for image in part] == list(range(images))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def trained(folder, count):
+    """The weights, history and rows of each of `count` processes that train together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    commands = [[sys.executable, str(PAIR), str(n), str(count), str(port), str(folder)] for n in range(count)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for command in commands]
+    for process in processes:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said.decode()[-2000:]
+    found = []
+    for number in range(count):
+        with np.load(folder / f"weights-{count}-{number}.npz") as weights:
+            told = json.loads((folder / f"told-{count}-{number}.json").read_text())
+            found.append((list(weights.values()), told["history"], told["rows"]))
+    return found
+
+
+def test_two_processes_reach_one_process_s_weights_and_look_at_each_image_once(tmp_path):
+    [(alone, history, _)] = trained(tmp_path, 1)
+    (first, told, one), (second, _, other) = trained(tmp_path, 2)
+    for mine, theirs, whole in zip(first, second, alone, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+        np.testing.assert_allclose(
+            mine, whole, rtol=0, atol=1e-5
+        )  # after 20 steps, batch normalisation included
+    for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        np.testing.assert_allclose([row[name] for row in told], [row[name] for row in history], atol=1e-5)
+    seen = Counter(one + other)
+    looks = 1 + sum("probe_loss" in row for row in history) / len(history)
+    assert {seen[row] for row in range(IMAGES)} == {round(looks * len(history))}, (
+        "once a step's epoch, once a look"
+    )
+    assert {seen[row] for row in range(IMAGES, IMAGES + HELD)} == {len(history)}, "once an epoch"
+    assert abs(len(one) - len(other)) <= len(history), "and half of them each"

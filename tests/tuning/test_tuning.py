@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.errors import DataError, RightfitError, RunError, UsageError, WriteError
+from rightfit.places import Here
 from rightfit.searching import check
+from rightfit.study import TRAININGS, Study
 from rightfit.training.recipe import Facts
-from rightfit.trials import TRAININGS, Search
+from rightfit.trials import Trials
 from rightfit.tuning import journal
 from rightfit.tuning.choosing import choose
 from rightfit.tuning.halving import ETA, SEEDS, finalists, next_seed, next_task, promotable, rungs
@@ -39,7 +41,7 @@ RESOLVED = TrainSettings(
     data="",
     model="resnet20",
     batch_size=32,
-    learning_rate=0.025,
+    learning_rate=0.1,
     weight_decay=0.005,
     epochs=27,
     augment="light",
@@ -103,6 +105,40 @@ def test_a_search_that_is_killed_takes_the_same_steps(losses, kills):
     _, undisturbed = searched(quality, (3, 9), len(losses))
     _, killed = searched(quality, (3, 9), len(losses), kill=lambda step: step in kills)
     assert undisturbed == killed
+
+
+@given(
+    st.lists(st.floats(0, 9, allow_nan=False), min_size=1, max_size=30),
+    st.sampled_from([(9,), (3, 9), (3, 9, 27)]),
+    st.integers(2, 6),
+    st.randoms(use_true_random=False),
+)
+def test_on_several_places_nothing_is_trained_twice_or_at_once_and_a_third_goes_on(
+    losses, levels, places, chance
+):
+    trials, going, taken = [], [], []
+    while True:
+        while len(going) < places:
+            task = next_task(trials, levels, len(losses), [t.trial for t in going])
+            if task is None:
+                break
+            assert task.trial not in [t.trial for t in going]
+            if task.trial == len(trials):
+                trials.append(Trial(task.trial, {}))
+            going.append(task)
+        if not going:
+            break
+        task = going.pop(chance.randrange(len(going)))
+        taken.append(task)
+        assert trials[task.trial].epochs(0) < task.epochs
+        trials[task.trial].losses.setdefault(0, {})[task.epochs] = losses[task.trial]
+    assert len(trials) == len(losses) and len(set(taken)) == len(taken)
+    assert trials[0].epochs(0) == levels[-1]
+    for low, high in itertools.pairwise(levels):
+        there = [t for t in trials[1:] if low in t.losses[0]]
+        further = [t for t in there if high in t.losses[0]]
+        best = sorted(t.losses[0][low] for t in there)[: len(there) // ETA]
+        assert len(best) <= len(further) <= 2 * len(best), "a third, and as many whom later ones overtook"
 
 
 def test_the_best_trial_is_found_among_many_and_most_never_go_far():
@@ -385,10 +421,10 @@ def test_what_lies_at_the_end_of_its_range_is_named_unless_it_can_go_no_further(
 # Ends -----------------------------------------------------------------------------------------------
 
 
-class Untrained(Search):
+class Untrained(Trials):
     """Its trainings are said to have happened."""
 
-    def train(self, asked, name, until):
+    def _train(self, asked, name, until):
         self.taken.append(name)
         if name != "pace" and self.fails(name):
             raise self.error
@@ -396,7 +432,7 @@ class Untrained(Search):
         row = {"steps": 10, "train_seconds": 2.0, "first_step_seconds": 0.2, "validation_seconds": 0.0}
         return SimpleNamespace(epoch=epochs, best_loss=0.5, history=[row]), None, 10
 
-    def figures_of(self, job, progress, rows):
+    def _figures_of(self, job, progress, rows):
         return {"accuracy": 0.9, "accuracy_half": 0.1, "loss": 0.5, "loss_half": 0.1}
 
 
@@ -409,10 +445,8 @@ def untrained(
     (folder / "search").mkdir()
     asked = TrainSettings(data="", **asked)
     Untrained.taken, Untrained.fails, Untrained.error = [], staticmethod(fails), error
-    return Untrained(
-        folder, SimpleNamespace(table=table), asked, RESOLVED, FACTS, SPACE, trials, seconds, Console(quiet=True),
-        "tensorflow", "float32",
-    )  # fmt: skip
+    own = Untrained(folder, SimpleNamespace(table=table), asked, RESOLVED, FACTS, "tensorflow", "float32")
+    return Study(own, SPACE, trials, seconds, Console(quiet=True), Here(own))
 
 
 def test_trials_that_fail_are_left_out_and_many_in_a_row_end_a_search_that_only_the_clock_would(tmp_path):

@@ -8,7 +8,7 @@ was killed decides the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from rightfit.tuning.journal import Trial
@@ -37,26 +37,31 @@ def rungs(epochs: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def next_task(trials: Sequence[Trial], levels: Sequence[int], most: int | None) -> Task | None:
-    """The next step of the search; a `trial` that is not there yet is to be begun. None: `most` trials are done with.
+def next_task(
+    trials: Sequence[Trial], levels: Sequence[int], most: int | None, going: Collection[int] = ()
+) -> Task | None:
+    """The next step of the search; a `trial` that is not there yet is to be begun. None: `most` trials are done with,
+    but for those that are `going`.
 
     Trial 0, the default recipe, goes all the way, as what others are measured by.
     """
     for trial in trials:  # one that was broken off
-        if not trial.failed and not trial.losses.get(0):
+        if not trial.failed and not trial.losses.get(0) and trial.number not in going:
             return Task(trial.number, 0, levels[0])
-    if trials and not trials[0].failed and trials[0].epochs(0) < levels[-1]:
+    if trials and not trials[0].failed and trials[0].epochs(0) < levels[-1] and 0 not in going:
         return Task(0, 0, next(level for level in levels if level > trials[0].epochs(0)))
     ended = most is not None and len(trials) >= most
     for place in reversed(range(len(levels) - 1)):
-        if (found := promotable(trials, levels, place, ended)) is not None:
+        if (found := promotable(trials, levels, place, ended and not going, going)) is not None:
             return Task(found, 0, levels[place + 1])
     return None if ended else Task(len(trials), 0, levels[0])
 
 
-def promotable(trials: Sequence[Trial], levels: Sequence[int], place: int, ended: bool) -> int | None:
+def promotable(
+    trials: Sequence[Trial], levels: Sequence[int], place: int, ended: bool, going: Collection[int] = ()
+) -> int | None:
     """The best trial that waits at a rung, where fewer than a third of those that reached it went on; None where none
-    does. Once the search has `ended`, who waits and is among the best third.
+    does. Once the search has `ended`, who waits and is among the best third. Who is `going` does not wait.
 
     Trial 0 goes on without being asked, and is counted at no rung.
     """
@@ -65,7 +70,7 @@ def promotable(trials: Sequence[Trial], levels: Sequence[int], place: int, ended
         (loss, t.number) for t in trials[1:] if not t.failed and (loss := t.loss(0, level)) is not None
     )
     share = len(there) // ETA
-    waiting = [number for _, number in there if trials[number].epochs(0) == level]
+    waiting = [number for _, number in there if trials[number].epochs(0) == level and number not in going]
     if ended:
         waiting = [number for number in waiting if number in [n for _, n in there[:share]]]
     elif len(there) - len(waiting) >= share:
@@ -80,11 +85,14 @@ def finalists(trials: Sequence[Trial], levels: Sequence[int]) -> list[int]:
     return ([0] if trials and _done(trials[0], levels[-1]) else []) + best
 
 
-def next_seed(trials: Sequence[Trial], levels: Sequence[int]) -> Task | None:
-    """Which finalist is to be trained again with another seed; None when all were."""
+def next_seed(
+    trials: Sequence[Trial], levels: Sequence[int], going: Collection[tuple[int, int]] = ()
+) -> Task | None:
+    """Which finalist is to be trained again with another seed; None when all were, or are `going` (trial and seed)."""
     for seed in range(1, SEEDS):
         for number in finalists(trials, levels):
-            if trials[number].loss(seed, levels[-1]) is None and not trials[number].failed:
+            known = trials[number].loss(seed, levels[-1]) is not None or trials[number].failed
+            if not known and (number, seed) not in going:
                 return Task(number, seed, levels[-1])
     return None
 

@@ -27,7 +27,7 @@ def suggest(trials: Sequence[Trial], space: Space, levels: Sequence[int], seed: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(
-            seed=seed_of(seed, len(trials)), n_startup_trials=STARTUP, multivariate=True
+            seed=seed_of(seed, len(trials)), n_startup_trials=STARTUP, multivariate=True, constant_liar=True
         )
         study = optuna.create_study(sampler=sampler)
         for trial in trials:
@@ -64,12 +64,14 @@ def importances(trials: Sequence[Trial], space: Space, levels: Sequence[int]) ->
 
 
 def _as_optuna(trial: Trial, space: Space, levels: Sequence[int]) -> Any:
-    """As pruned at the last rung that it reached: the sampler ranks trials by how far they came, then by loss."""
+    """As pruned at the last rung that it reached: the sampler ranks trials by how far they came, then by loss. One that
+    has reached none yet counts as a bad one (the constant liar), so that several at once do not all try the same."""
     optuna = _optuna()
     kinds, state = distributions(space), optuna.trial.TrialState
     seen = trial.losses.get(0, {})
     if trial.failed or not seen:
-        return optuna.trial.create_trial(state=state.FAIL, params=trial.chosen, distributions=kinds)
+        state = state.FAIL if trial.failed else state.RUNNING
+        return optuna.trial.create_trial(state=state, params=trial.chosen, distributions=kinds)
     if levels[-1] in seen:
         return optuna.trial.create_trial(
             params=trial.chosen, distributions=kinds, value=seen[levels[-1]], intermediate_values=seen

@@ -1,0 +1,112 @@
+"""Where the trials of a search are trained: here, one after the other, or on the nodes of a Ray cluster.
+
+Both take a task and give back what became of it; what a place knows beside that is how many it can have going.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Protocol
+
+from rightfit import cluster, trials
+from rightfit.tuning.halving import Task
+
+CPUS = 4  # of a trial, where nodes have them: small nets do not use more
+LOST = 8  # times that a trial is begun again elsewhere, from its checkpoint, before it counts as failed
+PATIENCE = 60  # seconds for trials to save where they stand
+
+
+class Places(Protocol):
+    count: int  # trials at once
+
+    def begin(self, task: Task, chosen: dict[str, Any], last: int) -> None:
+        """Train `task` of a trial with what was `chosen`, which ends after `last` epochs."""
+
+    def next_done(self) -> tuple[Task, dict[str, Any]]:
+        """Wait for one that was begun: what `Trials.attempt` says of it."""
+
+    def pace(self) -> dict[str, Any]:
+        """What `Trials.pace` says."""
+
+
+class Here:
+    count = 1
+
+    def __init__(self, own: trials.Trials) -> None:
+        self.trials = own
+        self._done: list[tuple[Task, dict[str, Any]]] = []
+
+    def begin(self, task: Task, chosen: dict[str, Any], last: int) -> None:
+        self._done.append((task, self.trials.attempt(task.trial, chosen, task.seed, task.epochs, last)))
+
+    def next_done(self) -> tuple[Task, dict[str, Any]]:
+        return self._done.pop()
+
+    def pace(self) -> dict[str, Any]:
+        return self.trials.pace()
+
+
+class Nodes:
+    """Of the cluster that this process is connected to; a trial whose node is lost is trained on another one."""
+
+    def __init__(self, place: Path, backend: str) -> None:
+        import ray
+
+        gpus, each = cluster.resources(1)
+        cpus = min(CPUS, each)
+        self.place = str(place.resolve())
+        self.count = gpus or cluster.slots(cpus)
+        threads = cluster.environment(KERAS_BACKEND=backend, TF_NUM_INTRAOP_THREADS=str(cpus))
+        self._call = ray.remote(
+            num_cpus=cpus, num_gpus=1 if gpus else 0, max_retries=LOST, runtime_env={"env_vars": threads}
+        )(_called)
+        self._going: dict[Any, Task] = {}
+
+    def begin(self, task: Task, chosen: dict[str, Any], last: int) -> None:
+        asked = (task.trial, chosen, task.seed, task.epochs, last)
+        self._going[self._call.remote(self.place, "attempt", *asked)] = task
+
+    def next_done(self) -> tuple[Task, dict[str, Any]]:
+        import ray
+
+        try:
+            done, _ = ray.wait(list(self._going), num_returns=1)
+        except KeyboardInterrupt:
+            self._stop()
+            raise trials.Interrupted(f"stopped with {len(self._going)} trials under way") from None
+        return self._going.pop(done[0]), self._result(done[0])
+
+    def pace(self) -> dict[str, Any]:
+        return self._result(self._call.remote(self.place, "pace"))
+
+    def _result(self, reference: Any) -> dict[str, Any]:
+        import ray
+
+        try:
+            found: dict[str, Any] = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            why = str(error).strip().splitlines()[0]
+            return {"failed": f"its process was lost {LOST + 1} times: {why}", "seconds": 0.0}
+        return found
+
+    def _stop(self) -> None:
+        """Trials save where they stand."""
+        import ray
+
+        for reference in self._going:
+            ray.cancel(reference)
+        ray.wait(list(self._going), num_returns=len(self._going), timeout=PATIENCE)
+
+
+def _called(place: str, what: str, *asked: Any) -> dict[str, Any]:
+    """On a node: a method of the search's trials, which a process opens once."""
+    found: dict[str, Any] = getattr(_opened(place), what)(*asked)
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(place: str) -> trials.Trials:
+    return trials.opened(Path(place))

@@ -1,0 +1,173 @@
+"""A search at work: which trial goes on or begins, on as many places as there are, until time or trials are used up.
+
+Everything that is decided follows from the journal (tuning/journal.py), which this alone writes to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rightfit.console import Console, duration
+from rightfit.errors import RunError
+from rightfit.places import Places
+from rightfit.trials import FOLDER, JOURNAL, Trials
+
+if TYPE_CHECKING:
+    from rightfit.tuning.halving import Task
+    from rightfit.tuning.space import Space
+
+TRAININGS = 16  # to the end that are to fit into the time
+SEARCH = 0.5  # of the time; the rest is for more seeds of the finalists and the run at the end
+FAILURES = 3  # in a row end a search: what is wrong is not the settings
+
+
+@dataclass
+class Study:
+    """What is done next, and what is on record: everything follows from the journal."""
+
+    own: Trials
+    space: Space
+    trials_at_most: int | None
+    seconds: float | None
+    console: Console
+    places: Places
+
+    def __post_init__(self) -> None:
+        self.journal = self.own.place / FOLDER / JOURNAL
+        self._read()
+
+    def _read(self) -> None:
+        from rightfit.tuning import halving, journal
+
+        self.record = journal.read(self.journal)
+        self.trials = self.record.trials
+        assert self.own.base.epochs
+        self.levels = halving.rungs(self.record.epochs or self.own.base.epochs)
+
+    def run(self) -> None:
+        """Until the trials asked for are done with, or the search's share of the time is used; then more seeds of the
+        finalists."""
+        from rightfit.tuning import halving
+
+        self._fit_epochs()
+        self.console.say(
+            f"tuning {', '.join(knob.name for knob in self.space)}; rungs at "
+            f"{', '.join(map(str, self.levels))} epochs; {len(self.own.selection):,} validation images to choose by, "
+            f"{len(self.own.reporting):,} to report"
+        )
+
+        def next_task(going: Collection[tuple[int, int]]) -> Task | None:
+            trials = [trial for trial, _ in going]
+            task = halving.next_task(self.trials, self.levels, self.trials_at_most, trials)
+            # The default recipe goes to its end whatever the clock says.
+            return None if task and task.trial and self._late(SEARCH) else task
+
+        def next_seed(going: Collection[tuple[int, int]]) -> Task | None:
+            task = halving.next_seed(self.trials, self.levels, going)
+            if task and self._late(1.0):
+                self.console.say(
+                    "no time is left for more trainings of the finalists; a longer --time-limit has them"
+                )
+                return None
+            return task
+
+        for what_next in (next_task, next_seed):
+            self._work_off(what_next)
+
+    def _work_off(self, what_next: Callable[[Collection[tuple[int, int]]], Task | None]) -> None:
+        """As many tasks at once as there are places, until there is no next one."""
+        going: set[tuple[int, int]] = set()
+        while True:
+            while len(going) < self.places.count and (task := what_next(going)):
+                self._begin(task)
+                going.add((task.trial, task.seed))
+            if not going:
+                return
+            task, found = self.places.next_done()
+            going.remove((task.trial, task.seed))
+            self._done(task, found)
+
+    def _fit_epochs(self) -> None:
+        """So few epochs that several trainings fit into the time, by one epoch of the default recipe; once."""
+        from rightfit.tuning import journal
+
+        asked, base = self.own.asked, self.own.base
+        if self.seconds is None or asked.epochs is not None or self.record.epochs:
+            return
+        from rightfit.training.speed import epochs_that_fit
+
+        assert base.epochs
+        found, time = self.places.pace(), self.seconds * self.places.count
+        fit = epochs_that_fit(found["row"], time / TRAININGS) if found.get("row") else base.epochs
+        epochs = min(base.epochs, fit)
+        journal.write(self.journal, "epochs", epochs=epochs, seconds=found["seconds"])
+        if epochs < base.epochs:
+            self.console.say(
+                f"{epochs} epochs a training in place of {base.epochs}, as {TRAININGS} are to fit into "
+                f"{duration(time)}; --epochs asks for others"
+            )
+        self._read()
+
+    def _begin(self, task: Task) -> None:
+        from rightfit.tuning import journal
+
+        if task.trial == len(self.trials):
+            chosen = self._next()
+            journal.write(self.journal, "trial", trial=task.trial, chosen=chosen)
+            self.trials.append(journal.Trial(task.trial, chosen))
+        self.places.begin(task, self.trials[task.trial].chosen, self.levels[-1])
+
+    def _done(self, task: Task, found: dict[str, Any]) -> None:
+        from rightfit.tuning import journal
+
+        line = {"trial": task.trial, "seed": task.seed}
+        if why := found.pop("failed", ""):
+            journal.write(self.journal, "failed", **line, why=why, seconds=found["seconds"])
+            self.own.forget(task.trial, task.seed)
+            self._read()
+            self.console.say(f"trial {task.trial} failed and is left out: {why}")
+            if all(t.failed for t in self.trials[-FAILURES:]) and len(self.trials) >= FAILURES:
+                raise RunError(f"the last {FAILURES} trials failed, the last one as follows: {why}") from None
+            return
+        journal.write(self.journal, "rung", **line, epochs=task.epochs, **found)
+        if task.epochs == self.levels[-1]:
+            self.own.forget(task.trial, task.seed)
+        self._read()
+        self._say(task, found["loss"])
+
+    def _next(self) -> dict[str, Any]:
+        """What the next trial tries: the default recipe first."""
+        from rightfit.tuning.space import defaults_of
+        from rightfit.tuning.suggest import suggest
+
+        if not self.trials:
+            return defaults_of(self.space, self.own.base)
+        return suggest(self.trials, self.space, self.levels, self.own.asked.seed)
+
+    def _late(self, share: float) -> bool:
+        """Whether a share of the time is used, or what is left is needed for one more training and the last one."""
+        if self.seconds is None:
+            return False
+        whole = max(
+            (s for t in self.trials if t.loss(0, self.levels[-1]) is not None for s in t.seconds.values()),
+            default=0.0,
+        )
+        return self._used() >= min(share * self.seconds, self.seconds - 2 * whole)
+
+    def _say(self, task: Task, loss: float) -> None:
+        from rightfit.tuning import halving
+
+        last = self.levels[-1]
+        done = [x for t in self.trials if (x := t.loss(0, last)) is not None]
+        best = f", best to the end {min(done):.4f}" if done else ""
+        left = f", {duration(max(0.0, self.seconds - self._used()))} left" if self.seconds is not None else ""
+        seed = f", training {task.seed + 1} of {halving.SEEDS}" if task.seed else ""
+        self.console.say(
+            f"trial {task.trial}{seed}, {task.epochs} of {last} epochs: loss {loss:.4f}{best}{left}"
+        )
+
+    def _used(self) -> float:
+        """Seconds that the search took, by what its trials took."""
+        return self.record.seconds / self.places.count
