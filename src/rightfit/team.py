@@ -119,8 +119,8 @@ def team_of(
             "--ray says where workers train; --workers N says how many, or N:M from how many to how many"
         )
     try:
-        fewest, _, most = str(workers).partition(":")
-        found = Team(int(fewest), int(most or fewest), address or "local", work)
+        fewest, colon, most = str(workers).partition(":")
+        found = Team(int(fewest), int(most if colon else fewest), address or "local", work)
     except ValueError:
         raise UsageError(f"--workers {workers}: a number, such as 4, or two, such as 2:4") from None
     if not 1 <= found.fewest <= found.most:
