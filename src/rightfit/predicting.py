@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +41,7 @@ class Order(NamedTuple):
 
     run: Path
     output: Path
-    home: str  # where relative paths of images start
+    home: str  # where relative paths of images start, "" where there are none
     precision: str
     backend: str
     operating_point: str | None
@@ -65,10 +66,12 @@ def predict(
     folder = _folder(output)
     _check_address(address)
     run.thresholds(operating_point)
-    listed = parts.cut(files_of(paths), IMAGES_A_PART)
+    named = [os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
+    home = "" if all(is_url(path) or os.path.isabs(path) for path in named) else os.getcwd()
+    listed = parts.cut(files_of(named), IMAGES_A_PART)
     asked = {
         "format": 1,
-        "listing": parts.listing(listed),
+        "listing": parts.listing(listed, home),
         "run": _digest(run.path),
         "images_a_part": IMAGES_A_PART,
         "operating_point": operating_point,
@@ -78,7 +81,7 @@ def predict(
     order = Order(
         run.path.resolve(),
         folder.resolve(),
-        os.getcwd(),
+        home,
         run.precision,
         backend,
         operating_point,
@@ -113,7 +116,7 @@ def predict(
 
 
 def _folder(output: str | os.PathLike[str]) -> Path:
-    if is_url(os.fspath(output)):
+    if re.match(r"[a-z0-9]{2,}:/", os.fspath(output)):  # a Path of a URL has lost a slash
         raise UsageError(f"{output}: workers write to a folder that all of them reach, not to a URL")
     if Path(output).suffix != ".parquet":
         raise UsageError(f"{output}: with --ray a folder of Parquet files is written; name it .parquet")
@@ -205,8 +208,9 @@ class Worker:
     def __init__(self, order: Order) -> None:
         self.order = order
         self._run: Run | None = None
-        with suppress(OSError):  # where it is not there, relative paths lead nowhere, which is said
-            os.chdir(order.home)
+        if order.home:
+            with suppress(OSError):  # where it is not there, relative paths lead nowhere, which is said
+                os.chdir(order.home)
 
     def __call__(self, batch: pa.Table) -> dict[str, list[str]]:
         part = Part(batch["file"][0].as_py(), batch["names"][0].as_py())
@@ -222,6 +226,8 @@ class Worker:
 
     def _make(self, part: Part) -> None:
         order, paths = self.order, part.paths
+        if parts.made(order.output, part):  # and the node lost before that was known
+            return
         if not any(is_url(path) or os.path.lexists(path) for path in paths):
             raise DataError(
                 f"{paths[0]} is not there, nor any other image of its part; every node needs them"

@@ -68,13 +68,17 @@ def cut(paths: Iterable[str], images: int) -> list[Part]:
     return [Part(f"part-{number:0{digits}}.parquet", names) for number, names in enumerate(found)]
 
 
-def listing(parts: Sequence[Part]) -> str:
-    """The digest of all their images in order."""
-    return hashlib.sha256(b"\0".join(part.names for part in parts)).hexdigest()
+def listing(parts: Iterable[Part], home: str) -> str:
+    """The digest of all their images in order, and of where relative paths start."""
+    found = hashlib.sha256(os.fsencode(home))
+    for part in parts:
+        found.update(b"\0" + part.names)
+    return found.hexdigest()
 
 
 def claim(folder: Path, asked: dict[str, Any], parts: Sequence[Part]) -> None:
     """Make the folder for what is `asked` (keys of HOLDS), or find it made for just that; UsageError otherwise."""
+    visible = {name for name in _names(folder) if not name.startswith((".", "_"))}
     try:
         before = json.loads((folder / ASKED).read_text(encoding="utf-8"))
         other = [text for key, text in HOLDS.items() if before.get(key) != asked[key]]
@@ -86,7 +90,6 @@ def claim(folder: Path, asked: dict[str, Any], parts: Sequence[Part]) -> None:
         raise UsageError(
             f"{folder} holds predictions of {', '.join(other)}; choose another --output, or remove it"
         )
-    visible = {name for name in _names(folder) if not name.startswith((".", "_"))}
     if visible if before is None else visible.difference(part.file for part in parts):
         raise UsageError(f"{folder} exists and holds other files; choose another --output, or remove it")
     if before is None:
