@@ -10,12 +10,14 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import rightfit
+from rightfit import cluster as cluster_module
 from rightfit import predicting
 from rightfit.errors import RightfitError, RunError, UsageError
 
@@ -224,6 +226,24 @@ def test_images_that_a_node_does_not_have_are_not_called_unreadable(run, images,
 
 
 @pytest.mark.parametrize(
+    ("nodes", "places"),
+    [
+        ([{"CPU": 16.0}], (4, 4, 0)),
+        ([{"CPU": 2.0}], (1, 2, 0)),
+        ([{}, {"CPU": 0.0}, {"CPU": 8.0}, {"CPU": 3.0}], (3, 3, 0)),  # heads of clusters often give none
+        ([{}], (1, 1, 0)),
+        ([{"CPU": 64.0}, {"CPU": 16.0, "GPU": 2.0}, {"CPU": 12.0, "GPU": 1.0}], (3, 8, 1)),
+        ([{"CPU": 4.0, "GPU": 8.0}], (8, 0, 1)),
+    ],
+)
+def test_workers_fill_the_cluster(nodes, places, monkeypatch):
+    known = [{"Alive": True, "Resources": node} for node in nodes]
+    lost = {"Alive": False, "Resources": {"CPU": 1.0}}
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(nodes=lambda: [lost, *known]))
+    assert cluster_module.places(4) == places
+
+
+@pytest.mark.parametrize(
     ("address", "said"),
     [
         ("closed", "no cluster answers .Connection refused.; `ray start --head` begins one"),
@@ -290,7 +310,9 @@ def test_a_node_that_is_lost_loses_and_doubles_no_image(
 
     class Slow(predicting.Worker):
         def _make(self, part):
-            tempfile.mkstemp(prefix=part.file, dir=began)
+            from rightfit.runtime import cpu_count
+
+            os.write(tempfile.mkstemp(prefix=part.file, dir=began)[0], str(cpu_count()).encode())
             time.sleep(0.5)
             super()._make(part)
 
@@ -311,4 +333,5 @@ def test_a_node_that_is_lost_loses_and_doubles_no_image(
         remover.join()
     times_begun = Counter(path.name.partition(".parquet")[0] for path in began.iterdir())
     assert len(times_begun) == 8 and max(times_begun.values()) > 1, "no part was lost, so nothing was tested"
+    assert {path.read_text() for path in began.iterdir()} == {"1"}, "a worker takes the processors of others"
     assert_whole(folder, expected)
