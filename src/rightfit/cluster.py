@@ -120,7 +120,7 @@ def _unreachable(address: str, reason: str) -> UsageError:
     )
 
 
-class Places(NamedTuple):
+class Room(NamedTuple):
     """How many workers a cluster has room for, and what each is given."""
 
     workers: int
@@ -128,7 +128,7 @@ class Places(NamedTuple):
     gpus: int
 
 
-def places(most_cpus: int) -> Places:
+def room(most_cpus: int) -> Room:
     """One worker a GPU, with its share of the CPUs; where there are none, as many as there is room for of `most_cpus`
     each, or of what the smallest node has."""
     import ray
@@ -137,10 +137,10 @@ def places(most_cpus: int) -> Places:
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
     if with_gpus:
         shares = [node.get("CPU", 0) // node["GPU"] for node in with_gpus]
-        return Places(int(sum(node["GPU"] for node in with_gpus)), int(min(shares)), 1)
+        return Room(int(sum(node["GPU"] for node in with_gpus)), int(min(shares)), 1)
     cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1] or [1]
     each = min(most_cpus, *cpus)
-    return Places(sum(count // each for count in cpus), each, 0)
+    return Room(sum(count // each for count in cpus), each, 0)
 
 
 @contextmanager

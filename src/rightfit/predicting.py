@@ -149,8 +149,8 @@ def _made_on_ray(
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        places = cluster.places(CPUS_A_WORKER)
-        _say_places(places, len(missing), console)
+        room = cluster.room(CPUS_A_WORKER)
+        _say_room(room, len(missing), console)
         rows = ray.data.from_items(
             [{"file": part.file, "names": part.names} for part in missing], override_num_blocks=len(missing)
         ).map_batches(
@@ -160,11 +160,11 @@ def _made_on_ray(
             batch_format="pyarrow",
             # As many as there is room for, and more where the cluster grows.
             compute=ray.data.ActorPoolStrategy(
-                min_size=min(places.workers, len(missing)), max_size=len(missing)
+                min_size=min(room.workers, len(missing)), max_size=len(missing)
             ),
-            num_cpus=places.cpus,
-            num_gpus=places.gpus,
-            runtime_env={"env_vars": cluster.environment(**cluster.threads(places.cpus))},
+            num_cpus=room.cpus,
+            num_gpus=room.gpus,
+            runtime_env={"env_vars": cluster.environment(**cluster.threads(room.cpus))},
         )
         named = {part.file: part for part in missing}
         try:
@@ -180,9 +180,9 @@ def _made_on_ray(
             raise RightfitError(f"Ray gave up: {cluster.reason_of(error)}; {AGAIN}") from error
 
 
-def _say_places(places: cluster.Places, count: int, console: Console) -> None:
-    workers = min(places.workers, count)
-    each = f"{places.cpus} CPU{'s' if places.cpus != 1 else ''}" + (" and a GPU" if places.gpus else "")
+def _say_room(room: cluster.Room, count: int, console: Console) -> None:
+    workers = min(room.workers, count)
+    each = f"{room.cpus} CPU{'s' if room.cpus != 1 else ''}" + (" and a GPU" if room.gpus else "")
     each += " each" if workers > 1 else ""
     console.say(
         f"{count:,} part{'s' if count > 1 else ''} of up to {IMAGES_A_PART:,} images, "

@@ -226,7 +226,7 @@ def test_images_that_a_node_does_not_have_are_not_called_unreadable(run, images,
 
 
 @pytest.mark.parametrize(
-    ("nodes", "places"),
+    ("nodes", "room"),
     [
         ([{"CPU": 16.0}], (4, 4, 0)),
         ([{"CPU": 2.0}], (1, 2, 0)),
@@ -236,11 +236,11 @@ def test_images_that_a_node_does_not_have_are_not_called_unreadable(run, images,
         ([{"CPU": 4.0, "GPU": 8.0}], (8, 0, 1)),
     ],
 )
-def test_workers_fill_the_cluster(nodes, places, monkeypatch):
+def test_workers_fill_the_cluster(nodes, room, monkeypatch):
     known = [{"Alive": True, "Resources": node} for node in nodes]
     lost = {"Alive": False, "Resources": {"CPU": 1.0}}
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(nodes=lambda: [lost, *known]))
-    assert cluster_module.places(4) == places
+    assert cluster_module.room(4) == room
 
 
 @pytest.mark.parametrize(
