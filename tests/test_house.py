@@ -30,7 +30,17 @@ FLOORS = (
     {"report", "export", "serve", "tuning", "machine", "keras2"},
     {"run", "provenance"},
     {"reporting"},
-    {"asking", "fitting", "comparing", "explaining", "suspecting", "diagnosing", "inspecting", "exchange"},
+    {
+        "asking",
+        "fitting",
+        "predicting",
+        "comparing",
+        "explaining",
+        "suspecting",
+        "diagnosing",
+        "inspecting",
+        "exchange",
+    },
     {"resuming"},
     {"working"},
     {"beginning"},
@@ -46,7 +56,7 @@ FLOORS = (
 )
 HEIGHT = {unit: height for height, floor in enumerate(FLOORS) for unit in floor}
 DRAWERS = {"utils", "helpers", "common"}
-SLOW = {"keras", "tensorflow", "torch", "jax", "pandas", "pyarrow", "scipy", "sklearn"}
+SLOW = {"keras", "tensorflow", "torch", "jax", "pandas", "pyarrow", "scipy", "sklearn", "ray"}
 
 
 def broken_floors(source: Path) -> list[str]:

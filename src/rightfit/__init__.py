@@ -19,6 +19,7 @@ from rightfit.api import (
     inspect,
     load,
     neighbours,
+    predict_many,
     report,
     resume,
     suspects,
@@ -52,6 +53,6 @@ from rightfit.run import Run
 __all__ = [
     "ArchitectureError", "BackendError", "DataError", "ImageError", "ModelFileError", "RightfitError", "Run",
     "RunError", "UsageError", "WriteError", "check", "compare", "convert", "diagnose", "explain", "from_json",
-    "from_yaml", "inspect", "load", "load_model", "load_weights", "neighbours", "open_saved_model", "report",
-    "resume", "save_weights", "suspects", "to_json", "to_yaml", "train", "tune",
+    "from_yaml", "inspect", "load", "load_model", "load_weights", "neighbours", "open_saved_model",
+    "predict_many", "report", "resume", "save_weights", "suspects", "to_json", "to_yaml", "train", "tune",
 ]  # fmt: skip

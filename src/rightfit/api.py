@@ -218,6 +218,40 @@ def load(run: str | os.PathLike[str], precision: str = "float32", backend: str =
     return Run(run, precision, backend=backend)
 
 
+def predict_many(
+    run: str | os.PathLike[str] | Run,
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    ray: str = "auto",
+    batch_size: int = 64,
+    operating_point: str | None = None,
+    precision: str = "float32",
+    backend: str = "auto",
+    quiet: bool = False,
+) -> int:
+    """`run.predict` on the Ray cluster at `ray`, into a folder of Parquet files; returns how many images are labelled.
+
+    `ray` is "auto", "local" or "host:port", as of `train`. `output`, named .parquet, holds the columns path, label and
+    `probability_<class>`, a row an image, in order; files that are no readable images are left out and named in its
+    _unreadable.csv. Run, images and output have to be on paths that every node reaches, or images at URLs. Called
+    again, it makes the parts that are missing. A run that is open keeps its precision and backend; with a path,
+    `backend` "auto" is chosen by each worker.
+
+    Raises UsageError where Ray is not installed, no cluster answers, or `output` holds something else; RightfitError
+    where Ray gives up, and whatever `load` and `predict` raise.
+    """
+    from rightfit import predicting
+
+    if isinstance(run, Run):
+        opened, backend = run, run.backend
+    else:
+        opened = Run(run, precision, backend=None)
+    return predicting.predict(
+        opened, backend, paths, output, ray, batch_size, operating_point, Console(quiet)
+    )
+
+
 def compare(
     run_a: str | os.PathLike[str] | Run,
     run_b: str | os.PathLike[str] | Run,

@@ -6,50 +6,58 @@ who asked.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
+import re
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from rightfit.console import Console
 from rightfit.errors import UsageError
+from rightfit.runtime import PROCESSORS, THREADS, cpu_count, without_notices
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # of the lines that its C++ writes to stderr
 }
+PATIENCE = 30.0  # seconds for a cluster to answer
+SILENCE = 6 * 3600.0  # seconds after which Ray Data gives up where nothing is done; a part may take an hour
+PROBE = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 PASSED_ON = ("RIGHTFIT_CACHE", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
 
 
 @contextmanager
 def connected(address: str, console: Console) -> Iterator[None]:
-    """To the cluster at `address`: "auto" is one that runs on this machine, "local" one of this machine's own, which
-    ends with it, else host:port or ray://host:port. One that this process is connected to already serves, and stays.
-    UsageError where Ray is not installed, or no cluster answers."""
+    """To the cluster at `address`: "auto" is one that runs on this machine or at RAY_ADDRESS, else as "local", one of
+    this machine's own that ends with the body; else host:port or ray://host:port. One that this process is connected to
+    already serves, and stays. UsageError where Ray is not installed, or no cluster answers."""
+    check_installed()
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
-    try:
-        import ray
-    except ImportError:
-        raise UsageError("--ray needs Ray: pip install 'rightfit[ray]'") from None
+    import ray
+
     if ray.is_initialized():
         yield
         return
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or address
+    own: dict[str, Any] = {}
+    if address == "local" or not _answers(address):
+        if address == "auto":
+            console.say("no Ray cluster runs here; one is begun on this machine for this command")
+        address, own = "local", {"include_dashboard": False, "num_cpus": cpu_count()}
     try:
-        ray.init(
-            None if address == "local" else address,
-            **({"include_dashboard": False} if address == "local" else {}),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-        )
+        with without_notices():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise UsageError(
-            f"--ray {address}: no cluster answers ({str(error).strip().splitlines()[0]}); "
-            "`ray start --head` begins one, and --ray local is one for this command alone"
-        ) from None
+        raise _unreachable(address, str(error).strip().splitlines()[0]) from None
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         total = ray.cluster_resources()
@@ -60,6 +68,108 @@ def connected(address: str, console: Console) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_installed() -> None:
+    """UsageError where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("--ray needs Ray: pip install 'rightfit[ray]'")
+
+
+def _answers(address: str) -> bool:
+    """False where "auto" finds no cluster; UsageError where `address` leads to none.
+
+    Another process asks: where nothing listens, or no cluster does, Ray waits for minutes and then ends its own.
+    """
+    if address != "auto":
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if not host or not port.isdecimal():
+            raise UsageError(f"--ray {address}: give auto, local, HOST:PORT or ray://HOST:PORT")
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except (OSError, OverflowError) as error:
+            raise _unreachable(address, getattr(error, "strerror", None) or str(error)) from None
+    patience = {"RAY_gcs_server_port_wait_time_s": "5", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", PROBE, address],
+            env={**os.environ, **patience},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        raise _unreachable(address, f"no answer within {PATIENCE:.0f} s") from None
+    if asked.returncode == 0:
+        return True
+    if address == "auto" and "Could not find any running Ray instance" in asked.stderr:
+        return False
+    if "InvalidAuthToken" in asked.stderr or "UNAUTHENTICATED" in asked.stderr:
+        raise UsageError(
+            f"--ray {address}: the cluster asks for a token; RAY_AUTH_MODE=token sends it the one in "
+            "~/.ray/auth_token, or at RAY_AUTH_TOKEN_PATH"
+        )
+    raise _unreachable(address, ([line for line in asked.stderr.splitlines() if line.strip()] or ["?"])[-1])
+
+
+def _unreachable(address: str, reason: str) -> UsageError:
+    return UsageError(
+        f"--ray {address}: no cluster answers ({reason}); "
+        "`ray start --head` begins one, and --ray local is one for this command alone"
+    )
+
+
+class Room(NamedTuple):
+    """How many workers a cluster has room for, and what each is given."""
+
+    workers: int
+    cpus: int
+    gpus: int
+
+
+def room(most_cpus: int) -> Room:
+    """One worker a GPU, with its share of the CPUs; where there are none, as many as there is room for of `most_cpus`
+    each, or of what the smallest node has."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
+    if with_gpus:
+        shares = [node.get("CPU", 0) // node["GPU"] for node in with_gpus]
+        return Room(int(sum(node["GPU"] for node in with_gpus)), int(min(shares)), 1)
+    cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1] or [1]
+    each = min(most_cpus, *cpus)
+    return Room(sum(count // each for count in cpus), each, 0)
+
+
+@contextmanager
+def quiet_data() -> Iterator[None]:
+    """Ray Data without its bars and lines in the body, and with patience; failures are raised anyway."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    handlers = [h for h in logging.getLogger("ray.data").handlers if isinstance(h, logging.StreamHandler)]
+    levels = [handler.level for handler in handlers]
+    settings = {"enable_progress_bars": False, "execution_no_progress_timeout_s": SILENCE}
+    before = {name: getattr(context, name) for name in settings if hasattr(context, name)}
+    for name in before:
+        setattr(context, name, settings[name])
+    for handler in handlers:
+        handler.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)
+
+
+def reason_of(error: BaseException) -> str:
+    """The last line of what Ray says of a failure, which is the failure itself, without colours."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def resources(workers: int) -> tuple[int, int]:
@@ -77,6 +187,11 @@ def slots(cpus: int) -> int:
     import ray
 
     return max(1, sum(int(node["Resources"].get("CPU", 0)) // cpus for node in ray.nodes() if node["Alive"]))
+
+
+def threads(cpus: int) -> dict[str, str]:
+    """Environment variables of a worker that has so many CPUs of its machine."""
+    return dict.fromkeys((PROCESSORS, *THREADS), str(max(1, cpus)))
 
 
 def environment(**more: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ Ray = Annotated[
     str | None,
     typer.Option(
         metavar="auto|local|HOST:PORT",
-        help="Ray cluster to work on: auto is the one that runs here, local one begun for this command",
+        help="Ray cluster to work on: auto is the one that runs here, else local, one begun for this command",
         show_default=False,
     ),
 ]

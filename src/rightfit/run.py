@@ -43,9 +43,10 @@ class Run:
         precision: str = "float32",
         dataset: Dataset | None = None,
         unfinished: bool = False,
-        backend: str = "auto",
+        backend: str | None = "auto",
     ) -> None:
-        """`unfinished`: it may be without a model yet. `backend` is one of Keras' or an engine to predict with."""
+        """`unfinished`: it may be without a model yet. `backend` is one of Keras' or an engine to predict with; None
+        where this process only reads what is on record."""
         self.path = Path(path)
         self.precision = precision
         if not self.path.is_dir():
@@ -54,8 +55,7 @@ class Run:
             begun = (self.path / "checkpoints").is_dir()
             hint = f"`rightfit resume {self.path}` goes on" if begun else "did training finish?"
             raise RunError(f"{self.path} holds no trained model (no architecture.json); {hint}")
-        is_engine = backend in ENGINES
-        self.backend = choose_engine(backend, precision) if is_engine else choose_backend(backend)
+        self.backend = _chosen(backend, precision)
         self._model: keras.Model | None = None
         self._engine: Predicts | None = None
         self._description: Description | None = None
@@ -300,23 +300,32 @@ class Run:
         that validation gave instead of the likeliest class (binary) or 1/2 (multilabel).
         Raises UsageError for a path that does not exist, or an operating point that the run has not.
         """
+        from rightfit.data.stream import files_of
+
         console = Console(quiet)
-        thresholds = self._thresholds(operating_point)
-        columns = ["path", "label", *(f"probability_{name}" for name in self.classes)]
+        if isinstance(output, (str, os.PathLike)) and Path(output).suffix == ".parquet":
+            raise UsageError(f"{output}: this writes CSV; name it .csv, or ask for Parquet with --ray local")
+        thresholds = self.thresholds(operating_point)
         unreadable: list[tuple[str, str]] = []
-        chunks = self._predictions(paths, batch_size, unreadable, console, thresholds)
+        chunks = self.predictions(files_of(paths), batch_size, unreadable, console, thresholds)
         if output is None:
             import pandas as pd
 
-            frame = pd.DataFrame([row for chunk in chunks for row in chunk], columns=columns)
+            frame = pd.DataFrame([row for chunk in chunks for row in chunk], columns=self.columns)
             frame.attrs["unreadable"] = unreadable
             return frame
         if isinstance(output, (str, os.PathLike)):
             with replacing(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-                return _write_rows(file, columns, chunks)
-        return _write_rows(output, columns, chunks)
+                return _write_rows(file, self.columns, chunks)
+        return _write_rows(output, self.columns, chunks)
 
-    def _thresholds(self, operating_point: str | None) -> NDArray[np.float64] | None:
+    @property
+    def columns(self) -> list[str]:
+        """Of a table of predictions."""
+        return ["path", "label", *(f"probability_{name}" for name in self.classes)]
+
+    def thresholds(self, operating_point: str | None) -> NDArray[np.float64] | None:
+        """Of each class, as validation gave them; None decides for the likeliest. UsageError as of `predict`."""
         import numpy as np
 
         if operating_point is None:
@@ -329,14 +338,16 @@ class Run:
             raise UsageError(f"{self.path} has no operating point {operating_point!r}; it has {has}")
         return np.array(points[operating_point])
 
-    def _predictions(
+    def predictions(
         self,
-        paths: Any,
+        files: Iterable[str],
         batch_size: int,
         unreadable: list[tuple[str, str]],
         console: Console,
         thresholds: NDArray[np.float64] | None,
     ) -> Iterator[list[list[Any]]]:
+        """The rows of `predict` for files that are listed, a list a batch; what cannot be read is said, and added to
+        `unreadable`."""
         from rightfit.data.stream import readable, said_left_out
         from rightfit.evaluation.infer import logits_of
         from rightfit.evaluation.metrics import decide, probabilities
@@ -347,7 +358,7 @@ class Run:
         done = 0
         with console.bar("Predicting", 0) as bar:
             resize = self.description.resize
-            for batch in readable(paths, height, width, resize, batch_size, console, unreadable):
+            for batch in readable(files, height, width, resize, batch_size, console, unreadable):
                 logits = logits_of(model, batch.images, batch_size)
                 shares = probabilities(logits, self.label_mode, temperature)
                 labels = decide(shares, self.label_mode, self.classes, thresholds)
@@ -355,6 +366,12 @@ class Run:
                 done += len(batch.paths)
                 bar.update(done)
         said_left_out(console, unreadable, done, "labelled")
+
+
+def _chosen(backend: str | None, precision: str) -> str:
+    if backend is None:
+        return ""
+    return choose_engine(backend, precision) if backend in ENGINES else choose_backend(backend)
 
 
 def _write_rows(file: TextIO, columns: list[str], chunks: Iterable[list[list[Any]]]) -> int:

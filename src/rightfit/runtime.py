@@ -29,6 +29,7 @@ DISTRIBUTIONS = {
     "tensorflow": ("tensorflow-cpu", "tensorflow"),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
 }
+PROCESSORS = "RIGHTFIT_PROCESSORS"
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 SPEEDS = "backends.json"  # in the cache folder: how fast each backend trains, by hardware and versions
 
@@ -94,26 +95,34 @@ def _import_keras(backend: str) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "keras" in sys.modules:
         return
+    try:
+        with without_notices():
+            import keras
+
+            keras.ops.zeros(1)
+            if importlib.util.find_spec("tensorflow"):
+                # Keras imports it on any backend when it first reads a layer's configuration.
+                importlib.import_module("tensorflow")
+    except ImportError as error:
+        raise BackendError(f"the {backend} backend is installed but does not import: {error}") from error
+
+
+@contextmanager
+def without_notices() -> Iterator[None]:
+    """What the body writes to stderr, in whatever language, is dropped; unless it fails."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
         with tempfile.TemporaryFile() as notices:
             os.dup2(notices.fileno(), 2)
             try:
-                import keras
-
-                keras.ops.zeros(1)
-                if importlib.util.find_spec("tensorflow"):
-                    # Keras imports it on any backend when it first reads a layer's configuration.
-                    importlib.import_module("tensorflow")
+                yield
             except Exception:  # whatever it is, its notices belong to it
                 notices.seek(0)
                 os.write(kept, notices.read())
                 raise
             finally:
                 os.dup2(kept, 2)
-    except ImportError as error:
-        raise BackendError(f"the {backend} backend is installed but does not import: {error}") from error
     finally:
         os.close(kept)
 
@@ -217,8 +226,10 @@ def _cpuinfo(key: str) -> str:
 
 
 def cpu_count() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Processors this process may use: RIGHTFIT_PROCESSORS at most, where it shares the machine with others."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get(PROCESSORS, "")
+    return max(1, min(own, int(share))) if share.isdecimal() else own
 
 
 def cache_folder(setting: str | None = None) -> Path:

@@ -163,7 +163,7 @@ def _features_of_files(
     """Names (M), features (M, D) of the files that can be read; those that cannot, with reasons."""
     import numpy as np
 
-    from rightfit.data.stream import readable, said_left_out
+    from rightfit.data.stream import files_of, readable, said_left_out
     from rightfit.evaluation.infer import logits_of
 
     names: list[str] = []
@@ -171,7 +171,9 @@ def _features_of_files(
     unreadable: list[tuple[str, str]] = []
     height, width = run.image_size
     with console.bar("Features of images", 0) as bar:
-        for batch in readable(paths, height, width, run.description.resize, BATCH, console, unreadable):
+        for batch in readable(
+            files_of(paths), height, width, run.description.resize, BATCH, console, unreadable
+        ):
             names += batch.paths
             parts.append(logits_of(extractor.model, batch.images, BATCH))
             bar.update(len(names))

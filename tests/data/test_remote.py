@@ -29,7 +29,7 @@ PLACES = {
     "a file's bytes": lambda url: read_bytes(f"{url}/1.jpg"),
     "a file's size": lambda url: size(f"{url}/1.jpg"),
     "what to label": lambda url: list(stream.files_of(f"{url}/1.jpg")),
-    "a folder to label": lambda url: list(stream.images_of(url, 8, 8, "crop", 64)),
+    "a folder to label": lambda url: list(stream.images_of(stream.files_of(url), 8, 8, "crop", 64)),
 }
 CLIENTS = {
     "s3": ("s3fs", "s3"),

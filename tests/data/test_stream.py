@@ -38,7 +38,7 @@ def test_a_loop_of_links_ends(photographs):
 def test_a_link_that_leads_nowhere_is_unreadable_and_said_so(photographs):
     (photographs / "a" / "gone.png").symlink_to("nowhere.png")
     (photographs / "a" / "itself.png").symlink_to("itself.png")
-    (batch,) = images_of(photographs, 8, 8, "crop", batch_size=64)
+    (batch,) = images_of(files_of(photographs), 8, 8, "crop", batch_size=64)
     assert [Path(path).name for path in batch.paths] == ["b.png", "1.png", "3.png"]
     assert [(Path(path).name, reason) for path, reason in batch.unreadable] == [
         ("gone.png", "no such file or directory"),
@@ -56,7 +56,7 @@ def test_a_folder_whose_name_is_no_utf8_is_named_file_by_file(photographs, pictu
     odd = photographs / os.fsdecode(b"caf\xe9") / "4.png"
     odd.parent.mkdir()
     odd.write_bytes(picture())
-    (batch,) = images_of(photographs, 8, 8, "crop", batch_size=64)
+    (batch,) = images_of(files_of(photographs), 8, 8, "crop", batch_size=64)
     assert (len(batch.paths), batch.unreadable) == (3, [(str(odd), "the name is not valid UTF-8")])
 
 

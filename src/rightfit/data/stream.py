@@ -28,20 +28,18 @@ class Decoded(NamedTuple):
     unreadable: list[tuple[str, str]]  # path, reason
 
 
-def images_of(paths: Any, height: int, width: int, resize: str, batch_size: int) -> Iterator[Decoded]:
-    """Batches of up to `batch_size` images of `paths`: files, folders (walked, sorted) or URLs.
-
-    Raises UsageError for a path that does not exist, or when there are no images at all.
-    """
+def images_of(
+    files: Iterable[str], height: int, width: int, resize: str, batch_size: int
+) -> Iterator[Decoded]:
+    """Batches of up to `batch_size` of the files, as `files_of` names them."""
     spec = ImageSpec(height, width, resize)
     with ThreadPoolExecutor(cpu_count(), thread_name_prefix="rightfit-decode") as pool:
-        files = iter(files_of(paths))
-        makers = (functools.partial(_decode, chunk, spec, pool) for chunk in _chunks(files, batch_size))
+        makers = (functools.partial(_decode, chunk, spec, pool) for chunk in chunks(files, batch_size))
         yield from prefetch(makers, ahead=2, workers=1)
 
 
 def readable(
-    paths: Any,
+    files: Iterable[str],
     height: int,
     width: int,
     resize: str,
@@ -50,7 +48,7 @@ def readable(
     unreadable: list[tuple[str, str]],
 ) -> Iterator[Decoded]:
     """The batches of `images_of` that hold images; what cannot be read is said, and added to `unreadable`."""
-    for batch in images_of(paths, height, width, resize, batch_size):
+    for batch in images_of(files, height, width, resize, batch_size):
         for path, reason in batch.unreadable:
             console.say(f"left out: {path}: {reason}")
         unreadable += batch.unreadable
@@ -66,7 +64,10 @@ def said_left_out(console: Console, unreadable: Sequence[object], done: int, wha
 
 
 def files_of(paths: Any) -> Iterator[str]:
-    """Every image file of `paths`, folders walked in sorted order; a file that is named is always taken."""
+    """Every image file of `paths`, files, folders (walked, sorted) or URLs; a file that is named is always taken.
+
+    Raises UsageError for a path that does not exist, or when there are no images at all.
+    """
     named = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     if isinstance(named, Sequence):  # say it before the first is read, not after a million
         for path in named:
@@ -103,7 +104,8 @@ def _is_file(path: str) -> bool:
         return bool(system.isfile(name))
 
 
-def _chunks(files: Iterable[str], size: int) -> Iterator[list[str]]:
+def chunks(files: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Lists of `size` of them, the last perhaps of fewer."""
     iterator = iter(files)
     while chunk := list(islice(iterator, size)):
         yield chunk
