@@ -172,21 +172,25 @@ def reason_of(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def resources(workers: int) -> tuple[int, int]:
-    """(GPUs of the cluster, CPUs that each of `workers` can have, spread over the nodes)."""
+def share(workers: int) -> Room:
+    """What each of so many workers is given that are spread over the nodes."""
     import ray
 
-    cpus = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    cpus = [count for count in cpus if count]
-    each = min(cpus, default=1) // max(1, -(-workers // max(1, len(cpus))))
-    return int(ray.cluster_resources().get("GPU", 0)), max(1, each)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    found = room(1)
+    if found.gpus:
+        return found._replace(workers=workers)
+    cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1] or [1]
+    return Room(workers, max(1, min(cpus) // -(-workers // len(cpus))), 0)
 
 
-def slots(cpus: int) -> int:
-    """How many tasks of so many CPUs the nodes hold at once."""
-    import ray
-
-    return max(1, sum(int(node["Resources"].get("CPU", 0)) // cpus for node in ray.nodes() if node["Alive"]))
+def refuse_client(address: str) -> None:
+    """UsageError for Ray's client, through which neither Ray Data nor Ray Train works."""
+    if address.startswith("ray://"):  # their schedulers need a driver that is a process of the cluster
+        raise UsageError(
+            f"--ray {address}: this does not work through Ray's client; run the command on a node of the cluster with "
+            "--ray auto, or send it there with `ray job submit`"
+        )
 
 
 def threads(cpus: int) -> dict[str, str]:

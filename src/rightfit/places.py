@@ -53,13 +53,14 @@ class Nodes:
     def __init__(self, place: Path, backend: str) -> None:
         import ray
 
-        gpus, each = cluster.resources(1)
-        cpus = min(CPUS, each)
-        self.place = str(place.resolve())
-        self.count = gpus or cluster.slots(cpus)
-        threads = cluster.environment(KERAS_BACKEND=backend, TF_NUM_INTRAOP_THREADS=str(cpus))
+        room = cluster.room(CPUS)
+        self.place, self.count = str(place.resolve()), room.workers
+        variables = cluster.environment(KERAS_BACKEND=backend, **cluster.threads(room.cpus))
         self._call = ray.remote(
-            num_cpus=cpus, num_gpus=1 if gpus else 0, max_retries=LOST, runtime_env={"env_vars": threads}
+            num_cpus=room.cpus,
+            num_gpus=room.gpus,
+            max_retries=LOST,
+            runtime_env={"env_vars": variables},
         )(_called)
         self._going: dict[Any, Task] = {}
 
@@ -88,7 +89,7 @@ class Nodes:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            why = str(error).strip().splitlines()[0]
+            why = cluster.reason_of(error)
             return {"failed": f"its process was lost {LOST + 1} times: {why}", "seconds": 0.0}
         return found
 

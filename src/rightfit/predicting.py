@@ -64,7 +64,8 @@ def predict(
     `backend` is what the workers are to compute on; "auto" each chooses for its own machine.
     """
     folder = _folder(output)
-    _check_address(address)
+    cluster.check_installed()
+    cluster.refuse_client(address)
     run.thresholds(operating_point)
     named = [os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     home = "" if all(is_url(path) or os.path.isabs(path) for path in named) else os.getcwd()
@@ -121,15 +122,6 @@ def _folder(output: str | os.PathLike[str]) -> Path:
     if Path(output).suffix != ".parquet":
         raise UsageError(f"{output}: with --ray a folder of Parquet files is written; name it .parquet")
     return Path(output)
-
-
-def _check_address(address: str) -> None:
-    cluster.check_installed()
-    if address.startswith("ray://"):  # its scheduler needs a driver that is a process of the cluster
-        raise UsageError(
-            f"--ray {address}: Ray Data does not work through Ray's client; run the command on a node of the "
-            "cluster with --ray auto, or send it there with `ray job submit`"
-        )
 
 
 def _digest(run: Path) -> str:

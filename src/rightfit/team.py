@@ -74,8 +74,11 @@ class Team:
         from ray.train.v2.api.exceptions import TrainingFailedError
         from ray.train.v2.jax import JaxConfig, JaxTrainer
 
-        gpus, cpus = cluster.resources(self.most)
-        platform = "cuda" if gpus else "cpu"
+        share = cluster.share(self.most)
+        platform = "cuda" if share.gpus else "cpu"
+        variables = cluster.environment(
+            KERAS_BACKEND="jax", JAX_PLATFORMS=platform, **cluster.threads(share.cpus)
+        )
         trainer = JaxTrainer(
             self.work,
             train_loop_config={"place": str(place), "refusal": str(own / REFUSAL)},
@@ -84,17 +87,15 @@ class Team:
             jax_config=JaxConfig(use_gpu=True),
             scaling_config=ScalingConfig(
                 num_workers=self.most if self.fewest == self.most else (self.fewest, self.most),
-                use_gpu=gpus > 0,
-                resources_per_worker={"CPU": cpus, **({"GPU": 1} if gpus else {})},
+                use_gpu=share.gpus > 0,
+                resources_per_worker={"CPU": share.cpus, **({"GPU": 1} if share.gpus else {})},
                 placement_strategy="SPREAD",
             ),
             run_config=RunConfig(
                 name="workers",
                 storage_path=str(own),
                 failure_config=FailureConfig(max_failures=FAILURES),
-                worker_runtime_env={
-                    "env_vars": cluster.environment(KERAS_BACKEND="jax", JAX_PLATFORMS=platform)
-                },
+                worker_runtime_env={"env_vars": variables},
             ),
         )
         try:
@@ -103,7 +104,7 @@ class Team:
             if refused := refusal(own / REFUSAL):
                 raise refused from None
             raise RightfitError(
-                f"the workers were lost {FAILURES + 1} times, the last time as follows: {_last_line(error)}; "
+                f"the workers were lost {FAILURES + 1} times, the last time as follows: {cluster.reason_of(error)}; "
                 f"`rightfit resume {place} --workers {self} --ray {self.address}` goes on from the last checkpoint"
             ) from error
 
@@ -125,6 +126,8 @@ def team_of(
         raise UsageError(f"--workers {workers}: a number, such as 4, or two, such as 2:4") from None
     if not 1 <= found.fewest <= found.most:
         raise UsageError(f"--workers {workers}: at least 1, and no fewer at most than at least")
+    cluster.check_installed()
+    cluster.refuse_client(found.address)
     return found
 
 
@@ -170,7 +173,3 @@ def _told(log: Path, console: Console) -> Iterator[None]:
     finally:
         ended.set()
         follower.join()
-
-
-def _last_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1]

@@ -70,7 +70,9 @@ def test_two_workers_of_which_one_is_lost_end_as_one_that_was_not(cluster, image
     assert [row["epoch"] for row in mine] == list("12345"), "each epoch once"
     losses = [[float(row["val_loss"]) for row in run] for run in (mine, theirs)]
     assert losses[0][:2] == pytest.approx(losses[1][:2], abs=1e-4)
-    assert losses[0] == pytest.approx(losses[1], abs=0.05)  # on noise, rounding grows as fast as without workers
+    assert losses[0] == pytest.approx(
+        losses[1], abs=0.05
+    )  # on noise, rounding grows as fast as without workers
     assert not (two / "checkpoints" / "ray").exists()
 
 
