@@ -266,7 +266,15 @@ def compare(
 def predict(
     run: RunFolder,
     paths: Paths,
-    output: CsvFile = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="CSV file to write [default: stdout]; with --ray a folder, NAME.parquet",
+            show_default=False,
+        ),
+    ] = None,
     operating_point: Annotated[
         str | None,
         typer.Option(

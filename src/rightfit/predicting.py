@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 IMAGES_A_PART = 1024
-CPUS_A_WORKER = 4  # two workers of four label more than one of eight
+CPUS_A_WORKER = 4  # where the smallest node has so many; each worker holds a model
 TRIES = 5  # of a part whose worker or node is lost each time
 DECIDES = ("architecture.json", "weights.safetensors", CALIBRATION)  # the files of a run that rows depend on
 AGAIN = "what is done stays; the same command goes on"

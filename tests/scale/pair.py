@@ -23,7 +23,6 @@ def main(number, count, port, folder):
     from rightfit.console import Console
     from rightfit.data.augment import policy_named
     from rightfit.data.loader import TrainLoader
-    from rightfit.nets.resnet import build
     from rightfit.training import loop, recipe
     from rightfit.training.checkpoints import Checkpoints
     from rightfit.training.judging import Validation
@@ -47,13 +46,32 @@ def main(number, count, port, folder):
     checkpoints = Checkpoints(place, Console(quiet=True), workers)
     validation = Validation(images, held, targets[held], None)
     reached = loop.train(
-        build("resnet20", CLASSES, (SIDE, SIDE), 3), loader, validation, settings, "categorical",
+        small_net(), loader, validation, settings, "categorical",
         Console(quiet=True), lambda progress: None, "float32", lambda epochs: settings,
         safety=Safety(checkpoints, lambda decision: None, lambda positions: []), workers=workers,
     )  # fmt: skip
     np.savez(folder / f"weights-{count}-{number}.npz", *reached.weights)
     told = {"rows": images.seen, "history": reached.history}
     (folder / f"told-{count}-{number}.json").write_text(json.dumps(told))
+
+
+def small_net():
+    """Two convolutions, each with batch normalisation."""
+    import keras
+    from keras import layers
+
+    from rightfit.nets.resnet import initialise
+
+    inputs = keras.Input((SIDE, SIDE, 3), name="image")
+    x = layers.Rescaling(1 / 64, -2.0, name="normalise")(inputs)
+    for block in range(2):
+        x = layers.Conv2D(16, 3, padding="same", use_bias=False, name=f"conv{block}")(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"norm{block}")(x)
+        x = layers.ReLU(name=f"relu{block}")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    model = keras.Model(inputs, layers.Dense(CLASSES, name="logits")(x), name="small")
+    initialise(model, 3)
+    return model
 
 
 class Counted:

@@ -28,30 +28,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """Three nodes of one CPU each on this machine; `address` is how to reach them."""
-    from ray.cluster_utils import Cluster
-
-    place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # names of sockets are short
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", place)
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("PYTHONPATH", str(Path(predicting.__file__).parents[1]))  # of the nodes' workers
-        soon_dead = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
-        made = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": soon_dead},
-        )
-        try:
-            for _ in range(2):
-                made.add_node(num_cpus=1)
-            yield made
-        finally:
-            made.shutdown()
-            shutil.rmtree(place, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The folder of a run whose net knows nothing and says something else of each image."""
     from rightfit.nets.resnet import build
