@@ -137,10 +137,25 @@ def tune(
     time_limit, asked = asked.time_limit, asked.model_copy(update={"time_limit": None})
     searching.check(trials, time_limit)
     console = Console(quiet)
+    open_size = asked.image_size == "auto"
     dataset, asked, backend, precision, reasons = _ready(asked, source, config, console)
+    from rightfit.data.dataset import sizes_to_try
+
+    sizes = sizes_to_try(dataset.table) if open_size else ()
     with ExitStack() as held:
         return searching.tune(
-            dataset, asked, console, backend, precision, reasons, held, knobs, trials, time_limit, ray
+            dataset,
+            asked,
+            console,
+            backend,
+            precision,
+            reasons,
+            held,
+            knobs,
+            trials,
+            time_limit,
+            ray,
+            sizes=sizes,
         )
 
 
@@ -153,6 +168,8 @@ def resume(
     accept_data_changes: bool = False,
     workers: int | str | None = None,
     ray: str | None = None,
+    trials: int | None = None,
+    time_limit: str | None = None,
     quiet: bool = False,
 ) -> Run:
     """Go on with a run that was stopped or killed, from its last checkpoint; returns the finished run.
@@ -164,7 +181,7 @@ def resume(
     warm restart; Loshchilov and Hutter 2017), which is another run than one that was planned so long.
     `micro_batch` is for a run whose process was ended for want of memory: from here on gradients are summed
     over parts of so many images. `workers` and `ray` are those of `train`; a run may go on with another number of
-    workers than it began with.
+    workers than it began with. `trials` and `time_limit` are of a search, in place of what it was to end with.
 
     Raises DataError when images, labels or splits have changed, unless `accept_data_changes`; UsageError
     when config.yaml has, or another process works on the run; RunError when no checkpoint is whole.
@@ -184,16 +201,19 @@ def resume(
         folder.remove_half_written(place)
         checkpoints = Checkpoints(place, console)
         saved = checkpoints.newest()
+        searching_still = searched and saved is None and not checkpoints.identity()
+        if (trials is not None or time_limit is not None) and not searching_still:
+            raise UsageError(f"{place} is no search that goes on; --trials and --time-limit are for one")
         if saved is not None:
             return resuming.go_on(
                 place, checkpoints, saved, data, epochs, micro_batch, accept_data_changes, console, shared
             )
-        if searched and not checkpoints.identity() and not resuming.is_finished(checkpoints):
+        if searching_still and not resuming.is_finished(checkpoints):
             if epochs is not None or accept_data_changes:
                 raise UsageError(
                     f"{place} is a search that goes on as it began: with its epochs, on its images"
                 )
-            return searching.go_on(place, data, micro_batch, console, held, ray)
+            return searching.go_on(place, data, micro_batch, console, held, ray, trials, time_limit)
         if checkpoints.identity():
             raise RunError(
                 f"{place}: none of its checkpoints is whole; "

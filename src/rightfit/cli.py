@@ -188,6 +188,13 @@ def resume(
     ] = False,
     workers: Workers = None,
     ray: Ray = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Of a search: end it after so many", show_default=False)
+    ] = None,
+    time_limit: Annotated[
+        str | None,
+        typer.Option(help="Of a search: end it after so long in all, such as 4h", show_default=False),
+    ] = None,
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -201,6 +208,8 @@ def resume(
         accept_data_changes=accept_data_changes,
         workers=workers,
         ray=ray,
+        trials=trials,
+        time_limit=time_limit,
         quiet=quiet,
     )
     _print_run(done, json)

@@ -14,6 +14,7 @@ from rightfit.console import Console
 from rightfit.errors import ModelFileError, RunError, UsageError
 from rightfit.files import replacing, write_with
 from rightfit.precision import choose_precision
+from rightfit.records import SEARCHED
 from rightfit.runtime import ENGINES, cache_folder, choose_backend, choose_engine, version_of
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Run:
         if not self.path.is_dir():
             raise RunError(f"{self.path} is no folder; give the run folder that training made")
         if not unfinished and not (self.path / "architecture.json").exists():
-            begun = (self.path / "checkpoints").is_dir()
+            begun = (self.path / "checkpoints").is_dir() or (self.path / SEARCHED).parent.is_dir()
             hint = f"`rightfit resume {self.path}` goes on" if begun else "did training finish?"
             raise RunError(f"{self.path} holds no trained model (no architecture.json); {hint}")
         self.backend = _chosen(backend, precision)

@@ -10,13 +10,13 @@ import dataclasses
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightfit import beginning, cluster
-from rightfit.config import TrainSettings, parse_seconds
+from rightfit.config import TrainSettings, parse_seconds, train_settings
 from rightfit.console import Console
 from rightfit.errors import DataError, RunError, UsageError, WriteError
 from rightfit.places import Here, Nodes
@@ -44,9 +44,10 @@ def tune(
     time_limit: str | None,
     ray: str | None = None,
     place: Path | None = None,
+    sizes: Sequence[str] = (),
 ) -> Run:
     """Search, on the cluster at `ray` if there is one, choose, and train a run with what was chosen; `place` is a
-    search's that is locked already."""
+    search's that is locked already. Image `sizes` are tuned where there are several and no `knobs`."""
     from rightfit.saving import folder
     from rightfit.tuning import journal, space
 
@@ -54,10 +55,14 @@ def tune(
     _, base, facts, _ = beginning.planned(dataset, asked, Console(quiet=True))
     assert base.epochs
     if knobs is None:
-        knobs = space.default_space(base, asked, facts.images, facts.pretrained)
+        knobs = space.default_space(base, asked, facts.images, facts.pretrained, sizes)
     if not knobs:
         raise UsageError(
             "every setting that is tuned was set; leave some open, or name them in a --space file"
+        )
+    if dataset.table.images is not None and any(knob.name == "image_size" for knob in knobs):
+        raise UsageError(
+            "data in memory come at one image size, which cannot be tuned; files can be decoded at any"
         )
     if place is None:
         place = folder.new_folder(asked.output, asked.data)
@@ -118,7 +123,14 @@ def check(trials: int | None, time_limit: str | None) -> None:
 
 
 def go_on(
-    place: Path, data: Any, micro_batch: int | None, console: Console, held: ExitStack, ray: str | None = None
+    place: Path,
+    data: Any,
+    micro_batch: int | None,
+    console: Console,
+    held: ExitStack,
+    ray: str | None = None,
+    trials: int | None = None,
+    time_limit: str | None = None,
 ) -> Run:
     """A search that was stopped or killed, from its journal. UsageError for data in memory that are not given again,
     DataError for images or labels that have changed."""
@@ -126,6 +138,12 @@ def go_on(
     from rightfit.tuning import journal
     from rightfit.tuning.space import Knob
 
+    if trials is not None or time_limit is not None:
+        known = journal.read(place / FOLDER / JOURNAL).begun
+        ends = {"trials": trials or known.get("trials"), "time_limit": time_limit or known.get("time_limit")}
+        if time_limit is not None:
+            train_settings({"data": "", "time_limit": time_limit})
+        journal.write(place / FOLDER / JOURNAL, "ends", **ends)
     record = journal.read(place / FOLDER / JOURNAL)
     begun = record.begun
     if not begun:
@@ -189,9 +207,10 @@ def _ended(study: Study, reasons: dict[str, str], held: ExitStack) -> Run:
     for name in ("decisions.jsonl", "history.csv"):  # of a run with this choice that was killed as it began
         (study.own.place / name).unlink(missing_ok=True)
     own = study.own
+    settings = own.settings_of(trial.chosen, 0, last)
     return beginning.begin(
-        own.dataset,
-        own.settings_of(trial.chosen, 0, last),
+        own.at(settings),
+        settings,
         study.console,
         own.backend,
         own.precision,

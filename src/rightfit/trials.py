@@ -44,6 +44,7 @@ class Trials:
 
         self.selection, self.reporting = parts_of(self.dataset, self.asked.seed)
         self.usual = usual(self.asked, self.base, self.facts)
+        self._sizes: dict[str, Dataset] = {}
 
     def attempt(
         self, trial: int, chosen: dict[str, Any], seed: int, epochs: int, last: int
@@ -97,7 +98,7 @@ class Trials:
         place = self._folder(name)
         place.mkdir(parents=True, exist_ok=True)
         quiet = Console(quiet=True)
-        dataset = self._parted()
+        dataset = self._parted(asked)
         model, settings, facts, _ = beginning.planned(dataset, asked, quiet)
         changes = {"backend": self.backend, "precision": self.precision, "output": str(place)}
         settings = settings.model_copy(update={**changes, "label_mode": dataset.table.label_mode})
@@ -114,14 +115,22 @@ class Trials:
     def _folder(self, name: str) -> Path:
         return self.place / FOLDER / "trials" / name
 
-    def _parted(self) -> Dataset:
+    def at(self, asked: TrainSettings) -> Dataset:
+        """The images at the size that is asked for; each size is opened once."""
+        from rightfit.data.dataset import at_size
+
+        if asked.image_size not in self._sizes:
+            self._sizes[asked.image_size] = at_size(self.dataset, asked)
+        return self._sizes[asked.image_size]
+
+    def _parted(self, asked: TrainSettings) -> Dataset:
         """The images with the selection half as validation; reporting and test images are no trial's."""
         import numpy as np
 
         table = self.dataset.table
         splits = table.frame["split"].astype(str).to_numpy().copy()
         splits[self.reporting] = "test"
-        return dataclasses.replace(self.dataset, table=table.with_splits(np.asarray(splits)))
+        return dataclasses.replace(self.at(asked), table=table.with_splits(np.asarray(splits)))
 
     def _figures_of(self, job: Job, progress: Progress, rows: Any) -> dict[str, Any]:
         """Accuracy and loss of the table's `rows` (N,) by the weights that a trial kept, with half their 95 %
@@ -133,7 +142,7 @@ class Trials:
 
         judge = plain_graph(fused(job.model))
         judge.set_weights(progress.weights)
-        dataset, mode = self.dataset, self.dataset.table.label_mode
+        dataset, mode = job.dataset, job.dataset.table.label_mode
         targets, groups = dataset.targets(rows), dataset.groups(rows)
         logits = all_logits(judge, dataset.images, dataset.image_rows[rows], 64)
         result = quick(logits, targets, mode, groups)

@@ -1,6 +1,7 @@
 """Training and searching on a Ray cluster whose nodes are lost: what comes out is what one machine makes."""
 
 import csv
+import functools
 import json
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rightfit.api import load
 from rightfit.config import TrainSettings
 from rightfit.errors import DataError, RightfitError, UsageError
 from rightfit.team import Team, refusal, refuse, team_of
 from rightfit.working import work
 
+rightfit_load = functools.partial(load, backend="onnxruntime")  # in this process, whatever Keras runs on
 SETTINGS = [
     "--image-size", "8", "--weights", "none", "--report", "none", "--precision", "float32", "--split", "4:1:1",
 ]  # fmt: skip
@@ -82,9 +85,13 @@ def test_a_search_whose_node_is_lost_takes_every_trial_to_its_end(cluster, image
     lost = lost_when(
         cluster, cluster.add_node(num_cpus=1), lambda: journal.exists() and '"rung"' in journal.read_text()
     )
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "learning_rate: {low: 0.01, high: 0.1, log: true}\nimage_size: [8, 12]\n", encoding="utf-8"
+    )
     code, said = rightfit(
         "tune", images, *SETTINGS, "--epochs", "2", "--trials", "4", "--batch-size", "32", "--model", "resnet20",
-        "--backend", "tensorflow", "--ray", cluster.address, "--output", place,
+        "--backend", "tensorflow", "--ray", cluster.address, "--output", place, "--space", space,
     )  # fmt: skip
     assert code == 0, said
     lost.join(60)
@@ -94,7 +101,8 @@ def test_a_search_whose_node_is_lost_takes_every_trial_to_its_end(cluster, image
     done = [(event["trial"], event["seed"], event["epochs"]) for event in events if event["event"] == "rung"]
     assert len(set(done)) == len(done) and {trial for trial, seed, _ in done if seed == 0} == {0, 1, 2, 3}
     assert sum(seed > 0 for _, seed, _ in done) == 6, "three finalists, two more seeds each"
-    assert json.loads((place / "metrics.json").read_text())["validation"]
+    chosen = json.loads((place / "search" / "tuning.json").read_text())["settings"]
+    assert rightfit_load(place).image_size == (int(chosen["image_size"]),) * 2
 
 
 # What is asked for ----------------------------------------------------------------------------------

@@ -215,6 +215,23 @@ def test_what_is_set_is_not_tuned(asked, gone):
     assert {knob.name for knob in whole} - {knob.name for knob in left} == gone
 
 
+def test_image_size_is_tuned_where_it_is_open_and_images_have_it(tmp_path, write_images):
+    from rightfit.data.dataset import sizes_to_try
+    from rightfit.data.reading import read
+
+    def sizes(side):
+        return sizes_to_try(read(write_images(tmp_path / str(side), count=2, side=side)))
+
+    assert sizes(20) == ("20",), "too small to be halved"
+    assert sizes(64) == ("32", "64")
+    assert sizes(320) == ("160", "224", "320")
+    images = np.zeros((6, 96, 96), np.uint8), np.arange(6) % 2
+    assert sizes_to_try(read(images)) == ("96",)
+    space = default_space(RESOLVED, ASKED, 1000, False, ("160", "224"))
+    assert [knob.choices for knob in space if knob.name == "image_size"] == [("160", "224")]
+    assert "image_size" not in [knob.name for knob in default_space(RESOLVED, ASKED, 1000, False, ("96",))]
+
+
 def test_learning_rates_follow_batch_and_optimizer_as_the_recipe_has_them():
     chosen = {"learning_rate": 0.05, "batch_size": 64, "optimizer": "adamw", "weight_decay": 0.01}
     found = settings_of(chosen, ASKED, RESOLVED, USUAL)
@@ -227,7 +244,7 @@ def test_learning_rates_follow_batch_and_optimizer_as_the_recipe_has_them():
     ("text", "part"),
     [
         ("learning_rat: [1, 2]", "cannot be tuned"),
-        ("image_size: [96, 128]", "cannot be tuned"),
+        ("resize: [crop, pad]", "cannot be tuned"),
         ("epochs: [2, 4]", "cannot be tuned"),
         ("learning_rate: 0.1", "list of choices"),
         ("learning_rate: [a, b]", "learning_rate"),
@@ -284,6 +301,15 @@ def test_halves_are_apart_whole_in_groups_and_alike_in_classes(codes, grouped, s
 
 
 # The journal ----------------------------------------------------------------------------------------
+
+
+def test_a_search_that_goes_on_may_end_later(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    journal.write(path, "begun", trials=4, time_limit=None, backend="jax")
+    journal.write(path, "ends", trials=8, time_limit="2h")
+    assert journal.read(path).begun | {"event": ""} == {
+        "event": "", "trials": 8, "time_limit": "2h", "backend": "jax",
+    }  # fmt: skip
 
 
 def test_what_is_written_is_read_and_a_line_cut_short_is_left_out(tmp_path):

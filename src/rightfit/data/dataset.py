@@ -28,6 +28,7 @@ from rightfit.files import write_text
 from rightfit.runtime import cache_folder
 
 SAMPLE = 200  # images whose size decides image_size "auto"
+LARGEST, STEP = 224, 32  # px of image_size "auto"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ def prepare(
     shares = split.parse_ratio(settings.split)
     found = reading.read(source, settings.label, settings.label_mode, settings.group_by)
     if settings.image_size == "auto":
-        settings = settings.model_copy(update={"image_size": _usual_size(found)})
+        settings = settings.model_copy(update={"image_size": str(_usual_size(found, LARGEST))})
     height, width = settings.height_width
     spec = ImageSpec(height, width, settings.resize)
     names = found.frame["name"].tolist()
@@ -185,8 +186,29 @@ def _place(source: Any, paths: list[str]) -> str:
     return "/".join(part for part, other in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _usual_size(found: table.Table) -> str:
-    """The median short side of a sample, in steps of 32, at most 224 px; as it is below 32 px."""
+def sizes_to_try(found: table.Table) -> tuple[str, ...]:
+    """Image sizes worth a trial, rising: the usual one, one with half its pixels, and one with twice as many where
+    images have them; the usual one alone for data in memory, which come at one size."""
+    usual = _usual_size(found, LARGEST)
+    if found.images is not None or usual < 2 * STEP:
+        return (str(usual),)
+    half, twice = (round(usual * factor / STEP) * STEP for factor in (0.5**0.5, 2**0.5))
+    return tuple(
+        str(side) for side in (half, usual, *([twice] if twice <= _usual_size(found, twice) else []))
+    )
+
+
+def at_size(dataset: Dataset, settings: TrainSettings) -> Dataset:
+    """The same images, labels and splits at the size of `settings`; raises DataError as `reopen`."""
+    if settings.height_width == (dataset.spec.height, dataset.spec.width):
+        return dataset
+    source = None if settings.data.startswith("<") else settings.data
+    spec = ImageSpec(*settings.height_width, settings.resize)
+    return reopen(dataset.table, source, spec, settings.cache, cache_folder(settings.cache_folder))
+
+
+def _usual_size(found: table.Table, most: int) -> int:
+    """The median short side of a sample, in steps of 32, at most `most` px; as it is below 32 px."""
     if found.images is not None:
         sides = [min(found.images.shape[1:3])]
     else:
@@ -199,7 +221,7 @@ def _usual_size(found: table.Table) -> str:
         if not sides:
             raise DataError("none of the images could be read; `--image-size 224` shows each file's reason")
     side = int(np.median(sides))
-    return str(max(8, side) if side < 32 else min(224, side // 32 * 32))
+    return max(8, side) if side < STEP else min(most, side // STEP * STEP)
 
 
 def _record(cache: Path, source: Any, settings: TrainSettings, found: table.Table) -> Path | None:

@@ -1,6 +1,7 @@
 """What a search has done, one line an event, appended and flushed: all that it decides by, and enough to go on from.
 
 {"event": "begun", "space": ..., "asked": ...}
+{"event": "ends", "trials": 40, "time_limit": "4h"}    of a search that goes on, in place of those it began with
 {"event": "epochs", "epochs": 27, "seconds": 8.1}
 {"event": "trial", "trial": 3, "chosen": {...}}
 {"event": "rung", "trial": 3, "seed": 0, "epochs": 9, "loss": 0.41, "steps": 900, "seconds": 12.5}
@@ -77,6 +78,8 @@ def read(path: Path) -> Record:
         found.seconds += line.get("seconds", 0.0)
         if line["event"] == "begun":
             found.begun = line
+        elif line["event"] == "ends":
+            found.begun |= {name: line[name] for name in ("trials", "time_limit")}
         elif line["event"] == "epochs":
             found.epochs = line["epochs"]
         elif line["event"] == "trial":

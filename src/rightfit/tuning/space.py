@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EDGE = 0.1  # of a range: a value so near to its end says that the range may be too narrow
 TUNABLE = (
     "learning_rate", "weight_decay", "strength", "batch_size", "augment", "mirror", "optimizer", "model", "finetune",
-    "dropout", "stochastic_depth", "label_smoothing", "warmup_epochs", "ema", "class_weights",
+    "dropout", "stochastic_depth", "label_smoothing", "warmup_epochs", "ema", "class_weights", "image_size",
 )  # fmt: skip
 SIZES = (("resnet20", "resnet32", "resnet56"), ("resnet18", "resnet34", "resnet50"))
 
@@ -40,8 +40,15 @@ class Knob:
 Space = tuple[Knob, ...]
 
 
-def default_space(settings: TrainSettings, asked: TrainSettings, images: int, pretrained: bool) -> Space:
-    """For the resolved `settings` of the default recipe on `images` training images; what was `asked` for is not tuned.
+def default_space(
+    settings: TrainSettings,
+    asked: TrainSettings,
+    images: int,
+    pretrained: bool,
+    sizes: Sequence[str] = (),
+) -> Space:
+    """For the resolved `settings` of the default recipe on `images` training images; what was `asked` for is not tuned,
+    image size only among several `sizes`.
 
     `learning_rate` is tuned as it is at the recipe's batch size and for SGD; a trial with another batch size scales it
     in proportion (Goyal et al. 2017), one with AdamW by what their usual values differ.
@@ -63,7 +70,8 @@ def default_space(settings: TrainSettings, asked: TrainSettings, images: int, pr
     left = set(asked.model_fields_set)
     if "learning_rate" in left:  # it is meant at its batch size and for its optimizer
         left |= {"batch_size", "optimizer"}
-    return tuple(knob for knob in knobs if knob.name not in left)
+    found = tuple(knob for knob in knobs if knob.name not in left)
+    return (*found, Knob("image_size", tuple(sizes))) if len(sizes) > 1 else found
 
 
 def from_file(path: str | Path) -> Space:
