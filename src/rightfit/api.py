@@ -9,7 +9,7 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rightfit import asking, beginning, fastest, resuming, working
+from rightfit import asking, beginning, cluster, fastest, resuming, working
 from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.errors import RunError, UsageError
@@ -82,8 +82,10 @@ def train(
     if shared and asked.backend == "auto":
         asked = asked.model_copy(update={"backend": "jax"})
     console = Console(quiet)
-    dataset, asked, backend, precision, reasons = _ready(asked, source, config, console)
     with ExitStack() as held:
+        if shared:  # before images are decoded for a cluster that does not answer
+            held.enter_context(cluster.connected(shared.address, console))
+        dataset, asked, backend, precision, reasons = _ready(asked, source, config, console)
         return beginning.begin(dataset, asked, console, backend, precision, reasons, held, team=shared)
 
 
@@ -138,11 +140,13 @@ def tune(
     searching.check(trials, time_limit)
     console = Console(quiet)
     open_size = asked.image_size == "auto"
-    dataset, asked, backend, precision, reasons = _ready(asked, source, config, console)
-    from rightfit.data.dataset import sizes_to_try
-
-    sizes = sizes_to_try(dataset.table) if open_size else ()
     with ExitStack() as held:
+        if ray is not None:
+            held.enter_context(cluster.connected(ray, console))
+        dataset, asked, backend, precision, reasons = _ready(asked, source, config, console)
+        from rightfit.data.dataset import sizes_to_try
+
+        sizes = sizes_to_try(dataset.table) if open_size else ()
         return searching.tune(
             dataset,
             asked,
@@ -198,6 +202,8 @@ def resume(
         raise RunError(f"{place} holds no checkpoints; give the run folder that `rightfit train` made")
     with ExitStack() as held:
         held.enter_context(folder.locked(place))
+        if ray is not None:
+            held.enter_context(cluster.connected(ray, console))
         folder.remove_half_written(place)
         checkpoints = Checkpoints(place, console)
         saved = checkpoints.newest()

@@ -163,7 +163,7 @@ def test_settled_settings_are_left_as_they_are(values, facts):
 @given(facts, st.sampled_from(["resnet18", "resnet20"]), st.sampled_from(["sgd", "adamw"]))
 def test_the_rate_grows_with_the_batch(facts, model, optimizer):
     def rate(size):
-        asked = TrainSettings(data="photos", model=model, optimizer=optimizer, batch_size=size)
+        asked = TrainSettings(data="photos", model=model, optimizer=optimizer, batch_size=size, epochs=60)
         resolved, _ = resolve(asked, facts)
         return resolved.learning_rate, resolved.batch_size
 

@@ -14,6 +14,7 @@ from rightfit.nets import catalogue
 from rightfit.nets.variants import VARIANTS
 
 WARMUP = 20  # steps at least: of 20 steps in all, a warm-up of two lost the loss in two of three runs
+ENOUGH = 60  # steps of a run for a high rate to settle
 SHALLOW = 9  # blocks, as ResNet-20 has
 SMALL = 64  # pixels, up to which images are not photographs in detail
 
@@ -59,12 +60,14 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
         decisions.append(Decision("batch_size", facts.images, "no batch is larger than the training images"))
     choose("epochs", *default_epochs(facts))
     batch, epochs = values["batch_size"], values["epochs"]
+    an_epoch = -(-facts.images // batch)
+    steps = epochs * an_epoch
     if facts.pretrained and facts.side > SMALL:
         rate, decay = (0.01, 0.0005) if settings.optimizer == "sgd" else (0.0001, 0.05)
         choose("learning_rate", rate * batch / 128, "a tenth of a first training's: the weights were brought")
         choose("weight_decay", decay, "little, as the weights were brought")
     elif settings.optimizer == "sgd":
-        choose("learning_rate", *default_rate(values["model"], batch))
+        choose("learning_rate", *default_rate(values["model"], batch, steps))
         choose(
             "weight_decay",
             0.005,
@@ -73,8 +76,6 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
     else:
         choose("learning_rate", 0.001 * batch / 128, "AdamW: 0.001 per 128 images")
         choose("weight_decay", 0.05, "AdamW: 0.05 (Loshchilov and Hutter 2019)")
-    an_epoch = -(-facts.images // batch)
-    steps = epochs * an_epoch
     warmup = min(max(min(5.0, epochs / 10), WARMUP / an_epoch), epochs / 2)
     choose(
         "warmup_epochs",
@@ -115,11 +116,12 @@ def default_batch_size(facts: Facts) -> tuple[int, str]:
     return min(size, facts.images), f"{facts.images:,} training images"
 
 
-def default_rate(model: str, batch: int) -> tuple[float, str]:
+def default_rate(model: str, batch: int, steps: int) -> tuple[float, str]:
     """Of SGD, from scratch. ResNet-20 and nets as shallow want more where batches are small: Fashion-MNIST of 200 to
-    10,000 images gains a point over 0.1 per 128 at batches of 32 and 64; ResNet-50 and -56 lose as much and more."""
+    10,000 images gains a point over 0.1 per 128 at batches of 32 and 64; ResNet-50 and -56, and runs of a few dozen
+    `steps`, lose as much and more."""
     variant = VARIANTS.get(model)
-    if variant and variant.stem == "cifar" and sum(variant.depths) <= SHALLOW:
+    if variant and variant.stem == "cifar" and sum(variant.depths) <= SHALLOW and steps >= ENOUGH:
         rate = 0.1 * min(1, batch / 32) * max(1, batch / 128)
         return rate, "SGD: 0.1 for batches of 32 to 128, else in proportion (He et al. 2016, section 4.2)"
     return 0.1 * batch / 128, "SGD: 0.1 per 128 images (He et al. 2016, Goyal et al. 2017)"
