@@ -1,6 +1,8 @@
 """What a machine is told about itself: its cache, and the number format it is faster in."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,26 @@ def test_a_gain_that_was_not_measured_is_not_known(asked, with_bfloat16):
     assert precision.measured_gain(asked.path.parent) is None
     asked(json.dumps({precision._key(): 0.5}))
     assert precision.measured_gain(asked.path.parent) == 0.5
+
+
+def test_jax_keeps_its_programs_in_the_cache_unless_somebody_has_chosen_otherwise(process, tmp_path):
+    where = "from rightfit.runtime import choose_backend; choose_backend(); import jax; " \
+        "print(jax.config.jax_compilation_cache_dir)"  # fmt: skip
+
+    def asked(**environment):
+        given = {
+            n: v for n, v in process.environment(KERAS_BACKEND="jax").items() if not n.startswith("JAX_")
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", where],
+            env=given | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return done.stdout.strip()
+
+    assert Path(asked(RIGHTFIT_CACHE=str(tmp_path))).parent == tmp_path / "jax"
+    assert asked(RIGHTFIT_CACHE=str(tmp_path), JAX_COMPILATION_CACHE_DIR="/elsewhere") == "/elsewhere"
+    (tmp_path / "file").write_text("no folder")
+    assert asked(RIGHTFIT_CACHE=str(tmp_path / "file")) == "None"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -31,6 +32,7 @@ DISTRIBUTIONS = {
 }
 PROCESSORS = "RIGHTFIT_PROCESSORS"
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+PROGRAMS = 2**31  # bytes of JAX's compiled programs in the cache
 SPEEDS = "backends.json"  # in the cache folder: how fast each backend trains, by hardware and versions
 
 
@@ -97,6 +99,8 @@ def _import_keras(backend: str) -> None:
         return
     try:
         with without_notices():
+            if backend == "jax":
+                _keep_programs()
             import keras
 
             keras.ops.zeros(1)
@@ -105,6 +109,24 @@ def _import_keras(backend: str) -> None:
                 importlib.import_module("tensorflow")
     except ImportError as error:
         raise BackendError(f"the {backend} backend is installed but does not import: {error}") from error
+
+
+def _keep_programs() -> None:
+    """What JAX compiles is kept in the cache, for processes on the same hardware with the same versions; whoever has
+    chosen a place for it, or none (JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE), has it their way."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+        return
+    digest = hashlib.sha256(hardware_and_versions().encode()).hexdigest()[:16]
+    folder = cache_folder() / "jax" / digest
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # compiled anew each time, then
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", PROGRAMS)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @contextmanager
