@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rightfit.data.audit.findings import Audit
-    from rightfit.data.dataset import Dataset
     from rightfit.diagnosing import FitStory
 
 
@@ -85,13 +84,13 @@ def train(
     with ExitStack() as held:
         if shared:  # before images are decoded for a cluster that does not answer
             held.enter_context(cluster.connected(shared.address, console))
-        dataset, asked, backend, precision, reasons = _ready(asked, source, config, console)
-        return beginning.begin(dataset, asked, console, backend, precision, reasons, held, team=shared)
+        prepared = _prepared(asked, source, config, console)
+        return beginning.begin(prepared, console, held, team=shared)
 
 
-def _ready(
+def _prepared(
     asked: TrainSettings, source: Any, config: str | Path | None, console: Console
-) -> tuple[Dataset, TrainSettings, str, str, dict[str, str]]:
+) -> beginning.Prepared:
     """Images decoded and split, settings with the image size, backend and precision, and why these two."""
     cache = cache_folder(asked.cache_folder)
     backend, reason = fastest.choose(asked.backend, cache, console)
@@ -103,7 +102,8 @@ def _ready(
     dataset, asked = prepare(source, asked, console, asking.split_beside(config, asked))
     if asked.ordinal:
         asking.say_grades(dataset.table.classes, dataset.table.label_mode, console)
-    return dataset, asked, backend, precision, {"backend": reason, "precision": because}
+    reasons = {"backend": reason, "precision": because}
+    return beginning.Prepared(dataset, asked, backend, precision, reasons)
 
 
 def tune(
@@ -137,30 +137,18 @@ def tune(
         settings["time_limit"] = time_limit
     asked, source = asking.settled(data, config, settings)
     time_limit, asked = asked.time_limit, asked.model_copy(update={"time_limit": None})
-    searching.check(trials, time_limit)
+    ends = searching.Ends(trials, time_limit)
+    ends.check()
     console = Console(quiet)
     open_size = asked.image_size == "auto"
     with ExitStack() as held:
         if ray is not None:
             held.enter_context(cluster.connected(ray, console))
-        dataset, asked, backend, precision, reasons = _ready(asked, source, config, console)
+        prepared = _prepared(asked, source, config, console)
         from rightfit.data.dataset import sizes_to_try
 
-        sizes = sizes_to_try(dataset.table) if open_size else ()
-        return searching.tune(
-            dataset,
-            asked,
-            console,
-            backend,
-            precision,
-            reasons,
-            held,
-            knobs,
-            trials,
-            time_limit,
-            ray,
-            sizes=sizes,
-        )
+        sizes = sizes_to_try(prepared.dataset.table) if open_size else ()
+        return searching.tune(prepared, console, held, knobs, ends, ray, sizes=sizes)
 
 
 def resume(
@@ -219,7 +207,9 @@ def resume(
                 raise UsageError(
                     f"{place} is a search that goes on as it began: with its epochs, on its images"
                 )
-            return searching.go_on(place, data, micro_batch, console, held, ray, trials, time_limit)
+            return searching.go_on(
+                place, data, micro_batch, console, held, ray, searching.Ends(trials, time_limit)
+            )
         if checkpoints.identity():
             raise RunError(
                 f"{place}: none of its checkpoints is whole; "

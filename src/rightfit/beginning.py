@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,33 +31,51 @@ if TYPE_CHECKING:
 BEGUN = "start.json"  # what was asked: enough to begin again until there is a checkpoint
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a run begins from: images that are decoded and split, what was asked of them, and what computes."""
+
+    dataset: Dataset
+    asked: TrainSettings
+    backend: str
+    precision: str
+    reasons: Mapping[str, str]  # for backend and precision, by name
+
+    def record(self) -> dict[str, Any]:
+        """In JSON's kinds, what `prepared_again` takes."""
+        return {
+            "asked": self.asked.model_dump(),
+            "backend": self.backend,
+            "precision": self.precision,
+            "reasons": dict(self.reasons),
+        }
+
+
 def begin(
-    dataset: Dataset,
-    asked: TrainSettings,
+    prepared: Prepared,
     console: Console,
-    backend: str,
-    precision: str,
-    reasons: dict[str, str],
     held: ExitStack,
     place: Path | None = None,
     team: Team | None = None,
 ) -> Run:
-    """`reasons` for backend and precision, by name; `held` takes the lock on the run's folder; `place` is one that is
-    locked already; a `team` trains in place of this process."""
+    """`held` takes the lock on the run's folder; `place` is one that is locked already; a `team` trains in place of
+    this process."""
     from rightfit.saving import folder
     from rightfit.training import recipe
     from rightfit.training.checkpoints import FOLDER, Checkpoints
 
+    dataset, asked = prepared.dataset, prepared.asked
     table = dataset.table
     rows = table.rows("train")
     model, settings, facts, decisions = planned(dataset, asked, console)
     if team and not asked.batch_size:
         asked = asked.model_copy(update={"batch_size": team.batch_for(settings.batch_size or 1)})
+        prepared = dataclasses.replace(prepared, asked=asked)
         model, settings, facts, decisions = planned(dataset, asked, Console(quiet=True))
         decisions.append(
             recipe.Decision("batch_size", settings.batch_size, f"{team} workers share each batch alike")
         )
-    settings = settings.model_copy(update={"backend": backend, "precision": precision})
+    settings = settings.model_copy(update={"backend": prepared.backend, "precision": prepared.precision})
     if team:
         team.check(settings, str(table.frame["name"].iloc[0]))
     _, weighing = recipe.sample_weights(settings, table.codes()[rows], facts.class_counts, table.label_mode)
@@ -65,8 +84,7 @@ def begin(
         place = folder.new_folder(settings.output, settings.data)
         held.enter_context(folder.locked(place))
         (place / FOLDER).mkdir()
-        begun = {"asked": asked.model_dump(), "backend": backend, "precision": precision, "reasons": reasons}
-        folder.write_json(place / FOLDER / BEGUN, begun)
+        folder.write_json(place / FOLDER / BEGUN, prepared.record())
     settings = settings.model_copy(update={"output": str(place), "label_mode": table.label_mode})
     console.log_to(place / "log.txt")
     write_text(place / "config.yaml", to_yaml(settings))
@@ -83,13 +101,13 @@ def begin(
             evidence=decision.because,
         )
 
-    for name, value in (("backend", backend), ("precision", precision)):
+    for name in ("backend", "precision"):
         if getattr(asked, name) == "auto":
-            decisions.append(recipe.Decision(name, value, reasons[name]))
+            decisions.append(recipe.Decision(name, getattr(prepared, name), prepared.reasons[name]))
     for decision in decisions + ([weighing] if weighing else []):
         record(decision)
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    _introduce(console, dataset, settings, parameters, backend, precision)
+    _introduce(console, dataset, settings, parameters)
 
     job = Job(place, dataset, model, asked, settings, facts)
     return fit(job, console, Checkpoints(place, console), elsewhere=team.train if team else None)
@@ -139,17 +157,17 @@ def begin_again(
 
     begun = folder.read_json(place / FOLDER / BEGUN)
     console.say(f"{place} was broken off before its first checkpoint, and begins again")
-    dataset, asked, backend, reasons = prepared_again(place, begun, data, micro_batch, console)
+    prepared = prepared_again(place, begun, data, micro_batch, console)
     for name in ("decisions.jsonl", "history.csv"):
         (place / name).unlink(missing_ok=True)
-    return begin(dataset, asked, console, backend, begun["precision"], reasons, ExitStack(), place, team)
+    return begin(prepared, console, ExitStack(), place, team)
 
 
 def prepared_again(
     place: Path, begun: Mapping[str, Any], data: Any, micro_batch: int | None, console: Console
-) -> tuple[Dataset, TrainSettings, str, dict[str, str]]:
-    """What `begun` says was asked: the images, split as they were in `place`, the settings, the backend, the reasons.
-    UsageError for data in memory that are not given again."""
+) -> Prepared:
+    """What `begun` says was asked, the images split as they were in `place`. UsageError for data in memory that are not
+    given again."""
     from rightfit.data.dataset import prepare
     from rightfit.data.recorded import splits_of
 
@@ -161,7 +179,7 @@ def prepared_again(
     dataset, asked = prepare(asked.data if data is None else data, asked, console, known)
     if backend != begun["backend"]:
         reasons = {**reasons, "backend": "asked of resume"}
-    return dataset, asked, backend, reasons
+    return Prepared(dataset, asked, backend, begun["precision"], reasons)
 
 
 def _start_from(start: Start, settings: TrainSettings, model: Any, outputs: int, console: Console) -> None:
@@ -183,9 +201,7 @@ def _start_from(start: Start, settings: TrainSettings, model: Any, outputs: int,
     )
 
 
-def _introduce(
-    console: Console, dataset: Dataset, settings: TrainSettings, parameters: int, backend: str, precision: str
-) -> None:
+def _introduce(console: Console, dataset: Dataset, settings: TrainSettings, parameters: int) -> None:
     table = dataset.table
     sizes = {s: len(table.rows(s)) for s in ("train", "val", "test")}
     sealed = f"{sizes['test']:,} sealed" if sizes["test"] else "none"
@@ -197,5 +213,5 @@ def _introduce(
     console.say(
         f"{settings.model}, {parameters:,} trainable parameters, {height}x{width} px, "
         f"batches of {settings.batch_size}, "
-        f"on {backend} {installed_backends()[backend]} in {precision} → {settings.output}"
+        f"on {settings.backend} {installed_backends()[settings.backend]} in {settings.precision} → {settings.output}"
     )

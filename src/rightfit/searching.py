@@ -12,11 +12,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightfit import beginning, cluster
-from rightfit.config import TrainSettings, parse_seconds, train_settings
+from rightfit.beginning import Prepared
+from rightfit.config import parse_seconds, train_settings
 from rightfit.console import Console
 from rightfit.errors import DataError, RunError, UsageError, WriteError
 from rightfit.places import Here, Nodes
@@ -27,21 +29,33 @@ from rightfit.study import Study
 from rightfit.trials import FOLDER, JOURNAL, Interrupted, Trials, parts_of
 
 if TYPE_CHECKING:
-    from rightfit.data.dataset import Dataset
     from rightfit.tuning.space import Space
 
 
+@dataclass(frozen=True)
+class Ends:
+    """When a search is over: after so many trials, or so long; None is no end."""
+
+    trials: int | None
+    time_limit: str | None
+
+    def check(self) -> None:
+        """UsageError for a search without an end, without a trial, or without Optuna."""
+        from rightfit.tuning.suggest import need_optuna
+
+        if self.trials is None and self.time_limit is None:
+            raise UsageError("a search without an end: give --time-limit, such as 2h, or --trials")
+        if self.trials is not None and self.trials < 1:
+            raise UsageError(f"{self.trials} trials are no search; give at least 1")
+        need_optuna()
+
+
 def tune(
-    dataset: Dataset,
-    asked: TrainSettings,
+    prepared: Prepared,
     console: Console,
-    backend: str,
-    precision: str,
-    reasons: dict[str, str],
     held: ExitStack,
     knobs: Space | None,
-    trials: int | None,
-    time_limit: str | None,
+    ends: Ends,
     ray: str | None = None,
     place: Path | None = None,
     sizes: Sequence[str] = (),
@@ -51,6 +65,7 @@ def tune(
     from rightfit.saving import folder
     from rightfit.tuning import journal, space
 
+    dataset, asked = prepared.dataset, prepared.asked
     parts_of(dataset, asked.seed)  # or there are too few images
     _, base, facts, _ = beginning.planned(dataset, asked, Console(quiet=True))
     assert base.epochs
@@ -64,6 +79,8 @@ def tune(
         raise UsageError(
             "data in memory come at one image size, which cannot be tuned; files can be decoded at any"
         )
+    if dataset.table.images is not None and ray is not None:
+        raise UsageError("nodes reach images by their path; data in memory are this process's alone")
     if place is None:
         place = folder.new_folder(asked.output, asked.data)
         held.enter_context(folder.locked(place))
@@ -72,21 +89,17 @@ def tune(
         journal.write(
             place / FOLDER / JOURNAL,
             "begun",
-            asked=asked.model_dump(),
+            **prepared.record(),
             space=[dataclasses.asdict(knob) for knob in knobs],
-            trials=trials,
-            time_limit=time_limit,
-            backend=backend,
-            precision=precision,
-            reasons=reasons,
+            **dataclasses.asdict(ends),
             images=dataset.images.fingerprint,
         )
-    seconds = parse_seconds(time_limit) if time_limit else None
-    own = Trials(place, dataset, asked, base, facts, backend, precision)
+    seconds = parse_seconds(ends.time_limit) if ends.time_limit else None
+    own = Trials(place, prepared, base, facts)
     if ray is not None:
         held.enter_context(cluster.connected(ray, console))
-    places = Here(own) if ray is None else Nodes(place, backend)
-    study = Study(own, knobs, trials, seconds, console, places)
+    places = Here(own) if ray is None else Nodes(place, prepared.backend)
+    study = Study(own, knobs, ends.trials, seconds, console, places)
     try:
         with _tensorflow_quiet():
             study.run()
@@ -96,7 +109,7 @@ def tune(
     except (DataError, WriteError):
         console.say(f"the search stops; once that is mended, `rightfit resume {place}` goes on")
         raise
-    return _ended(study, reasons, held)
+    return _ended(study, held)
 
 
 @contextmanager
@@ -111,26 +124,14 @@ def _tensorflow_quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def check(trials: int | None, time_limit: str | None) -> None:
-    """UsageError for a search without an end, without a trial, or without Optuna."""
-    from rightfit.tuning.suggest import need_optuna
-
-    if trials is None and time_limit is None:
-        raise UsageError("a search without an end: give --time-limit, such as 2h, or --trials")
-    if trials is not None and trials < 1:
-        raise UsageError(f"{trials} trials are no search; give at least 1")
-    need_optuna()
-
-
 def go_on(
     place: Path,
     data: Any,
     micro_batch: int | None,
     console: Console,
     held: ExitStack,
-    ray: str | None = None,
-    trials: int | None = None,
-    time_limit: str | None = None,
+    ray: str | None,
+    ends: Ends,
 ) -> Run:
     """A search that was stopped or killed, from its journal. UsageError for data in memory that are not given again,
     DataError for images or labels that have changed."""
@@ -138,34 +139,34 @@ def go_on(
     from rightfit.tuning import journal
     from rightfit.tuning.space import Knob
 
-    if trials is not None or time_limit is not None:
-        known = journal.read(place / FOLDER / JOURNAL).begun
-        ends = {"trials": trials or known.get("trials"), "time_limit": time_limit or known.get("time_limit")}
-        if time_limit is not None:
-            train_settings({"data": "", "time_limit": time_limit})
-        journal.write(place / FOLDER / JOURNAL, "ends", **ends)
-    record = journal.read(place / FOLDER / JOURNAL)
+    path = place / FOLDER / JOURNAL
+    if ends != Ends(None, None):
+        if ends.time_limit is not None:
+            train_settings({"data": "", "time_limit": ends.time_limit})  # or it is no time
+        journal.write(path, "ends", **dataclasses.asdict(ends))
+    record = journal.read(path)
     begun = record.begun
     if not begun:
         raise RunError(f"{place}: its journal says nothing of how the search was begun; begin another one")
     folder.remove_half_written(place / FOLDER)
     console.say(f"{place}: a search goes on, {len(record.trials):,} trials begun")
-    dataset, asked, backend, reasons = beginning.prepared_again(place, begun, data, micro_batch, console)
+    prepared = beginning.prepared_again(place, begun, data, micro_batch, console)
+    dataset = prepared.dataset
     with tempfile.TemporaryDirectory() as beside:
         dataset.table.write_csv(Path(beside) / "data.csv")
         same = digest_of_file(Path(beside) / "data.csv") == digest_of_file(place / "data.csv")
     if not same or dataset.images.fingerprint != begun["images"]:
         raise DataError(f"{place}: images or labels have changed since the search began; begin another one")
-    if backend != begun["backend"]:
-        console.say(f"goes on on {backend}; trials so far ran on {begun['backend']}, equal to rounding only")
+    if prepared.backend != begun["backend"]:
+        console.say(
+            f"goes on on {prepared.backend}; trials so far ran on {begun['backend']}, equal to rounding only"
+        )
     knobs = tuple(Knob(**{**knob, "choices": tuple(knob["choices"])}) for knob in begun["space"])
-    return tune(
-        dataset, asked, console, backend, begun["precision"], reasons, held, knobs,
-        begun["trials"], begun["time_limit"], ray, place,
-    )  # fmt: skip
+    ends = Ends(begun["trials"], begun["time_limit"])
+    return tune(prepared, console, held, knobs, ends, ray, place)
 
 
-def _ended(study: Study, reasons: dict[str, str], held: ExitStack) -> Run:
+def _ended(study: Study, held: ExitStack) -> Run:
     from rightfit.saving import folder
     from rightfit.tuning.choosing import choose
     from rightfit.tuning.space import edges, place_of
@@ -207,14 +208,6 @@ def _ended(study: Study, reasons: dict[str, str], held: ExitStack) -> Run:
     for name in ("decisions.jsonl", "history.csv"):  # of a run with this choice that was killed as it began
         (study.own.place / name).unlink(missing_ok=True)
     own = study.own
-    settings = own.settings_of(trial.chosen, 0, last)
-    return beginning.begin(
-        own.at(settings),
-        settings,
-        study.console,
-        own.backend,
-        own.precision,
-        reasons,
-        held,
-        own.place,
-    )
+    asked = own.settings_of(trial.chosen, 0, last)
+    prepared = dataclasses.replace(own.prepared, dataset=own.at(asked), asked=asked)
+    return beginning.begin(prepared, study.console, held, own.place)

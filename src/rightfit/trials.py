@@ -32,16 +32,14 @@ class Interrupted(Exception):
 @dataclass
 class Trials:
     place: Path  # of the run that the search ends in
-    dataset: Dataset
-    asked: TrainSettings
+    prepared: beginning.Prepared
     base: TrainSettings  # the default recipe's, resolved
     facts: Facts
-    backend: str
-    precision: str
 
     def __post_init__(self) -> None:
         from rightfit.tuning.space import usual
 
+        self.dataset, self.asked = self.prepared.dataset, self.prepared.asked
         self.selection, self.reporting = parts_of(self.dataset, self.asked.seed)
         self.usual = usual(self.asked, self.base, self.facts)
         self._sizes: dict[str, Dataset] = {}
@@ -100,7 +98,8 @@ class Trials:
         quiet = Console(quiet=True)
         dataset = self._parted(asked)
         model, settings, facts, _ = beginning.planned(dataset, asked, quiet)
-        changes = {"backend": self.backend, "precision": self.precision, "output": str(place)}
+        computes = {"backend": self.prepared.backend, "precision": self.prepared.precision}
+        changes = {**computes, "output": str(place)}
         settings = settings.model_copy(update={**changes, "label_mode": dataset.table.label_mode})
         dataset.table.write_csv(place / "data.csv")
         job = Job(place, dataset, model, asked, settings, facts)
@@ -159,9 +158,9 @@ def opened(place: Path) -> Trials:
     from rightfit.tuning import journal
 
     begun = journal.read(place / FOLDER / JOURNAL).begun
-    dataset, asked, backend, _ = beginning.prepared_again(place, begun, None, None, Console(quiet=True))
-    _, base, facts, _ = beginning.planned(dataset, asked, Console(quiet=True))
-    return Trials(place, dataset, asked, base, facts, backend, begun["precision"])
+    prepared = beginning.prepared_again(place, begun, None, None, Console(quiet=True))
+    _, base, facts, _ = beginning.planned(prepared.dataset, prepared.asked, Console(quiet=True))
+    return Trials(place, prepared, base, facts)
 
 
 def _name(trial: int, seed: int) -> str:

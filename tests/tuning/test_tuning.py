@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rightfit.beginning import Prepared
 from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.errors import DataError, RightfitError, RunError, UsageError, WriteError
 from rightfit.places import Here
-from rightfit.searching import check
+from rightfit.searching import Ends
 from rightfit.study import TRAININGS, Study
 from rightfit.training.recipe import Facts
 from rightfit.trials import Trials
@@ -471,7 +472,9 @@ def untrained(
     (folder / "search").mkdir()
     asked = TrainSettings(data="", **asked)
     Untrained.taken, Untrained.fails, Untrained.error = [], staticmethod(fails), error
-    own = Untrained(folder, SimpleNamespace(table=table), asked, RESOLVED, FACTS, "tensorflow", "float32")
+    own = Untrained(
+        folder, Prepared(SimpleNamespace(table=table), asked, "tensorflow", "float32", {}), RESOLVED, FACTS
+    )
     return Study(own, SPACE, trials, seconds, Console(quiet=True), Here(own))
 
 
@@ -530,6 +533,6 @@ def test_too_few_images_or_groups_to_halve_are_said_to_be(tmp_path):
 
 def test_a_search_needs_an_end_and_a_trial():
     with pytest.raises(UsageError, match="without an end"):
-        check(None, None)
+        Ends(None, None).check()
     with pytest.raises(UsageError, match="at least 1"):
-        check(0, None)
+        Ends(0, None).check()

@@ -79,7 +79,7 @@ def read(path: Path) -> Record:
         if line["event"] == "begun":
             found.begun = line
         elif line["event"] == "ends":
-            found.begun |= {name: line[name] for name in ("trials", "time_limit")}
+            found.begun |= {name: line[name] for name in ("trials", "time_limit") if line[name] is not None}
         elif line["event"] == "epochs":
             found.epochs = line["epochs"]
         elif line["event"] == "trial":
