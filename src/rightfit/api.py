@@ -80,6 +80,8 @@ def train(
     asked, source = asking.settled(data, config, settings)
     if shared and asked.backend == "auto":
         asked = asked.model_copy(update={"backend": "jax"})
+    if shared:
+        shared.check_backend(asked.backend)
     console = Console(quiet)
     with ExitStack() as held:
         if shared:  # before images are decoded for a cluster that does not answer
@@ -139,6 +141,10 @@ def tune(
     time_limit, asked = asked.time_limit, asked.model_copy(update={"time_limit": None})
     ends = searching.Ends(trials, time_limit)
     ends.check()
+    if ray is not None and asked.data.startswith("<"):
+        raise UsageError(
+            "nodes read data from where they lie; with --ray give a folder or a table, not data in memory"
+        )
     console = Console(quiet)
     open_size = asked.image_size == "auto"
     with ExitStack() as held:
@@ -184,28 +190,33 @@ def resume(
     from rightfit.training.checkpoints import FOLDER, Checkpoints
 
     console, place = Console(quiet), Path(run)
-    shared = team_of(workers, ray, working.work)
     searched = (place / SEARCHED).parent.is_dir()
     if not searched and not (place / FOLDER).is_dir():
         raise RunError(f"{place} holds no checkpoints; give the run folder that `rightfit train` made")
     with ExitStack() as held:
         held.enter_context(folder.locked(place))
-        if ray is not None:
-            held.enter_context(cluster.connected(ray, console))
         folder.remove_half_written(place)
         checkpoints = Checkpoints(place, console)
         saved = checkpoints.newest()
         searching_still = searched and saved is None and not checkpoints.identity()
         if (trials is not None or time_limit is not None) and not searching_still:
             raise UsageError(f"{place} is no search that goes on; --trials and --time-limit are for one")
+        shared = None if searching_still else team_of(workers, ray, working.work)
+        if address := shared.address if shared else ray:
+            held.enter_context(cluster.connected(address, console))
         if saved is not None:
             return resuming.go_on(
                 place, checkpoints, saved, data, epochs, micro_batch, accept_data_changes, console, shared
             )
         if searching_still and not resuming.is_finished(checkpoints):
-            if epochs is not None or accept_data_changes:
+            if epochs is not None or accept_data_changes or workers is not None:
                 raise UsageError(
-                    f"{place} is a search that goes on as it began: with its epochs, on its images"
+                    f"{place} is a search that goes on as it began: with its epochs, on its images; on a cluster --ray "
+                    "alone shares out its trials"
+                )
+            if ray is not None and micro_batch is not None:
+                raise UsageError(
+                    "--micro-batch is for a search on one machine; nodes have memory of their own"
                 )
             return searching.go_on(
                 place, data, micro_batch, console, held, ray, searching.Ends(trials, time_limit)

@@ -69,7 +69,9 @@ def begin(
     rows = table.rows("train")
     model, settings, facts, decisions = planned(dataset, asked, console)
     if team and not asked.batch_size:
-        asked = asked.model_copy(update={"batch_size": team.batch_for(settings.batch_size or 1)})
+        asked = asked.model_copy(
+            update={"batch_size": team.batch_for(settings.batch_size or 1, facts.images)}
+        )
         prepared = dataclasses.replace(prepared, asked=asked)
         model, settings, facts, decisions = planned(dataset, asked, Console(quiet=True))
         decisions.append(

@@ -28,6 +28,10 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # of the lines that its C++ writes to stderr
 }
+ABSENT = (
+    "Could not find any running Ray instance",
+    "Failed to connect to GCS",
+)  # none, or one that was killed
 PATIENCE = 30.0  # seconds for a cluster to answer
 SILENCE = 6 * 3600.0  # seconds after which Ray Data gives up where nothing is done; a part may take an hour
 PROBE = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
@@ -100,8 +104,6 @@ def _answers(address: str) -> bool:
             timeout=PATIENCE,
         )
     except subprocess.TimeoutExpired:
-        if address == "auto":
-            return False
         raise _unreachable(address, f"no answer within {PATIENCE:.0f} s") from None
     if asked.returncode == 0:
         return True
@@ -110,7 +112,7 @@ def _answers(address: str) -> bool:
             f"--ray {address}: the cluster asks for a token; RAY_AUTH_MODE=token sends it the one in "
             "~/.ray/auth_token, or at RAY_AUTH_TOKEN_PATH"
         )
-    if address == "auto":  # there is none, or it was killed and left its address behind
+    if address == "auto" and any(word in asked.stderr for word in ABSENT):
         return False
     raise _unreachable(address, ([line for line in asked.stderr.splitlines() if line.strip()] or ["?"])[-1])
 

@@ -71,7 +71,12 @@ def _fit(
     progress, chosen = trained(job, console, checkpoints, saved, record.or_later, until)
     if elsewhere and not (progress.ended or progress.stopped):
         elsewhere(place, console)
-        progress, chosen = trained(job, console, checkpoints, checkpoints.newest(), record.or_later)
+        saved = checkpoints.newest()
+        if saved is None or not saved.progress.ended:
+            raise RunError(
+                f"{place}: the workers ended, and their last checkpoint is not here; is the disk shared?"
+            )
+        progress, chosen = trained(job, console, checkpoints, saved, record.or_later)
     gc.collect()  # the net that was trained is a cycle; the one that was saved is about to be loaded
     if progress.stopped:
         return _stopped(job, progress, console)

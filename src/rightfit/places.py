@@ -6,6 +6,7 @@ Both take a task and give back what became of it; what a place knows beside that
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,9 @@ PATIENCE = 60  # seconds for trials to save where they stand
 
 
 class Places(Protocol):
-    count: int  # trials at once
+    @property
+    def count(self) -> int:
+        """Trials at once."""
 
     def begin(self, task: Task, chosen: dict[str, Any], last: int) -> None:
         """Train `task` of a trial with what was `chosen`, which ends after `last` epochs."""
@@ -54,7 +57,7 @@ class Nodes:
         import ray
 
         room = cluster.room(CPUS)
-        self.place, self.count = str(place.resolve()), room.workers
+        self.place = str(place.resolve())
         variables = cluster.environment(KERAS_BACKEND=backend, **cluster.threads(room.cpus))
         self._call = ray.remote(
             num_cpus=room.cpus,
@@ -62,11 +65,15 @@ class Nodes:
             max_retries=LOST,
             runtime_env={"env_vars": variables},
         )(_called)
-        self._going: dict[Any, Task] = {}
+        self._going: dict[Any, tuple[Task, float]] = {}  # with when it was begun
+
+    @property
+    def count(self) -> int:
+        return cluster.room(CPUS).workers  # now: a cluster grows and shrinks
 
     def begin(self, task: Task, chosen: dict[str, Any], last: int) -> None:
         asked = (task.trial, chosen, task.seed, task.epochs, last)
-        self._going[self._call.remote(self.place, "attempt", *asked)] = task
+        self._going[self._call.remote(self.place, "attempt", *asked)] = task, time.monotonic()
 
     def next_done(self) -> tuple[Task, dict[str, Any]]:
         import ray
@@ -76,7 +83,9 @@ class Nodes:
         except KeyboardInterrupt:
             self._stop()
             raise trials.Interrupted(f"stopped with {len(self._going)} trials under way") from None
-        return self._going.pop(done[0]), self._result(done[0])
+        task, began = self._going.pop(done[0])
+        found = self._result(done[0])
+        return task, {"seconds": round(time.monotonic() - began, 1), **found}
 
     def pace(self) -> dict[str, Any]:
         return self._result(self._call.remote(self.place, "pace"))
@@ -90,7 +99,7 @@ class Nodes:
             raise error.cause from None
         except ray.exceptions.RayError as error:
             why = cluster.reason_of(error)
-            return {"failed": f"its process was lost {LOST + 1} times: {why}", "seconds": 0.0}
+            return {"failed": f"its process was lost {LOST + 1} times: {why}"}
         return found
 
     def _stop(self) -> None:

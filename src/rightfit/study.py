@@ -5,6 +5,7 @@ Everything that is decided follows from the journal (tuning/journal.py), which t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ class Study:
     def __post_init__(self) -> None:
         self.journal = self.own.place / FOLDER / JOURNAL
         self._read()
+        self._began, self._before = time.monotonic(), self.record.seconds
+        self._failures = 0  # in a row
 
     def _read(self) -> None:
         from rightfit.tuning import halving, journal
@@ -99,14 +102,14 @@ class Study:
         from rightfit.training.speed import epochs_that_fit
 
         assert base.epochs
-        found, time = self.places.pace(), self.seconds * self.places.count
-        fit = epochs_that_fit(found["row"], time / TRAININGS) if found.get("row") else base.epochs
+        found, seconds = self.places.pace(), self.seconds * self.places.count
+        fit = epochs_that_fit(found["row"], seconds / TRAININGS) if found.get("row") else base.epochs
         epochs = min(base.epochs, fit)
         journal.write(self.journal, "epochs", epochs=epochs, seconds=found["seconds"])
         if epochs < base.epochs:
             self.console.say(
                 f"{epochs} epochs a training in place of {base.epochs}, as {TRAININGS} are to fit into "
-                f"{duration(time)}; --epochs asks for others"
+                f"{duration(seconds)}; --epochs asks for others"
             )
         self._read()
 
@@ -128,9 +131,11 @@ class Study:
             self.own.forget(task.trial, task.seed)
             self._read()
             self.console.say(f"trial {task.trial} failed and is left out: {why}")
-            if all(t.failed for t in self.trials[-FAILURES:]) and len(self.trials) >= FAILURES:
+            self._failures += 1
+            if self._failures >= FAILURES:
                 raise RunError(f"the last {FAILURES} trials failed, the last one as follows: {why}") from None
             return
+        self._failures = 0
         journal.write(self.journal, "rung", **line, epochs=task.epochs, **found)
         if task.epochs == self.levels[-1]:
             self.own.forget(task.trial, task.seed)
@@ -169,5 +174,7 @@ class Study:
         )
 
     def _used(self) -> float:
-        """Seconds that the search took, by what its trials took."""
-        return self.record.seconds / self.places.count
+        """Seconds that the search took: by what its trials took; where there are several at once, by the clock."""
+        if self.places.count == 1:
+            return self.record.seconds
+        return self._before / self.places.count + time.monotonic() - self._began

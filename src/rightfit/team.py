@@ -22,6 +22,7 @@ from rightfit.console import Console
 from rightfit.errors import RightfitError, UsageError
 
 FAILURES = 8  # starts after workers were lost; with each, training goes on from the last checkpoint
+WAITS = 30  # times that Ray waits a minute for workers to begin
 OWN = "ray"  # folder beside the checkpoints, for what Ray writes down
 REFUSAL = "refusal.json"  # in it: an error of a worker that no other start would mend
 EVERY = 0.3  # seconds between looks at the run's log
@@ -37,24 +38,30 @@ class Team:
     work: Callable[[dict[str, str]], None]
 
     def __str__(self) -> str:
-        return f"{self.most}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
+        return f"{self.most}" if self.fewest == self.most else f"{self.fewest}:{self.most}"
 
     def check(self, settings: TrainSettings, first_image: str) -> None:
         """UsageError for a run that cannot be shared."""
-        if settings.backend != "jax":
-            raise UsageError(f"several workers train on JAX, this run is one of {settings.backend}")
+        self.check_backend(settings.backend)
         if first_image.startswith("array:"):
             raise UsageError("workers reach images by their path; data in memory are this process's alone")
         if settings.batch_size != self.batch_for(settings.batch_size or 1):
             raise UsageError(
                 f"a batch of {settings.batch_size} cannot be dealt out evenly to {self} workers; "
-                f"--batch-size {self.batch_for(settings.batch_size or 1)} can"
+                f"--batch-size {self.batch_for(settings.batch_size or 1)} can be, or as many workers as divide it"
             )
 
-    def batch_for(self, size: int) -> int:
-        """The least batch of `size` images or more that each number of workers can deal out evenly."""
+    def check_backend(self, backend: str) -> None:
+        """UsageError for another one than JAX."""
+        if backend != "jax":
+            raise UsageError(f"several workers train on JAX, this run is one of {backend}")
+
+    def batch_for(self, size: int, most: int | None = None) -> int:
+        """The least batch of `size` images or more that each number of workers can deal out evenly; the largest that is
+        no larger than `most`, where that one would be."""
         each = math.lcm(*range(self.fewest, self.most + 1))
-        return -(-size // each) * each
+        found = -(-size // each) * each
+        return found if most is None or found <= most else max(each, most // each * each)
 
     def train(self, place: Path, console: Console) -> None:
         """Train the run on from its newest checkpoint to the end of training. RightfitError, or the error of a worker,
@@ -64,14 +71,21 @@ class Team:
             shutil.rmtree(own, ignore_errors=True)
             own.mkdir()
             try:
+                self._check_room(console)
                 with _told(place / "log.txt", console):
                     self._fit(place.resolve(), own)
+            except KeyboardInterrupt:
+                console.say(
+                    f"stopped; `rightfit resume {place} --workers {self} --ray {self.address}` goes on from the last "
+                    "checkpoint"
+                )
+                raise
             finally:
                 shutil.rmtree(own, ignore_errors=True)
 
     def _fit(self, place: Path, own: Path) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.v2.api.exceptions import TrainingFailedError
+        from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
         from ray.train.v2.jax import JaxConfig, JaxTrainer
 
         share = cluster.share(self.most)
@@ -94,19 +108,49 @@ class Team:
             run_config=RunConfig(
                 name="workers",
                 storage_path=str(own),
-                failure_config=FailureConfig(max_failures=FAILURES),
+                failure_config=FailureConfig(max_failures=FAILURES, controller_failure_limit=WAITS),
                 worker_runtime_env={"env_vars": variables},
             ),
         )
-        try:
-            trainer.fit()
-        except TrainingFailedError as error:
-            if refused := refusal(own / REFUSAL):
-                raise refused from None
+        ended: list[BaseException] = []
+
+        def fit() -> None:
+            try:
+                trainer.fit()
+            except BaseException as error:  # raised below, in the thread that waits
+                ended.append(error)
+
+        # In the main thread Ray would take Ctrl-C for itself and end the process with code 0.
+        waited = threading.Thread(target=fit, name="rightfit-team", daemon=True)
+        waited.start()
+        while waited.is_alive():
+            waited.join(EVERY)
+        if refused := refusal(own / REFUSAL):
+            raise refused
+        for error in ended:
+            if not isinstance(error, TrainingFailedError):
+                raise error
+            lost = isinstance(error, WorkerGroupError)
+            what = (
+                f"the workers were lost {FAILURES + 1} times, the last time as follows"
+                if lost
+                else "Ray gave up"
+            )
             raise RightfitError(
-                f"the workers were lost {FAILURES + 1} times, the last time as follows: {cluster.reason_of(error)}; "
+                f"{what}: {cluster.reason_of(error)}; "
                 f"`rightfit resume {place} --workers {self} --ray {self.address}` goes on from the last checkpoint"
             ) from error
+
+    def _check_room(self, console: Console) -> None:
+        """UsageError where a cluster of this machine's own can never hold the fewest workers; others may grow."""
+        share = cluster.share(self.most)
+        room = cluster.room(share.cpus).workers
+        if room >= self.fewest:
+            return
+        said = f"{self.fewest} workers are asked for, and there is room for {room}"
+        if self.address == "local":
+            raise UsageError(f"{said}: a worker takes a processor, or a GPU where there are any")
+        console.say(f"{said}; waiting for the cluster to grow")
 
 
 def team_of(

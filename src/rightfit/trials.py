@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 import shutil
 import time
 from dataclasses import dataclass
@@ -159,6 +160,10 @@ def opened(place: Path) -> Trials:
 
     begun = journal.read(place / FOLDER / JOURNAL).begun
     prepared = beginning.prepared_again(place, begun, None, None, Console(quiet=True))
+    if prepared.dataset.images.fingerprint != begun["images"]:
+        raise DataError(
+            f"the images on {platform.node()} are not those that the search in {place} began with"
+        )
     _, base, facts, _ = beginning.planned(prepared.dataset, prepared.asked, Console(quiet=True))
     return Trials(place, prepared, base, facts)
 

@@ -5,11 +5,12 @@ Ray calls it on any node; the run folder and the images are reached by the same 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from rightfit import team
+from rightfit import memory, team
 from rightfit.console import Console
-from rightfit.errors import RunError
+from rightfit.errors import RightfitError, RunError
 
 
 def work(about: dict[str, str]) -> None:
@@ -18,19 +19,25 @@ def work(about: dict[str, str]) -> None:
 
     refusal = Path(about["refusal"])
     if refusal.exists():
-        raise RunError("an earlier worker has refused")
+        return
     try:
         _work(Path(about["place"]))
-    except jax.errors.JaxRuntimeError:  # what is left of a step whose other workers are gone
-        raise
+    except jax.errors.JaxRuntimeError as error:
+        if memory.is_short(error):
+            advice = "workers do not halve a batch by themselves; `rightfit resume --micro-batch N` does"
+            team.refuse(refusal, RightfitError(f"memory is too short ({memory.words(error)}); {advice}"))
+        raise  # else it is what is left of a step whose other workers are gone
     except Exception as error:
         team.refuse(refusal, error)
         raise
 
 
 def _work(place: Path) -> None:
+    import ray
     from ray import train
 
+    if gpus := ray.get_gpu_ids():  # Ray's JaxConfig has numbered each worker's own from 0
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
     from rightfit import resuming
     from rightfit.fitting import train_together
     from rightfit.provenance import put_back

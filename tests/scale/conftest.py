@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(scope="session")
-def cluster():
+@pytest.fixture
+def cluster(begun):
     """Three nodes of one CPU each; `address` is how to reach them, `add_node` and `remove_node` change them."""
+    while len(begun.worker_nodes) < 2:
+        begun.add_node(num_cpus=1)
+    return begun
+
+
+@pytest.fixture(scope="session")
+def begun():
     from ray.cluster_utils import Cluster
 
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # names of sockets are short
@@ -26,8 +33,6 @@ def cluster():
             head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": soon_dead},
         )
         try:
-            for _ in range(2):
-                made.add_node(num_cpus=1)
             yield made
         finally:
             made.shutdown()

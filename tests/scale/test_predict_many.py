@@ -63,12 +63,12 @@ def small_parts(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def finished(cluster, run, images, tmp_path_factory):
+def finished(begun, run, images, tmp_path_factory):
     """A folder that is made once; tests copy it to change it."""
     folder = tmp_path_factory.mktemp("made") / "out.parquet"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predicting, "IMAGES_A_PART", IMAGES)
-        assert rightfit.predict_many(run, images, folder, ray=cluster.address, **BACKEND) == 28
+        assert rightfit.predict_many(run, images, folder, ray=begun.address, **BACKEND) == 28
     return folder
 
 

@@ -17,6 +17,8 @@ RANGE = 0.15  # of the looks, in which strength can cross its whole range
 FEWEST, LARGEST = 0.05, 0.35  # of a change of strength
 REST = 2  # looks without a change after one that turned back
 SETTLED = 0.25  # of the epochs at the end, in which nothing is changed
+SLOW = 0.3  # of the epochs: who has not learnt by then is held back, whether or not the loss still falls
+NOISE = 0.1  # of validation's surer answers that are surely wrong: labels, which less restraint would learn by heart
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Look:
     train_since_last: Measured | None  # training images since the look before
     train_since_move: Measured | None  # training images since strength last changed
     val_since_move: Measured | None  # validation images since then
+    sure_wrong: Measured | None = None  # share of wrong answers in the surer half of validation's
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,20 @@ def decide(look: Look, now: Condition) -> Move:
     both = f"{percent(look.train_accuracy)} of training and {percent(look.val_accuracy)} of validation images are right"
     if _surely(look, LITTLE).high < 0 and gap.low > 0 and now.strength < now.ceiling:
         return Move(_moved(now, +1), f"{both}, a gap of {points(gap)}")
-    falling = look.train_since_last is None or look.train_since_last.high < 0
     learnt = look.train_accuracy.high >= 1 - MISSED
-    if _surely(look, MUCH).low > 0 and not learnt and not falling and now.strength > 0:
-        return Move(_moved(now, -1), f"{both}, and the loss of training images falls no more")
+    if _surely(look, MUCH).low > 0 and not learnt and now.strength > 0 and (why := _slow(look)):
+        return Move(_moved(now, -1), f"{both}, and {why}")
     return Move(now, "")
+
+
+def _slow(look: Look) -> str:
+    """Why training images will not be learnt as things are; "" where they may be."""
+    if look.train_since_last is not None and look.train_since_last.high >= 0:
+        return "the loss of training images falls no more"
+    noisy = look.sure_wrong is not None and look.sure_wrong.low > NOISE
+    if look.epoch >= SLOW * look.epochs and not noisy:
+        return f"{look.epoch} of {look.epochs} epochs are over"
+    return ""
 
 
 def _surely(look: Look, share: float) -> Measured:

@@ -1,8 +1,9 @@
 """Which of a few learning rates learns fastest: each tried for a few steps, from the same weights on the same batches.
 
-A rate that is ten times too high or too low shows within a fiftieth of the steps. What is compared is the
-loss of training steps, batch by batch, so no image is looked at that training does not look at anyway. Short
-tries favour low rates a little (Wu et al. 2018); the rungs are far enough apart for that not to matter.
+A rate that is ten times too low shows within a fiftieth of the steps. What is compared is the loss of training
+steps, batch by batch, so no image is looked at that training does not look at anyway. Short tries favour low rates
+(Wu et al. 2018), most of all where labels are noisy, so lower ones are not tried: a rate that is too high loses the
+loss, which training/setbacks.py mends.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rightfit.memory import is_short
 from rightfit.training.step import Step
 
 RUNG = 6.0  # one rate to the next
-MOST_RUNGS = 2  # away from the rate that was set
+MOST_RUNGS = 2  # above the rate that was set
 SHARE = 0.02  # of all steps, each try
 FEWEST, MOST = 20, 150  # steps of a try
 WORTH = 25  # tries that a run's steps must hold, at least, for the race to be worth its cost
@@ -41,8 +42,7 @@ def length(total: int) -> int:
 
 
 def race(step: Step, loader: TrainLoader, rate: float, steps: int, check: Callable[[], None]) -> Outcome:
-    """Try `rate`, and rates `RUNG` times lower and higher until one is surely worse; `rate` stays unless another is
-    surely better.
+    """Try `rate`, and rates `RUNG` times higher until one is surely worse; `rate` stays unless one is surely better.
 
     `step` is left as it was found, but where memory was too short for it. `check` is called before
     each step, and may raise.
@@ -58,12 +58,11 @@ def race(step: Step, loader: TrainLoader, rate: float, steps: int, check: Callab
 
     best = 0
     try:
-        for sign in (-1, +1):
-            for rung in range(1, MOST_RUNGS + 1):
-                if _better(losses(sign * rung), losses(best)):
-                    best = sign * rung
-                elif _better(losses(0), losses(sign * rung)):
-                    break
+        for rung in range(1, MOST_RUNGS + 1):
+            if _better(losses(rung), losses(best)):
+                best = rung
+            elif _better(losses(0), losses(rung)):
+                break
     except BaseException as error:
         if not is_short(error):  # else the step is made anew, and on JAX its state is gone
             step.restore(start)

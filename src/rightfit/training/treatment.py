@@ -17,6 +17,7 @@ from rightfit.training.diagnosis import Measured
 from rightfit.training.doctor import Condition, Look, decide, first_stride
 from rightfit.training.judging import Judged
 from rightfit.training.recipe import Decision
+from rightfit.training.signals import surer_half
 from rightfit.training.state import Progress
 from rightfit.training.step import Step
 
@@ -66,6 +67,7 @@ def treat(progress: Progress, epoch: int, train: Judged, val: Judged) -> Decisio
         since("train_last", train_losses, train.images.groups),
         since("train_moved", train_losses, train.images.groups),
         since("val_moved", val_losses, val.images.groups),
+        doubted[0] if (doubted := surer_half(val)) else None,
     )
     now = Condition(**progress.doctor)
     move = decide(look, now)

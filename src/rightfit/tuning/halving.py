@@ -45,11 +45,11 @@ def next_task(
 
     Trial 0, the default recipe, goes all the way, as what others are measured by.
     """
+    if trials and not trials[0].failed and trials[0].epochs(0) < levels[-1] and 0 not in going:
+        return Task(0, 0, next(level for level in levels if level > trials[0].epochs(0)))
     for trial in trials:  # one that was broken off
         if not trial.failed and not trial.losses.get(0) and trial.number not in going:
             return Task(trial.number, 0, levels[0])
-    if trials and not trials[0].failed and trials[0].epochs(0) < levels[-1] and 0 not in going:
-        return Task(0, 0, next(level for level in levels if level > trials[0].epochs(0)))
     ended = most is not None and len(trials) >= most
     for place in reversed(range(len(levels) - 1)):
         if (found := promotable(trials, levels, place, ended and not going, going)) is not None:
