@@ -68,6 +68,11 @@ class Task:
     grid: str = ""  # another task whose grid is this one's: they differ in the rate, which a grid sets itself
     word: str = ""  # that the diagnosis of `off` should say, where the fault has one
 
+    @property
+    def planted(self) -> str:
+        """The word for what is wrong with it on purpose, "" where there is none."""
+        return self.word or ("label noise" if self.noise else "")
+
 
 BUDGET = {"epochs": 40}
 TASKS = {
@@ -499,8 +504,8 @@ def tables(rows: list[dict[str, Any]]) -> str:
         said = [row["word"] for row in rows if row["task"] == name and row["way"] == "off"]
         if said:
             counted = ", ".join(f"{word} {said.count(word)}" for word in sorted(set(said)))
-            lines.append(f"| {name} | {task.word or 'none of the faults below'} | {counted} |")
-        right += sum(word == task.word if task.word else word not in PLANTED for word in said)
+            lines.append(f"| {name} | {task.planted or 'none of the faults below'} | {counted} |")
+        right += sum(word == task.planted if task.planted else word not in PLANTED for word in said)
         asked += len(said)
     lines += ["", f"Right in {right} of {asked} runs; where nothing of the kind is planted, any word but "
               f"{', '.join(sorted(PLANTED))} counts as right."]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 
 class RightfitError(Exception):
     """The work failed. Exit code 1."""
@@ -48,3 +50,20 @@ class BackendError(UsageError):
 
 class ModelFileError(RightfitError):
     """A model file is damaged, of no known kind, beyond the bounds, or asks for what is never done."""
+
+
+def as_text(error: Exception, where: str = "") -> str:
+    """An error for another process to raise: one of ours as its kind, any other as RightfitError that names it."""
+    ours = isinstance(error, RightfitError)
+    kind, message = (
+        (type(error).__name__, str(error)) if ours else ("RightfitError", f"{type(error).__name__}: {error}")
+    )
+    return json.dumps([kind, f"{where}{message}"])
+
+
+def from_text(text: str) -> RightfitError:
+    """What `as_text` made; ValueError for other text."""
+    kind, message = json.loads(text)
+    found: RightfitError = RightfitError.__new__(globals()[kind])
+    found.args = (message,)
+    return found

@@ -8,7 +8,6 @@ command that is run again makes what is missing.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -90,6 +89,7 @@ def predict(
         TRIES,
     )
     with locked(folder):
+        parts.claim(folder, asked, listed)  # once more: two commands may have begun at once
         there = {part.file: found for part in listed if (found := parts.made(folder, part))}
         missing = [part for part in listed if part.file not in there]
         if missing:
@@ -162,8 +162,7 @@ def _made_on_ray(
         try:
             for row in rows.iter_rows():
                 if row["error"]:
-                    kind, message = json.loads(row["error"])
-                    raise getattr(errors, kind)(message)
+                    raise errors.from_text(row["error"])
                 part = named[row["file"]]
                 yield part, _seen(order.output, part, console)
         except RayTaskError:  # a fault of ours, with its traceback
@@ -212,8 +211,7 @@ class Worker:
         except RightfitError as raised:
             import ray
 
-            where = f"on {ray.util.get_node_ip_address()}: {raised}"
-            error = json.dumps([type(raised).__name__, where])
+            error = errors.as_text(raised, f"on {ray.util.get_node_ip_address()}: ")
         return {"file": [part.file], "error": [error]}
 
     def _make(self, part: Part) -> None:

@@ -7,7 +7,6 @@ they go on from the run's newest checkpoint. What a worker does is handed in (`w
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import threading
@@ -177,22 +176,16 @@ def team_of(
 
 def refuse(path: Path, error: Exception) -> None:
     """Leave `error` for who began the training: the workers end, and the next ones end at once."""
-    ours = isinstance(error, RightfitError)
-    found = (
-        [type(error).__name__, str(error)] if ours else ["RightfitError", f"{type(error).__name__}: {error}"]
-    )
     with suppress(OSError):
-        path.write_text(json.dumps(found), encoding="utf-8")
+        path.write_text(errors.as_text(error), encoding="utf-8")
 
 
 def refusal(path: Path) -> RightfitError | None:
     """What `refuse` left, if anything."""
     try:
-        kind, message = json.loads(path.read_text(encoding="utf-8"))
+        return errors.from_text(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    found: RightfitError = getattr(errors, kind)(message)
-    return found
 
 
 @contextmanager
