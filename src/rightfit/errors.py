@@ -54,10 +54,9 @@ class ModelFileError(RightfitError):
 
 def as_text(error: Exception, where: str = "") -> str:
     """An error for another process to raise: one of ours as its kind, any other as RightfitError that names it."""
-    ours = isinstance(error, RightfitError)
-    kind, message = (
-        (type(error).__name__, str(error)) if ours else ("RightfitError", f"{type(error).__name__}: {error}")
-    )
+    kind, message = type(error).__name__, str(error)
+    if not isinstance(error, RightfitError):
+        kind, message = RightfitError.__name__, f"{kind}: {message}"
     return json.dumps([kind, f"{where}{message}"])
 
 
