@@ -125,11 +125,11 @@ def test_a_decision_that_the_disk_does_not_take_goes_on_record_with_the_next(
 
     trained = fitting.trained
 
-    def setback(job, console, checkpoints, saved, record):
+    def setback(job, console, checkpoints, saved, record, until):
         record(Decision("learning_rate factor", 0.5, "the first"))
         assert json.loads(checkpoints.describe()["decisions"][-1])["evidence"] == "the first"
         full[0] = False
-        return trained(job, console, checkpoints, saved, record)
+        return trained(job, console, checkpoints, saved, record, until)
 
     monkeypatch.setattr(fitting, "append_line", appending)
     monkeypatch.setattr(fitting, "trained", setback)
