@@ -86,21 +86,40 @@ def test_two_workers_of_which_one_is_lost_end_as_one_that_was_not(cluster, image
     assert not (two / "checkpoints" / "ray").exists()
 
 
-def test_a_search_whose_node_is_lost_takes_every_trial_to_its_end(cluster, images, tmp_path):
+def test_a_search_that_is_killed_goes_on_and_one_whose_node_is_lost_takes_every_trial_to_its_end(
+    cluster, images, tmp_path, process
+):
     place = tmp_path / "searched"
     journal = place / "search" / "journal.jsonl"
-    lost = lost_when(cluster, lambda: journal.exists() and '"rung"' in journal.read_text(), "_called")
+
+    def reached():
+        return journal.exists() and '"rung"' in journal.read_text(encoding="utf-8")
+
     space = tmp_path / "space.yaml"
     space.write_text(
         "learning_rate: {low: 0.01, high: 0.1, log: true}\nimage_size: [8, 12]\n", encoding="utf-8"
     )
-    code, said = rightfit(
-        "tune", images, *SETTINGS, "--epochs", "2", "--trials", "4", "--batch-size", "32", "--model", "resnet20",
+    asked = [
+        "tune", images, *SETTINGS, "--epochs", "2", "--trials", "8", "--batch-size", "32", "--model", "resnet20",
         "--backend", "tensorflow", "--ray", cluster.address, "--output", place, "--space", space,
-    )  # fmt: skip
+    ]  # fmt: skip
+    killed = subprocess.Popen(process.command(*asked), env=process.environment(), stderr=subprocess.DEVNULL)
+    while not reached() and killed.poll() is None:
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    before = journal.read_text(encoding="utf-8")
+    lost = lost_when(
+        cluster,
+        lambda: journal.read_text(encoding="utf-8").count('"rung"') > before.count('"rung"'),
+        "_called",
+    )
+    code, said = rightfit("resume", place, "--ray", cluster.address, "--trials", "4")
     assert code == 0, said
-    assert lost
-    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert lost and "a search goes on" in said
+    after = journal.read_text(encoding="utf-8")
+    assert after.startswith(before)
+    events = [json.loads(line) for line in after.splitlines()]
     begun = [event["trial"] for event in events if event["event"] == "trial"]
     assert begun == [0, 1, 2, 3] and not [event for event in events if event["event"] == "failed"]
     done = [(event["trial"], event["seed"], event["epochs"]) for event in events if event["event"] == "rung"]
