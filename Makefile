@@ -75,7 +75,7 @@ demo: $(VENV)/.demo
 # A file of tests stays with one worker, so that what it builds once it builds once.
 test: $(VENV)/.dev
 	$(SAY) 'testing with $(JOBS) workers'
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(SAY) 'ruff check'

@@ -22,6 +22,14 @@ COLOURS = {"blue": (40, 60, 200), "green": (60, 200, 40), "red": (200, 40, 60)}
 NOBODY = 65534
 
 
+LONG = {"scale", "faults", "tuning", "training", "backends"}  # folders
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that none is left at the end for one worker alone."""
+    items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     """Decoded images and remembered splits of this session, never those of the person who runs it."""

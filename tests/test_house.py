@@ -30,6 +30,7 @@ FLOORS = (
     {"report", "export", "serve", "tuning", "machine", "keras2"},
     {"run", "provenance"},
     {"reporting"},
+    {"learning"},
     {
         "asking",
         "fitting",

@@ -9,13 +9,12 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rightfit import asking, beginning, cluster, fastest, resuming, working
+from rightfit import asking, beginning, cluster, resuming, working
 from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.errors import RunError, UsageError
-from rightfit.precision import choose_precision
 from rightfit.run import Run
-from rightfit.runtime import cache_folder, choose_backend
+from rightfit.runtime import choose_backend
 from rightfit.team import team_of
 
 if TYPE_CHECKING:
@@ -86,26 +85,8 @@ def train(
     with ExitStack() as held:
         if shared:  # before images are decoded for a cluster that does not answer
             held.enter_context(cluster.connected(shared.address, console))
-        prepared = _prepared(asked, source, config, console)
+        prepared = beginning.prepared(asked, source, config, console)
         return beginning.begin(prepared, console, held, team=shared)
-
-
-def _prepared(
-    asked: TrainSettings, source: Any, config: str | Path | None, console: Console
-) -> beginning.Prepared:
-    """Images decoded and split, settings with the image size, backend and precision, and why these two."""
-    cache = cache_folder(asked.cache_folder)
-    backend, reason = fastest.choose(asked.backend, cache, console)
-    precision, because = choose_precision(asked.precision, cache)
-    asking.check(asked)
-
-    from rightfit.data.dataset import prepare
-
-    dataset, asked = prepare(source, asked, console, asking.split_beside(config, asked))
-    if asked.ordinal:
-        asking.say_grades(dataset.table.classes, dataset.table.label_mode, console)
-    reasons = {"backend": reason, "precision": because}
-    return beginning.Prepared(dataset, asked, backend, precision, reasons)
 
 
 def tune(
@@ -150,7 +131,7 @@ def tune(
     with ExitStack() as held:
         if ray is not None:
             held.enter_context(cluster.connected(ray, console))
-        prepared = _prepared(asked, source, config, console)
+        prepared = beginning.prepared(asked, source, config, console)
         from rightfit.data.dataset import sizes_to_try
 
         sizes = sizes_to_try(prepared.dataset.table) if open_size else ()
@@ -201,6 +182,8 @@ def resume(
         searching_still = searched and saved is None and not checkpoints.identity()
         if (trials is not None or time_limit is not None) and not searching_still:
             raise UsageError(f"{place} is no search that goes on; --trials and --time-limit are for one")
+        if searched and workers is None and not searching_still:
+            ray = None  # its trials are done, and the run that it ends in is trained here
         shared = None if searching_still else team_of(workers, ray, working.work)
         if address := shared.address if shared else ray:
             held.enter_context(cluster.connected(address, console))

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rightfit import resuming
+from rightfit import asking, fastest, resuming
 from rightfit.config import TrainSettings, to_yaml, train_settings
 from rightfit.console import Console
 from rightfit.errors import UsageError
 from rightfit.files import write_text
 from rightfit.fitting import fit
+from rightfit.precision import choose_precision
 from rightfit.provenance import Job
 from rightfit.run import Run
-from rightfit.runtime import installed_backends
+from rightfit.runtime import cache_folder, installed_backends
 
 if TYPE_CHECKING:
     import keras
@@ -49,6 +50,21 @@ class Prepared:
             "precision": self.precision,
             "reasons": dict(self.reasons),
         }
+
+
+def prepared(asked: TrainSettings, source: Any, config: str | Path | None, console: Console) -> Prepared:
+    """Of what was `asked`: images decoded and split, the image size, backend and precision, and why these two."""
+    cache = cache_folder(asked.cache_folder)
+    backend, reason = fastest.choose(asked.backend, cache, console)
+    precision, because = choose_precision(asked.precision, cache)
+    asking.check(asked)
+
+    from rightfit.data.dataset import prepare
+
+    dataset, asked = prepare(source, asked, console, asking.split_beside(config, asked))
+    if asked.ordinal:
+        asking.say_grades(dataset.table.classes, dataset.table.label_mode, console)
+    return Prepared(dataset, asked, backend, precision, {"backend": reason, "precision": because})
 
 
 def begin(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import time
 from collections.abc import Callable
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightfit import reporting
-from rightfit.config import parse_seconds
 from rightfit.console import Console, duration
-from rightfit.errors import DataError, RightfitError, RunError
-from rightfit.files import append_line
+from rightfit.errors import DataError, RunError
+from rightfit.learning import on_record, trained
 from rightfit.precision import measured_gain, uses_gpu
-from rightfit.provenance import Job, describe, lines_of, machine, why_this_backend, write_image_digests
+from rightfit.provenance import Job, machine, why_this_backend, write_image_digests
 from rightfit.run import CALIBRATION, VALIDATION, Run
 from rightfit.runtime import cache_folder
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from rightfit.training.checkpoints import Checkpoints
     from rightfit.training.recipe import Decision
     from rightfit.training.state import Progress, Saved
-    from rightfit.training.workers import Workers
 
 FINISHED = "finished.json"  # which checkpoint the artefacts are of; written after all of them
 
@@ -63,7 +60,7 @@ def _fit(
     table = dataset.table
     held_out = table.rows("val")
 
-    record = _on_record(job, console, checkpoints)
+    record = on_record(job, console, checkpoints)
     if saved is None or saved.changed:
         write_image_digests(job)
     started = time.monotonic()
@@ -123,152 +120,9 @@ def _fit(
     return run
 
 
-def train_together(
-    job: Job, console: Console, checkpoints: Checkpoints, saved: Saved, workers: Workers
-) -> None:
-    """As one of `workers`, on from `saved` to the checkpoint of the end, which all that follows is made from."""
-    record = _on_record(job, console, checkpoints)
-    trained(
-        job,
-        console,
-        checkpoints,
-        saved,
-        record.or_later if workers.writes else lambda decision: None,
-        workers=workers,
-    )
-
-
-class _Record:
-    """Decisions, one line each; what the disk did not take yet waits."""
-
-    def __init__(self, place: Path, console: Console) -> None:
-        self.path, self.console = place / "decisions.jsonl", console
-        self.waiting: list[str] = []
-
-    def __call__(self, decision: Decision) -> None:
-        from rightfit.saving import folder
-
-        line = {"setting": decision.setting, "value": decision.value, "evidence": decision.because}
-        if decision.epoch is not None:
-            line["epoch"] = decision.epoch
-        self.waiting.append(folder.stamped(**line))
-        while self.waiting:
-            append_line(self.path, self.waiting[0])
-            del self.waiting[0]
-
-    def or_later(self, decision: Decision) -> None:
-        try:
-            self(decision)
-        except (RightfitError, OSError) as error:
-            self.console.say(f"{error}; the decision goes on record with the next one, and training goes on")
-
-
-def _on_record(job: Job, console: Console, checkpoints: Checkpoints) -> _Record:
-    """Where decisions go; `checkpoints` hold them too, with what the run is a function of."""
-    record, about = _Record(job.place, console), describe(job)
-    checkpoints.every = parse_seconds(job.settings.checkpoint_every)
-    checkpoints.describe = lambda: {**about, "decisions": [*lines_of(record.path), *record.waiting]}
-    return record
-
-
 def _draw(run: Run, console: Console) -> None:
     if drawn := reporting.draw(run, console):
         console.say(f"report: {drawn}")
-
-
-def trained(
-    job: Job,
-    console: Console,
-    checkpoints: Checkpoints,
-    saved: Saved | None,
-    record: Callable[[Decision], None],
-    until: int | None = None,
-    workers: Workers | None = None,
-) -> tuple[Progress, list[Decision]]:
-    """What the loop made of it, up to the epoch `until`, and the decisions to put on record after it; of several
-    `workers` all call this."""
-    from rightfit.data.augment import policy_named
-    from rightfit.data.loader import TrainLoader
-    from rightfit.saving import folder
-    from rightfit.saving.tensorboard import TensorBoard
-    from rightfit.training import finetune, loop, recipe
-    from rightfit.training.head import Extractor
-    from rightfit.training.judging import Validation
-    from rightfit.training.safety import Safety
-    from rightfit.training.workers import ALONE
-
-    workers = workers or ALONE
-    settings, dataset, place = job.settings, job.dataset, job.place
-    table = dataset.table
-    rows, held_out = table.rows("train"), table.rows("val")
-    weights, _ = recipe.sample_weights(
-        settings, table.codes()[rows], job.facts.class_counts, table.label_mode
-    )
-    assert settings.batch_size is not None
-    loader = TrainLoader(
-        dataset.images,
-        dataset.image_rows[rows],
-        dataset.targets(rows),
-        weights,
-        settings.batch_size,
-        settings.seed,
-        policy_named(settings.augment, settings.mirror),
-        dataset.groups(rows),
-    )
-    validation = Validation(
-        dataset.images, dataset.image_rows[held_out], dataset.targets(held_out), dataset.groups(held_out)
-    )
-    board = TensorBoard(place / "tensorboard") if settings.tensorboard and workers.writes else None
-    counts = {split: len(table.rows(split)) for split in ("train", "val", "test")}
-    follower = reporting.Follower(place, settings, counts, table.classes, table.label_mode, console)
-
-    def after_epoch(progress: Progress) -> None:
-        if not workers.writes:
-            return
-        try:
-            folder.write_table(place / "history.csv", progress.history)
-            if board:
-                board.write(progress.history[-1])
-            if settings.report != "none":
-                follower.after_epoch(progress)
-        except (RightfitError, OSError) as error:  # the checkpoint has it too
-            console.say(f"{error}; training goes on")
-
-    safety = Safety(checkpoints, record, lambda positions: table.paths(rows[positions]))
-    settings_for = functools.partial(recipe.shortened, job.asked, job.facts, settings)
-    precision = settings.precision
-    learning = (settings, table.label_mode, console, after_epoch, precision, settings_for)
-    chosen: list[Decision] = []
-    if job.facts.pretrained:
-        extractor = None
-        if saved is None:
-            cache = cache_folder(settings.cache_folder)
-            extractor = Extractor(job.model, precision, dataset.images, dataset.images.fingerprint, cache)
-        progress, chosen = finetune.train(
-            job.model,
-            extractor,
-            loader,
-            validation,
-            *learning,
-            safety=safety,
-            saved=saved,
-            until=until,
-            workers=workers,
-        )
-    else:
-        progress = loop.train(
-            job.model,
-            loader,
-            validation,
-            *learning,
-            safety=safety,
-            saved=saved,
-            until=until,
-            workers=workers,
-        )
-    if board:
-        board.close()
-    return progress, chosen
 
 
 def _speed(job: Job, progress: Progress) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rightfit import beginning, fitting, memory
+from rightfit import beginning, learning, memory
 from rightfit.config import TrainSettings, parse_seconds
 from rightfit.console import Console
 from rightfit.errors import DataError, RightfitError, WriteError
@@ -106,7 +106,7 @@ class Trials:
         job = Job(place, dataset, model, asked, settings, facts)
         checkpoints = Checkpoints(place, quiet)
         checkpoints.every = parse_seconds(settings.checkpoint_every)
-        progress, _ = fitting.trained(job, quiet, checkpoints, checkpoints.newest(), _unrecorded, until)
+        progress, _ = learning.trained(job, quiet, checkpoints, checkpoints.newest(), _unrecorded, until)
         if progress.stopped:
             raise Interrupted(f"trial {name} {progress.stopped}")
         checkpoints.keep_the_last_only()

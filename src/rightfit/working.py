@@ -39,7 +39,7 @@ def _work(place: Path) -> None:
     if gpus := ray.get_gpu_ids():  # Ray's JaxConfig has numbered each worker's own from 0
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
     from rightfit import resuming
-    from rightfit.fitting import train_together
+    from rightfit.learning import train_together
     from rightfit.provenance import put_back
     from rightfit.training.checkpoints import Checkpoints
     from rightfit.training.workers import Workers

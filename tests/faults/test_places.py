@@ -112,11 +112,11 @@ def test_a_decision_that_the_disk_does_not_take_goes_on_record_with_the_next(
     here, photos, tmp_path, monkeypatch
 ):
     """A setback while the disk is full: training goes on, and nothing is missing in the end."""
-    from rightfit import fitting
+    from rightfit import fitting, learning
     from rightfit.errors import WriteError
     from rightfit.training.recipe import Decision
 
-    run, full, append = tmp_path / "run", [True], fitting.append_line
+    run, full, append = tmp_path / "run", [True], learning.append_line
 
     def appending(path, line):
         if full[0]:
@@ -131,7 +131,7 @@ def test_a_decision_that_the_disk_does_not_take_goes_on_record_with_the_next(
         full[0] = False
         return trained(job, console, checkpoints, saved, record, until)
 
-    monkeypatch.setattr(fitting, "append_line", appending)
+    monkeypatch.setattr(learning, "append_line", appending)
     monkeypatch.setattr(fitting, "trained", setback)
     done = here("train", photos, *COMMON, "--epochs", 1, "--output", run)
     assert done.returncode == 0, done.stderr

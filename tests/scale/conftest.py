@@ -16,7 +16,7 @@ def cluster(begun):
     return begun
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not to the end of the session, whose other tests it would slow down
 def begun():
     from ray.cluster_utils import Cluster
 
