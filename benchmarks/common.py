@@ -11,8 +11,10 @@ import argparse
 import contextlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import math
+import multiprocessing
 import os
 import platform
 import re
@@ -20,7 +22,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +80,46 @@ def answered(contenders: dict[str, Contender]) -> bool:
     _, _, name, settings = sys.argv
     print("\n" + json.dumps(contenders[name].run(argparse.Namespace(**json.loads(settings)))))
     return True
+
+
+# Many runs, a line each ----------------------------------------------------------------------------
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of JSON that are whole: the last one of a run that was killed may not be."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def worked_off(
+    runs: Sequence[dict[str, Any]],
+    measured: Callable[[dict[str, Any]], dict[str, Any]],
+    output: Path,
+    processes: int,
+    minutes: float | None = None,
+) -> Iterator[dict[str, Any]]:
+    """What `measured` says of each run, as a line of `output` once it is there; so many at a time, each on one thread
+    of a process of its own kind. None begins after so many minutes."""
+    os.environ |= {
+        name: "1" for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    }
+    started, todo = time.monotonic(), iter(runs)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context) as pool, output.open("a", encoding="utf-8") as file:
+        going = {pool.submit(measured, run) for run in itertools.islice(todo, processes)}
+        while going:
+            finished = next(as_completed(going))
+            going.discard(finished)
+            row = finished.result()
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            yield row
+            late = minutes is not None and time.monotonic() - started > 60 * minutes
+            if not late and (run := next(todo, None)) is not None:
+                going.add(pool.submit(measured, run))
 
 
 # Measuring ------------------------------------------------------------------------------------------

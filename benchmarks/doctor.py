@@ -32,19 +32,17 @@ import gzip
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import QUICK, RESULTS, ROOT, installed
+from common import QUICK, RESULTS, ROOT, installed, read_lines, worked_off
 
 PACKAGES = ("keras", "tensorflow-cpu", "numpy")
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -116,14 +114,14 @@ def main() -> int:
     args = made.parse_args()
     output = args.output or (QUICK if args.quick else RESULTS) / "doctor.jsonl"
     if args.table:
-        print(tables(of_this_code(read(output))))
+        print(tables(of_this_code(read_lines(output))))
         return 0
     output.parent.mkdir(parents=True, exist_ok=True)
     names, ways, seeds = args.task, args.way, args.seeds
     if args.quick:
         names, ways, seeds = ["digits, 200"], ["off", "act", "callbacks", "one-cycle"], 1
         output.unlink(missing_ok=True)
-    done = {key_of(row) for row in of_this_code(read(output))}
+    done = {key_of(row) for row in of_this_code(read_lines(output))}
     asked = [run for run in runs(names, ways, seeds) if key_of(run) not in done]
     ready = [run for run in asked if missing(TASKS[run["task"]].source) == ""]
     for source in sorted(
@@ -131,28 +129,11 @@ def main() -> int:
     ):
         print(f"left out: {missing(source)}")
     print(f"doctor: {len(ready)} runs to take, {len(done)} are there")
-    os.environ |= {
-        name: "1" for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    }
-    started = time.monotonic()
-    todo: Iterator[dict[str, Any]] = iter(ready)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.processes, context) as pool, output.open("a", encoding="utf-8") as file:
-        going = {
-            pool.submit(measured, run, args.quick)
-            for _, run in zip(range(args.processes), todo, strict=False)
-        }
-        while going:
-            finished = next(as_completed(going))
-            going.discard(finished)
-            row = finished.result()
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            print(f"  {row['task']}, seed {row['seed']}, {row['way']}{row['point'] or ''}: {row['accuracy']:.2f} % in "
-                  f"{row['seconds']:.0f} s {row['word']}", flush=True)  # fmt: skip
-            late = args.minutes is not None and time.monotonic() - started > 60 * args.minutes
-            if not late and (run := next(todo, None)) is not None:
-                going.add(pool.submit(measured, run, args.quick))
+    for row in worked_off(
+        ready, functools.partial(measured, quick=args.quick), output, args.processes, args.minutes
+    ):
+        print(f"  {row['task']}, seed {row['seed']}, {row['way']}{row['point'] or ''}: {row['accuracy']:.2f} % in "
+              f"{row['seconds']:.0f} s {row['word']}", flush=True)  # fmt: skip
     return 0
 
 
@@ -174,7 +155,8 @@ SOURCES = (
 )  # fmt: skip
 TREATMENT = {"doctor.py", "treatment.py", "race.py"}
 WORDS = {"diagnosis.py", "signals.py", "kept.py", "inner.py", "probe.py"}
-UNUSED = {"off": TREATMENT, "act": set(), "grid": TREATMENT | WORDS}
+SEARCH = {"range_test.py"}  # of a search, not of a run
+UNUSED = {"off": TREATMENT | SEARCH, "act": SEARCH, "grid": TREATMENT | WORDS | SEARCH}
 
 
 @functools.lru_cache
@@ -200,17 +182,6 @@ def of_this_code(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def key_of(row: Mapping[str, Any]) -> str:
     return json.dumps([row["task"], row["seed"], row["way"], row["point"]])
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines that are whole: the last one of a run that was killed may not be."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
 
 
 # Data -----------------------------------------------------------------------------------------------
@@ -300,7 +271,7 @@ class InMemory:
 # A run ----------------------------------------------------------------------------------------------
 
 
-def measured(run: dict[str, Any], quick: bool) -> dict[str, Any]:
+def measured(run: dict[str, Any], quick: bool = False) -> dict[str, Any]:
     """One run of one way, with what its weights say of the test images; one that failed has no figures but why."""
     started = time.monotonic()
     line = {

@@ -1,40 +1,51 @@
 """Does a search find good settings sooner than chance, and does it tell the truth about them?
 
-    python benchmarks/tune.py                    what is not in the results yet; hours
+    python benchmarks/tune.py                    what is not in the results yet, two runs at a time; hours
     python benchmarks/tune.py --task NAME ...    only these
     python benchmarks/tune.py --table            what was found, from benchmarks/results/tune.jsonl
     python benchmarks/tune.py --quick            a few tiny trials; shows that it runs
 
 Both searches see the same images and the same ranges, which are bad on purpose: learning rates over four and a half
 decades. Random search trains 64 trials to their ends. Of rightfit's, with 32 trials at most, it is counted how many
-training steps it took to a trial whose selection loss is as low as the best of the 64, the steps of its default recipe
-among them. Then what each search would tell is held against the sealed test, which this script alone opens: rightfit's
-figure of the reporting half, and the selection loss of the best of the 64, which chose it.
+training steps it took to a trial whose selection loss is as low as the best of the 64, the steps of its range test and
+of its default recipe among them. Then what each search would tell is held against the sealed test, which this script
+alone opens: rightfit's figure of the reporting half, and the selection loss of the best of the 64, which chose it.
+
+Each line of the results is one random trial, or one whole search of rightfit's; it can be stopped and started again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import math
 import os
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from common import QUICK, RESULTS, installed, text_table
-from doctor import drawn_from, read
+from common import QUICK, RESULTS, installed, read_lines, text_table, worked_off
+from doctor import drawn_from, missing
 
+if TYPE_CHECKING:
+    from rightfit.trials import Trials
+    from rightfit.tuning.space import Space
+
+PACKAGES = ("keras", "tensorflow-cpu", "numpy", "optuna")
 RANDOM, TRIALS = 64, 32
-SPACE = """\
-learning_rate: {low: 0.00003, high: 1, log: true}
-weight_decay: {low: 0.00001, high: 1, log: true}
-strength: {low: 0, high: 1}
-augment: [none, light, medium, strong]
-"""
+SPACE = {
+    "learning_rate": {"low": 0.00003, "high": 1, "log": True},
+    "weight_decay": {"low": 0.00001, "high": 1, "log": True},
+    "strength": {"low": 0, "high": 1},
+    "augment": ["none", "light", "medium", "strong"],
+}
 
 
 @dataclass(frozen=True)
@@ -43,12 +54,13 @@ class Task:
     images: int
     side: int
     epochs: int
+    precision: str = "float32"
 
 
 TASKS = {
-    "fashion, 10,000": Task("fashion", 10_000, 16, 9),
     "digits": Task("digits", 1_000, 8, 27),
-    "solar cells": Task("elpv", 2_000, 96, 18),
+    "fashion, 10,000": Task("fashion", 10_000, 16, 6),
+    "solar cells": Task("elpv", 1_000, 96, 6, "bfloat16"),
 }
 
 
@@ -56,149 +68,184 @@ def main() -> int:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     made.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME")
     made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    made.add_argument("--minutes", type=float, default=None, help="start no run after so many")
     made.add_argument("--table", action="store_true", help="print the table instead")
-    made.add_argument("--quick", action="store_true", help="a minute; shows that it runs")
+    made.add_argument("--quick", action="store_true", help="a minute or two; shows that it runs")
     args = made.parse_args()
     output = (QUICK if args.quick else RESULTS) / "tune.jsonl"
     if args.table:
-        print(table(read(output)))
+        print(table(read_lines(output)))
         return 0
     output.parent.mkdir(parents=True, exist_ok=True)
-    tasks = {name: TASKS[name] for name in args.task}
-    counts, seeds = (RANDOM, TRIALS), args.seeds
+    names, chance, seeds = args.task, RANDOM, args.seeds
     if args.quick:
-        tasks, counts, seeds = {"digits": Task("digits", 400, 8, 6)}, (3, 3), 1
+        names, chance, seeds = ["digits"], 3, 1
         output.unlink(missing_ok=True)
-    done = {(row["task"], row["of"], row["seed"]) for row in read(output)}
-    for seed in range(seeds):
-        for name, task in tasks.items():
-            if (name, repr(task), seed) in done:
-                continue
-            row = {"task": name, "of": repr(task), "seed": seed, **compared(task, seed, *counts)}
-            with output.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-    print(table(read(output)))
+    done = {key_of(row) for row in read_lines(output)}
+    asked = [
+        {"task": name, "of": repr(TASKS[name]), "seed": seed, "trial": trial}
+        for seed in range(seeds)
+        for name in names
+        for trial in (None, *range(chance))
+        if not missing(TASKS[name].source)
+    ]
+    ready = [run for run in asked if key_of(run) not in done]
+    print(f"tune: {len(ready)} runs to take, {len(done)} are there")
+    for row in worked_off(
+        ready, functools.partial(measured, quick=args.quick), output, args.processes, args.minutes
+    ):
+        who = "rightfit" if row["trial"] is None else f"at random {row['trial'] + 1}"
+        print(
+            f"  {row['task']}, seed {row['seed']}, {who}: {row['loss']:.4f} in {row['seconds']:.0f} s",
+            flush=True,
+        )
+    print(table(read_lines(output)))
     return 0
 
 
-def compared(task: Task, seed: int, chance: int, trials: int) -> dict[str, Any]:
-    """Both searches on one draw of the images."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from rightfit import asking, beginning, runtime
-    from rightfit.console import Console
-    from rightfit.data.dataset import prepare
-    from rightfit.trials import FOLDER, Search
-    from rightfit.tuning import space
-    from rightfit.tuning.choosing import choose
+def key_of(row: dict[str, Any]) -> str:
+    return json.dumps([row["task"], row["of"], row["seed"], row["trial"]])
+
+
+def measured(run: dict[str, Any], quick: bool = False) -> dict[str, Any]:
+    """One trial at random, or all that rightfit's search does, with what the sealed test says of it."""
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    from rightfit import runtime
 
     runtime.choose_backend("tensorflow")
-    with tempfile.TemporaryDirectory() as work:
-        os.environ["RIGHTFIT_CACHE"] = work
-        ranges = Path(work) / "space.yaml"
-        ranges.write_text(SPACE, encoding="utf-8")
-        knobs = space.from_file(ranges)
-        settings = {
-            "epochs": task.epochs,
-            "seed": seed,
-            "precision": "float32",
-            "report": "none",
-            "weights": "none",
-        }
-        asked, source = asking.settled(drawn_from(task.source, task.images, task.side, seed), None, settings)
-        console = Console(quiet=True)
-        dataset, asked = prepare(source, asked, console)
-        _, base, facts, _ = beginning.planned(dataset, asked, console)
-
-        def search(name: str, most: int) -> Search:
-            place = Path(work) / name
-            (place / FOLDER).mkdir(parents=True)
-            told = Console(quiet=False)
-            return Search(
-                place, dataset, asked, base, facts, knobs, most, None, told, "tensorflow", "float32"
-            )
-
-        ours = search("ours", trials)
-        ours.run()
-        choice = choose(ours.trials, ours.levels)
-        assert choice is not None
-        chosen = judged(ours, ours.trials[choice.trial].chosen, "chosen")
-        reported = list(ours.trials[choice.trial].reported.values())
-        told = {name: float(np.mean([each[name] for each in reported])) for name in ("loss", "loss_half")}
-        theirs, found = search("theirs", chance), []
-        for number in range(chance):
-            found.append(judged(theirs, at_random(knobs, [seed, number]), f"{number:02d}"))
-            print(f"  at random {number + 1} of {chance}: {found[-1]['selection']['loss']:.4f}", flush=True)
-        best = min(found, key=lambda each: each["selection"]["loss"])
-        return {
-            "ours": {
-                "best": ours.record.best(ours.levels[-1]),
-                "told": told,
-                "test": chosen["test"],
-                "steps": sum(rung.steps for rung in ours.record.rungs),
-            },
-            "random": {
-                "losses": [each["selection"]["loss"] for each in found],
-                "steps": sum(each["steps"] for each in found),
-                "told": best["selection"],
-                "test": best["test"],
-            },
-            "recipe": asdict(task),
-            "versions": installed(("keras", "tensorflow-cpu", "numpy", "optuna")),
-        }
+    began = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory() as work,
+        trials_of(TASKS[run["task"]], run["seed"], Path(work), quick) as own,
+    ):
+        found = searched(own, 4 if quick else TRIALS) if run["trial"] is None else at_random(own, run)
+    return {**run, **found, "versions": installed(PACKAGES), "seconds": round(time.monotonic() - began, 1)}
 
 
-def judged(search: Any, chosen: dict[str, Any], name: str) -> dict[str, Any]:
-    """One training to the end, and what it says of the selection half and of the test."""
+@contextlib.contextmanager
+def trials_of(task: Task, seed: int, work: Path, quick: bool) -> Iterator[Trials]:
+    from rightfit import asking, beginning
+    from rightfit.console import Console
+    from rightfit.trials import FOLDER, Trials
+
+    os.environ["RIGHTFIT_CACHE"] = str(work / "cache")
+    (work / "search" / FOLDER).mkdir(parents=True)
+    settings = {
+        "epochs": 6 if quick else task.epochs, "seed": seed, "precision": task.precision, "report": "none",
+        "weights": "none", "backend": "tensorflow",
+    }  # fmt: skip
+    console = Console(quiet=True)
+    asked, source = asking.settled(drawn_from(task.source, task.images, task.side, seed), None, settings)
+    prepared = beginning.prepared(asked, source, None, console)
+    _, base, facts, _ = beginning.planned(prepared.dataset, prepared.asked, console)
+    yield Trials(work / "search", prepared, base, facts)
+
+
+def space() -> Space:
+    from rightfit.tuning.space import from_mapping
+
+    return from_mapping(SPACE)
+
+
+def searched(own: Trials, most: int) -> dict[str, Any]:
+    """rightfit's search: the lowest loss by steps spent, what it would tell, and the chosen settings on the test."""
+    from rightfit.console import Console
+    from rightfit.places import Here
+    from rightfit.study import Study
+    from rightfit.tuning.choosing import choose
+
+    study = Study(own, space(), most, None, Console(quiet=True), Here(own))
+    study.run()
+    choice = choose(study.trials, study.levels)
+    assert choice is not None
+    trial = study.trials[choice.trial]
+    reported = list(trial.reported.values())
+    told = {name: float(np.mean([each[name] for each in reported])) for name in ("loss", "loss_half")}
+    best = study.record.best(study.levels[-1])
+    test, _ = trained(own, trial.chosen)
+    return {
+        "loss": best[-1][1], "best": best, "told": told, "test": test["test"], "steps": study.record.steps,
+        "range_test": study.record.range_test.get("suggested"), "chosen": choice.trial, "settings": trial.chosen,
+    }  # fmt: skip
+
+
+def at_random(own: Trials, run: dict[str, Any]) -> dict[str, Any]:
+    """One trial; a loss that is no number ends it with none, after its steps to there."""
+    from rightfit.errors import RightfitError
+
+    generator = np.random.default_rng([run["seed"], run["trial"]])
+    chosen: dict[str, Any] = {}
+    for knob in space():
+        if knob.choices:
+            chosen[knob.name] = knob.choices[generator.integers(len(knob.choices))]
+        elif knob.log:
+            chosen[knob.name] = float(np.exp(generator.uniform(math.log(knob.low), math.log(knob.high))))
+        else:
+            chosen[knob.name] = float(generator.uniform(knob.low, knob.high))
+    try:
+        figures, steps = trained(own, chosen)
+    except RightfitError as error:
+        return {"loss": math.inf, "steps": 0, "settings": chosen, "failed": str(error)}
+    selected = figures["selection"]
+    return {
+        "loss": selected["loss"], "told": selected, "test": figures["test"], "steps": steps, "settings": chosen,
+    }  # fmt: skip
+
+
+def trained(own: Trials, chosen: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """One training to the end: what it says of the selection half and of the test, and its steps."""
     from rightfit.trials import IN_A_TRIAL
 
-    asked = search.settings_of(chosen, 0).model_copy(update=IN_A_TRIAL)
-    progress, job, steps = search.train(asked, name, None)
-    rows = {"selection": search.selection, "test": search.dataset.table.rows("test")}
-    figures = {of: search.figures_of(job, progress, at) for of, at in rows.items()}
-    return {**figures, "steps": progress.epoch * steps}
-
-
-def at_random(knobs: Any, seed: list[int]) -> dict[str, Any]:
-    generator = np.random.default_rng(seed)
-    found: dict[str, Any] = {}
-    for knob in knobs:
-        if knob.choices:
-            found[knob.name] = knob.choices[generator.integers(len(knob.choices))]
-        elif knob.log:
-            found[knob.name] = float(np.exp(generator.uniform(math.log(knob.low), math.log(knob.high))))
-        else:
-            found[knob.name] = float(generator.uniform(knob.low, knob.high))
-    return found
+    assert own.base.epochs
+    asked = own.settings_of(chosen, 0, own.base.epochs).model_copy(update=IN_A_TRIAL)
+    progress, job, steps = own.train(asked, "to-the-end", None)
+    rows = {"selection": own.selection, "test": own.dataset.table.rows("test")}
+    return {of: own.figures_of(job, progress, at) for of, at in rows.items()}, progress.epoch * steps
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """By task: steps to the best of the random search as a share of its own, and errors of what was told."""
-    lines = [
-        [
-            "task",
-            "seeds",
-            "reached",
-            "share of the steps",
-            "told less test, rightfit",
-            "told less test, best of N",
-        ]
-    ]
-    for name in dict.fromkeys(row["task"] for row in rows):
-        of = [row for row in rows if row["task"] == name]
-        shares = [share for row in of if (share := share_of(row)) is not None]
+    head = (
+        "task",
+        "seeds",
+        "reached",
+        "share of the steps",
+        "told less test, rightfit",
+        "told less test, best of N",
+    )
+    lines = [list(head)]
+    for name in TASKS:
+        pairs = [pair for seed in range(64) if (pair := pair_of(rows, name, seed))]
+        if not pairs:
+            continue
+        shares = [share for ours, chance in pairs if (share := share_of(ours, chance)) is not None]
+        best = [min(chance, key=lambda row: row["loss"]) for _, chance in pairs]
         lines.append(
-            [name, str(len(of)), f"{len(shares)} of {len(of)}", spread(shares, "{:.3f}")]
-            + [spread([row[who]["told"]["loss"] - row[who]["test"]["loss"] for row in of], "{:+.4f}")
-               for who in ("ours", "random")]
+            [name, str(len(pairs)), f"{len(shares)} of {len(pairs)}", spread(shares, "{:.3f}")]
+            + [spread([row["told"]["loss"] - row["test"]["loss"] for row in of], "{:+.4f}")
+               for of in ([ours for ours, _ in pairs], best)]
         )  # fmt: skip
     return text_table(lines)
 
 
-def share_of(row: dict[str, Any]) -> float | None:
+def pair_of(
+    rows: list[dict[str, Any]], name: str, seed: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """rightfit's search and the random trials of one seed, where both are whole."""
+    found = [
+        row for row in rows if row["task"] == name and row["seed"] == seed and row["of"] == repr(TASKS[name])
+    ]
+    ours = [row for row in found if row["trial"] is None]
+    chance = [row for row in found if row["trial"] is not None]
+    return (ours[0], chance) if ours and len(chance) == RANDOM else None
+
+
+def share_of(ours: dict[str, Any], chance: list[dict[str, Any]]) -> float | None:
     """Of random search's steps, those after which rightfit's had a trial as good as its best; None for never."""
-    goal = min(row["random"]["losses"])
-    spent = next((steps for steps, loss in row["ours"]["best"] if loss <= goal), None)
-    return None if spent is None else spent / row["random"]["steps"]
+    goal = min(row["loss"] for row in chance)
+    spent = next((steps for steps, loss in ours["best"] if loss <= goal), None)
+    return None if spent is None else spent / sum(row["steps"] for row in chance)
 
 
 def spread(values: list[float], form: str) -> str:

@@ -19,7 +19,10 @@ from rightfit.provenance import Job, describe, lines_of
 from rightfit.runtime import cache_folder
 
 if TYPE_CHECKING:
+    from rightfit.data.loader import TrainLoader
     from rightfit.training.checkpoints import Checkpoints
+    from rightfit.training.judging import Validation
+    from rightfit.training.range_test import Ranged
     from rightfit.training.recipe import Decision
     from rightfit.training.state import Progress, Saved
     from rightfit.training.workers import Workers
@@ -36,19 +39,59 @@ def trained(
 ) -> tuple[Progress, list[Decision]]:
     """What the loop made of it, up to the epoch `until`, and the decisions to put on record after it; of several
     `workers` all call this."""
-    from rightfit.data.augment import policy_named
-    from rightfit.data.loader import TrainLoader
     from rightfit.saving import folder
     from rightfit.saving.tensorboard import TensorBoard
     from rightfit.training import finetune, recipe
     from rightfit.training.head import Extractor
-    from rightfit.training.judging import Validation
     from rightfit.training.safety import Safety
     from rightfit.training.workers import ALONE
 
     workers = workers or ALONE
     settings, dataset, place = job.settings, job.dataset, job.place
     table = dataset.table
+    loader, validation = images_of(job)
+    board = TensorBoard(place / "tensorboard") if settings.tensorboard and workers.writes else None
+    counts = {split: len(table.rows(split)) for split in ("train", "val", "test")}
+    follower = reporting.Follower(place, settings, counts, table.classes, table.label_mode, console)
+
+    def after_epoch(progress: Progress) -> None:
+        if not workers.writes:
+            return
+        try:
+            folder.write_table(place / "history.csv", progress.history)
+            if board:
+                board.write(progress.history[-1])
+            if settings.report != "none":
+                follower.after_epoch(progress)
+        except (RightfitError, OSError) as error:  # the checkpoint has it too
+            console.say(f"{error}; training goes on")
+
+    safety = Safety(checkpoints, record, lambda positions: table.paths(table.rows("train")[positions]))
+    settings_for = functools.partial(recipe.shortened, job.asked, job.facts, settings)
+    precision = settings.precision
+    learning = (settings, table.label_mode, console, after_epoch, precision, settings_for)
+    if job.facts.pretrained:
+        extractor = None
+        if saved is None:
+            cache = cache_folder(settings.cache_folder)
+            extractor = Extractor(job.model, precision, dataset.images, dataset.images.fingerprint, cache)
+        train = functools.partial(finetune.train, job.model, extractor)
+    else:
+        train = functools.partial(_from_scratch, job.model)
+    reached = train(loader, validation, *learning, safety=safety, saved=saved, until=until, workers=workers)
+    if board:
+        board.close()
+    return reached
+
+
+def images_of(job: Job) -> tuple[TrainLoader, Validation]:
+    """To learn from, with their weights, and to look at after each epoch."""
+    from rightfit.data.augment import policy_named
+    from rightfit.data.loader import TrainLoader
+    from rightfit.training import recipe
+    from rightfit.training.judging import Validation
+
+    settings, dataset, table = job.settings, job.dataset, job.dataset.table
     rows, held_out = table.rows("train"), table.rows("val")
     weights, _ = recipe.sample_weights(
         settings, table.codes()[rows], job.facts.class_counts, table.label_mode
@@ -67,38 +110,28 @@ def trained(
     validation = Validation(
         dataset.images, dataset.image_rows[held_out], dataset.targets(held_out), dataset.groups(held_out)
     )
-    board = TensorBoard(place / "tensorboard") if settings.tensorboard and workers.writes else None
-    counts = {split: len(table.rows(split)) for split in ("train", "val", "test")}
-    follower = reporting.Follower(place, settings, counts, table.classes, table.label_mode, console)
+    return loader, validation
 
-    def after_epoch(progress: Progress) -> None:
-        if not workers.writes:
-            return
-        try:
-            folder.write_table(place / "history.csv", progress.history)
-            if board:
-                board.write(progress.history[-1])
-            if settings.report != "none":
-                follower.after_epoch(progress)
-        except (RightfitError, OSError) as error:  # the checkpoint has it too
-            console.say(f"{error}; training goes on")
 
-    safety = Safety(checkpoints, record, lambda positions: table.paths(rows[positions]))
-    settings_for = functools.partial(recipe.shortened, job.asked, job.facts, settings)
-    precision = settings.precision
-    learning = (settings, table.label_mode, console, after_epoch, precision, settings_for)
-    if job.facts.pretrained:
-        extractor = None
-        if saved is None:
-            cache = cache_folder(settings.cache_folder)
-            extractor = Extractor(job.model, precision, dataset.images, dataset.images.fingerprint, cache)
-        train = functools.partial(finetune.train, job.model, extractor)
-    else:
-        train = functools.partial(_from_scratch, job.model)
-    reached = train(loader, validation, *learning, safety=safety, saved=saved, until=until, workers=workers)
-    if board:
-        board.close()
-    return reached
+def range_tested(job: Job, low: float, high: float, steps: int) -> Ranged:
+    """A learning-rate range test of a job from scratch. Stop after Ctrl-C or SIGTERM."""
+    from rightfit.training.interrupt import interruptible
+    from rightfit.training.phases import ALL
+    from rightfit.training.range_test import range_test
+    from rightfit.training.running import Training
+    from rightfit.training.state import Progress
+
+    loader, validation = images_of(job)
+    settings, quiet = job.settings, Console(quiet=True)
+    progress = Progress(epochs=settings.epochs or 1, micro=settings.micro_batch or 0)
+    training = Training(
+        job.model, loader, validation, settings, job.dataset.table.label_mode, quiet, settings.precision, (ALL,),
+        progress, None,
+    )  # fmt: skip
+    training.enter()
+    assert training.step
+    with interruptible(quiet) as interrupt:
+        return range_test(training.step, training.loader, low, high, steps, interrupt.check)
 
 
 def _from_scratch(*given: Any, **how: Any) -> tuple[Progress, list[Decision]]:

@@ -29,8 +29,8 @@ class Places(Protocol):
     def next_done(self) -> tuple[Task, dict[str, Any]]:
         """Wait for one that was begun: what `Trials.attempt` says of it."""
 
-    def pace(self) -> dict[str, Any]:
-        """What `Trials.pace` says."""
+    def ask(self, what: str) -> dict[str, Any]:
+        """What one of `trials.ASKED` says, or {"failed": why}."""
 
 
 class Here:
@@ -41,13 +41,13 @@ class Here:
         self._done: list[tuple[Task, dict[str, Any]]] = []
 
     def begin(self, task: Task, chosen: dict[str, Any], last: int) -> None:
-        self._done.append((task, self.trials.attempt(task.trial, chosen, task.seed, task.epochs, last)))
+        self._done.append((task, self.trials.attempt(task, chosen, last)))
 
     def next_done(self) -> tuple[Task, dict[str, Any]]:
         return self._done.pop()
 
-    def pace(self) -> dict[str, Any]:
-        return self.trials.pace()
+    def ask(self, what: str) -> dict[str, Any]:
+        return self.trials.ask(what)
 
 
 class Nodes:
@@ -72,8 +72,7 @@ class Nodes:
         return cluster.room(CPUS).workers  # now: a cluster grows and shrinks
 
     def begin(self, task: Task, chosen: dict[str, Any], last: int) -> None:
-        asked = (task.trial, chosen, task.seed, task.epochs, last)
-        self._going[self._call.remote(self.place, "attempt", *asked)] = task, time.monotonic()
+        self._going[self._call.remote(self.place, "attempt", task, chosen, last)] = task, time.monotonic()
 
     def next_done(self) -> tuple[Task, dict[str, Any]]:
         import ray
@@ -87,8 +86,8 @@ class Nodes:
         found = self._result(done[0])
         return task, {"seconds": round(time.monotonic() - began, 1), **found}
 
-    def pace(self) -> dict[str, Any]:
-        return self._result(self._call.remote(self.place, "pace"))
+    def ask(self, what: str) -> dict[str, Any]:
+        return self._result(self._call.remote(self.place, "ask", what))
 
     def _result(self, reference: Any) -> dict[str, Any]:
         import ray

@@ -194,7 +194,8 @@ def _ended(study: Study, held: ExitStack) -> Run:
         "because": choice.because, "reported": told, "seeds": len(reported), "images": len(study.own.reporting),
         "importances": importances(study.trials, study.space, study.levels),
         "edges": edges(study.space, trial.chosen),
-        "steps": sum(sum(t.steps.values()) for t in study.trials),
+        "steps": study.record.steps,
+        "range_test": {name: study.record.range_test.get(name) for name in ("rates", "losses", "suggested")},
         "best": study.record.best(last),
         "space": [dataclasses.asdict(knob) for knob in study.space],
         "trials": [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rightfit.console import Console, duration
 from rightfit.errors import RunError
 from rightfit.places import Places
-from rightfit.trials import FOLDER, JOURNAL, Trials
+from rightfit.trials import FOLDER, JOURNAL, RANGE_STEPS, Trials
 
 if TYPE_CHECKING:
     from rightfit.tuning.halving import Task
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TRAININGS = 16  # to the end that are to fit into the time
 SEARCH = 0.5  # of the time; the rest is for more seeds of the finalists and the run at the end
+RANGE_WORTH = 10  # range tests that a training's steps must hold, at least
 FAILURES = 3  # in a row end a search: what is wrong is not the settings
 
 
@@ -55,6 +56,7 @@ class Study:
         from rightfit.tuning import halving
 
         self._fit_epochs()
+        self._test_the_range()
         self.console.say(
             f"tuning {', '.join(knob.name for knob in self.space)}; rungs at "
             f"{', '.join(map(str, self.levels))} epochs; {len(self.own.selection):,} validation images to choose by, "
@@ -102,7 +104,7 @@ class Study:
         from rightfit.training.speed import epochs_that_fit
 
         assert base.epochs
-        found, seconds = self.places.pace(), self.seconds * self.places.count
+        found, seconds = self.places.ask("pace"), self.seconds * self.places.count
         fit = epochs_that_fit(found["row"], seconds / TRAININGS) if found.get("row") else base.epochs
         epochs = min(base.epochs, fit)
         journal.write(self.journal, "epochs", epochs=epochs, seconds=found["seconds"])
@@ -112,6 +114,28 @@ class Study:
                 f"{duration(seconds)}; --epochs asks for others"
             )
         self._read()
+
+    def _test_the_range(self) -> None:
+        """Which learning rate a range test suggests, where it costs little beside one training; once."""
+        from rightfit.tuning import journal
+
+        base, facts, trials = self.own.base, self.own.facts, self.record.trials
+        tuned = any(knob.name == "learning_rate" for knob in self.space)
+        if not tuned or facts.pretrained or self.record.range_test or len(trials) > 1:
+            return  # borrowed weights learn in phases, whose rates differ
+        assert base.batch_size
+        if self.levels[-1] * -(-facts.images // base.batch_size) < RANGE_WORTH * RANGE_STEPS:
+            return
+        found = self.places.ask("range_test")
+        journal.write(self.journal, "range_test", **found)
+        self._read()
+        if "failed" in found:
+            told = f"failed: {found['failed']}"
+        elif found["suggested"]:
+            told = f"suggests {found['suggested']:.2g}, the recipe has {base.learning_rate:.2g}"
+        else:
+            told = "shows none that surely lowers the loss"
+        self.console.say(f"range test of the learning rate: {told}")
 
     def _begin(self, task: Task) -> None:
         from rightfit.tuning import journal
@@ -143,12 +167,16 @@ class Study:
         self._say(task, found["loss"])
 
     def _next(self) -> dict[str, Any]:
-        """What the next trial tries: the default recipe first."""
-        from rightfit.tuning.space import defaults_of
+        """What the next trial tries: the default recipe first, then that at the rate of the range test."""
+        from rightfit.tuning.space import at_rate, defaults_of
         from rightfit.tuning.suggest import suggest
 
+        usual = defaults_of(self.space, self.own.base)
         if not self.trials:
-            return defaults_of(self.space, self.own.base)
+            return usual
+        suggested = self.record.range_test.get("suggested")
+        if len(self.trials) == 1 and suggested and (other := at_rate(self.space, usual, suggested)):
+            return other
         return suggest(self.trials, self.space, self.levels, self.own.asked.seed)
 
     def _late(self, share: float) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import platform
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     from rightfit.data.dataset import Dataset
     from rightfit.training.recipe import Decision, Facts
     from rightfit.training.state import Progress
+    from rightfit.tuning.halving import Task
 
 FOLDER, JOURNAL = "search", "journal.jsonl"  # in the run that a search ends in
 IN_A_TRIAL = {"doctor": "off", "report": "none"}
 FEWEST = 10  # validation images in each half
+RANGE = 100.0  # times below and above the recipe's learning rate
+RANGE_STEPS = 100
 
 
 class Interrupted(Exception):
@@ -45,38 +49,43 @@ class Trials:
         self.usual = usual(self.asked, self.base, self.facts)
         self._sizes: dict[str, Dataset] = {}
 
-    def attempt(
-        self, trial: int, chosen: dict[str, Any], seed: int, epochs: int, last: int
-    ) -> dict[str, Any]:
-        """Train up to `epochs` of `last`: {"loss" of the selection half, "steps", "seconds"}, at the end with what the
-        reporting half says ("reported"); or {"failed": why} where the settings are to blame, or memory is short."""
-        began, name = time.monotonic(), _name(trial, seed)
-        try:
-            asked = self.settings_of(chosen, seed, last).model_copy(update=IN_A_TRIAL)
-            progress, job, steps = self._train(asked, name, None if epochs == last else epochs)
-            found: dict[str, Any] = {"loss": progress.best_loss, "steps": progress.epoch * steps}
-            if epochs == last:
-                found["reported"] = self._figures_of(job, progress, self.reporting)
-        except (DataError, WriteError):  # of no settings' making: once it is mended, the search goes on
-            raise
-        except Exception as error:
-            if not isinstance(error, RightfitError) and not memory.is_short(error):
-                raise
-            found = {"failed": str(error) if isinstance(error, RightfitError) else memory.words(error)}
-        finally:
-            _free()
-        return {**found, "seconds": round(time.monotonic() - began, 1)}
+    def attempt(self, task: Task, chosen: dict[str, Any], last: int) -> dict[str, Any]:
+        """`task` of a trial of `last` epochs: {"loss" of the selection half, "steps", "seconds"}, at the end with what
+        the reporting half says ("reported"); or {"failed": why} where the settings are to blame, or memory is short."""
 
-    def pace(self) -> dict[str, Any]:
-        """{"row": of the history of one epoch of the default recipe, None where none was, "seconds"}."""
-        began = time.monotonic()
-        try:
-            progress, _, _ = self._train(self.asked.model_copy(update=IN_A_TRIAL), "pace", 1)
-        finally:
-            _free()
+        def reached() -> dict[str, Any]:
+            asked = self.settings_of(chosen, task.seed, last).model_copy(update=IN_A_TRIAL)
+            whole = task.epochs == last
+            name = _name(task.trial, task.seed)
+            progress, job, steps = self.train(asked, name, None if whole else task.epochs)
+            found: dict[str, Any] = {"loss": progress.best_loss, "steps": progress.epoch * steps}
+            return {**found, "reported": self.figures_of(job, progress, self.reporting)} if whole else found
+
+        return _timed(reached)
+
+    def ask(self, what: str) -> dict[str, Any]:
+        """Of the default recipe, "pace": {"row" of the history of one epoch, None where none was, "seconds"}; or
+        "range_test" of its learning rate: {"rates", "losses", "suggested", "steps", "seconds"}; or {"failed": why}."""
+        return _timed({"pace": self._pace, "range_test": self._range_test}[what])
+
+    def _pace(self) -> dict[str, Any]:
+        progress, _, _ = self.train(self.asked.model_copy(update=IN_A_TRIAL), "pace", 1)
         shutil.rmtree(self._folder("pace"), ignore_errors=True)
-        row = next((row for row in progress.history if row.get("steps")), None)
-        return {"row": row, "seconds": round(time.monotonic() - began, 1)}
+        return {"row": next((row for row in progress.history if row.get("steps")), None)}
+
+    def _range_test(self) -> dict[str, Any]:
+        from rightfit.training.interrupt import Stop
+
+        rate = self.base.learning_rate
+        assert rate
+        job = self._job(self.asked.model_copy(update=IN_A_TRIAL), "range-test")
+        try:
+            found = learning.range_tested(job, rate / RANGE, rate * RANGE, RANGE_STEPS)
+        except Stop:
+            raise Interrupted("stopped in the range test of the learning rate") from None
+        finally:
+            shutil.rmtree(self._folder("range-test"), ignore_errors=True)
+        return {**dataclasses.asdict(found), "steps": len(found.rates)}
 
     def forget(self, trial: int, seed: int) -> None:
         """What an attempt goes on from: once what it reached is in the journal, nobody needs it."""
@@ -90,27 +99,29 @@ class Trials:
         changes = {"epochs": epochs, "seed": seed_of(self.asked.seed, seed)}
         return settings_of(chosen, self.asked.model_copy(update=changes), self.base, self.usual)
 
-    def _train(self, asked: TrainSettings, name: str, until: int | None) -> tuple[Progress, Job, int]:
-        """From its checkpoint, where it has one, up to the epoch `until`; with the steps of an epoch."""
+    def train(self, asked: TrainSettings, name: str, until: int | None) -> tuple[Progress, Job, int]:
+        """From the checkpoint of this name, where there is one, up to the epoch `until`; with the steps of an epoch."""
         from rightfit.training.checkpoints import Checkpoints
 
-        place = self._folder(name)
-        place.mkdir(parents=True, exist_ok=True)
-        quiet = Console(quiet=True)
-        dataset = self._parted(asked)
-        model, settings, facts, _ = beginning.planned(dataset, asked, quiet)
-        computes = {"backend": self.prepared.backend, "precision": self.prepared.precision}
-        changes = {**computes, "output": str(place)}
-        settings = settings.model_copy(update={**changes, "label_mode": dataset.table.label_mode})
-        dataset.table.write_csv(place / "data.csv")
-        job = Job(place, dataset, model, asked, settings, facts)
-        checkpoints = Checkpoints(place, quiet)
-        checkpoints.every = parse_seconds(settings.checkpoint_every)
+        quiet, job = Console(quiet=True), self._job(asked, name)
+        checkpoints = Checkpoints(job.place, quiet)
+        checkpoints.every = parse_seconds(job.settings.checkpoint_every)
         progress, _ = learning.trained(job, quiet, checkpoints, checkpoints.newest(), _unrecorded, until)
         if progress.stopped:
             raise Interrupted(f"trial {name} {progress.stopped}")
         checkpoints.keep_the_last_only()
-        return progress, job, -(-facts.images // (settings.batch_size or 1))
+        return progress, job, -(-job.facts.images // (job.settings.batch_size or 1))
+
+    def _job(self, asked: TrainSettings, name: str) -> Job:
+        place = self._folder(name)
+        place.mkdir(parents=True, exist_ok=True)
+        dataset = self._parted(asked)
+        model, settings, facts, _ = beginning.planned(dataset, asked, Console(quiet=True))
+        computes = {"backend": self.prepared.backend, "precision": self.prepared.precision}
+        changes = {**computes, "output": str(place)}
+        settings = settings.model_copy(update={**changes, "label_mode": dataset.table.label_mode})
+        dataset.table.write_csv(place / "data.csv")
+        return Job(place, dataset, model, asked, settings, facts)
 
     def _folder(self, name: str) -> Path:
         return self.place / FOLDER / "trials" / name
@@ -132,7 +143,7 @@ class Trials:
         splits[self.reporting] = "test"
         return dataclasses.replace(self.at(asked), table=table.with_splits(np.asarray(splits)))
 
-    def _figures_of(self, job: Job, progress: Progress, rows: Any) -> dict[str, Any]:
+    def figures_of(self, job: Job, progress: Progress, rows: Any) -> dict[str, Any]:
         """Accuracy and loss of the table's `rows` (N,) by the weights that a trial kept, with half their 95 %
         intervals."""
         from rightfit.evaluation.infer import all_logits, plain_graph
@@ -174,6 +185,22 @@ def _name(trial: int, seed: int) -> str:
 
 def _unrecorded(decision: Decision) -> None:
     """What a trial decides by itself is no decision of the run's."""
+
+
+def _timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `work` found and its "seconds"; or {"failed": why}, where settings are to blame or memory is short."""
+    began = time.monotonic()
+    try:
+        found = work()
+    except (DataError, WriteError):  # of no settings' making: once it is mended, the search goes on
+        raise
+    except Exception as error:
+        if not isinstance(error, RightfitError) and not memory.is_short(error):
+            raise
+        found = {"failed": str(error) if isinstance(error, RightfitError) else memory.words(error)}
+    finally:
+        _free()
+    return {**found, "seconds": round(time.monotonic() - began, 1)}
 
 
 def _free() -> None:

@@ -28,6 +28,7 @@ import optuna  # noqa: E402, F401
 import torch  # noqa: E402, F401
 
 import rightfit  # noqa: E402
+from rightfit import study, trials  # noqa: E402
 from rightfit.tuning import halving  # noqa: E402
 
 ASKED = {
@@ -41,6 +42,7 @@ ASKED = {
 
 
 halving.SEEDS = 2  # of each finalist: enough to see that both are told
+study.RANGE_WORTH, trials.RANGE_STEPS = 0, 30  # so that a search as small as this one has a range test
 
 
 def images():

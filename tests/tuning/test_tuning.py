@@ -1,5 +1,6 @@
 """A search decides by what is on record alone, gives each trial its chance, and is not taken in by one lucky number."""
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -387,7 +388,8 @@ def test_a_search_killed_again_and_again_is_the_one_that_nobody_disturbed(tmp_pa
     assert said["killed"] == whole
     rungs = [line for line in whole["journal"] if line["event"] == "rung"]
     assert len({line["trial"] for line in rungs}) == 4
-    assert whole["tuning"]["steps"] == sum(
+    ranged = [line["steps"] for line in whole["journal"] if line["event"] == "range_test"]
+    assert len(ranged) == 1 and whole["tuning"]["steps"] == ranged[0] + sum(
         max(line["steps"] for line in rungs if (line["trial"], line["seed"]) == one)
         for one in {(line["trial"], line["seed"]) for line in rungs}
     ), "promoted trials go on, they do not begin again"
@@ -433,6 +435,9 @@ def test_the_page_tells_what_was_searched_chosen_and_where_to_look_next(language
     text = page(story_of(trials=many), language)
     assert "<code>--space</code>" in text and "a loss that is no number" in text
     assert "<code>--space</code>" not in page(story_of(trials=many, edges={}), language)
+    ranged = {"rates": [0.001, 0.1, 9.0], "losses": [2.3, 1.7, 9.9], "suggested": 0.789}
+    assert "0.789" not in text and "0.789" in page(story_of(range_test=ranged), language)
+    assert "0.789" not in page(story_of(range_test=ranged | {"suggested": None}), language)
 
 
 def test_what_lies_at_the_end_of_its_range_is_named_unless_it_can_go_no_further():
@@ -451,7 +456,7 @@ def test_what_lies_at_the_end_of_its_range_is_named_unless_it_can_go_no_further(
 class Untrained(Trials):
     """Its trainings are said to have happened."""
 
-    def _train(self, asked, name, until):
+    def train(self, asked, name, until):
         self.taken.append(name)
         if name != "pace" and self.fails(name):
             raise self.error
@@ -459,7 +464,7 @@ class Untrained(Trials):
         row = {"steps": 10, "train_seconds": 2.0, "first_step_seconds": 0.2, "validation_seconds": 0.0}
         return SimpleNamespace(epoch=epochs, best_loss=0.5, history=[row]), None, 10
 
-    def _figures_of(self, job, progress, rows):
+    def figures_of(self, job, progress, rows):
         return {"accuracy": 0.9, "accuracy_half": 0.1, "loss": 0.5, "loss_half": 0.1}
 
 
@@ -476,6 +481,58 @@ def untrained(
         folder, Prepared(SimpleNamespace(table=table), asked, "tensorflow", "float32", {}), RESOLVED, FACTS
     )
     return Study(own, SPACE, trials, seconds, Console(quiet=True), Here(own))
+
+
+RANGED = {"rates": [0.01, 1.0], "losses": [2.3, 1.9], "suggested": 0.3, "steps": 2}
+
+
+def rates_tried(folder, monkeypatch, ranged, trials=2, space=None, pretrained=False):
+    """Learning rates of the first trials, and how many range tests there were."""
+    asked = []
+    monkeypatch.setattr(Untrained, "_range_test", lambda self: asked.append(1) or dict(ranged))
+    folder.mkdir()
+    search = untrained(folder, [0, 1] * 20, trials=trials)
+    search.own.facts = dataclasses.replace(FACTS, images=32_000, pretrained=pretrained)
+    search.space = space or search.space
+    for _ in range(2):  # once more, as if it had been killed
+        search.run()
+    return [t.chosen.get("learning_rate") for t in search.trials], len(asked)
+
+
+def test_the_second_trial_has_the_rate_that_a_range_test_suggests_which_is_asked_once(tmp_path, monkeypatch):
+    rates, tests = rates_tried(tmp_path / "a", monkeypatch, RANGED)
+    assert rates == [0.1, 0.3] and tests == 1
+    rates, _ = rates_tried(tmp_path / "beyond", monkeypatch, RANGED | {"suggested": 50.0})
+    assert rates == [0.1, 1.0], "the end of its range"
+    others = {
+        "same": RANGED | {"suggested": 0.11},
+        "none": RANGED | {"suggested": None},
+        "short": {"failed": "why"},
+    }
+    for name, ranged in others.items():
+        rates, _ = rates_tried(tmp_path / name, monkeypatch, ranged)
+        assert rates[0] == 0.1 and rates[1] not in (0.1, 0.11), "as others are suggested"
+    rates, _ = rates_tried(
+        tmp_path / "listed", monkeypatch, RANGED, space=(Knob("learning_rate", (0.1, 0.2, 0.9)),)
+    )
+    assert rates == [0.1, 0.2], "the nearest choice"
+
+
+def test_no_range_is_tested_where_it_has_no_use_or_costs_much_beside_a_training(tmp_path, monkeypatch):
+    no_rate = (Knob("strength", low=0.0, high=1.0),)
+    assert rates_tried(tmp_path / "a", monkeypatch, RANGED, space=no_rate)[1] == 0
+    assert rates_tried(tmp_path / "b", monkeypatch, RANGED, pretrained=True)[1] == 0
+    monkeypatch.setattr("rightfit.study.RANGE_WORTH", 1e9)
+    assert rates_tried(tmp_path / "c", monkeypatch, RANGED)[1] == 0
+
+
+def test_what_a_range_test_costs_is_counted(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    journal.write(path, "range_test", **RANGED | {"steps": 90}, seconds=1.0)
+    journal.write(path, "trial", trial=0, chosen={})
+    journal.write(path, "rung", trial=0, seed=0, epochs=9, loss=0.4, steps=100, seconds=2.0)
+    found = journal.read(path)
+    assert found.steps == 190 and found.best(9) == [(190, 0.4)] and found.seconds == 3.0
 
 
 def test_trials_that_fail_are_left_out_and_many_in_a_row_end_a_search_that_only_the_clock_would(tmp_path):

@@ -185,6 +185,21 @@ def best_so_far(steps: Floats, losses: Floats, labels: tuple[str, str]) -> str:
         return drawn.svg()
 
 
+def range_test(rates: Floats, losses: Floats, suggested: float | None, labels: tuple[str, str]) -> str:
+    """Loss by learning rate on a log scale, from its lowest to what it began with; a line down at what is suggested."""
+    with _drawing(5.2, 2.4, 1) as drawn:
+        (axes,) = drawn.axes
+        axes.semilogx(rates, losses, color=FIRST)
+        axes.xaxis.set_major_formatter("{x:g}")
+        room = 0.1 * (losses[0] - losses.min()) or 1.0
+        axes.set_ylim(losses.min() - room, losses[0] + 3 * room)  # where it leaps, how far does not matter
+        if suggested is not None:
+            axes.axvline(suggested, color=FAINT, lw=0.8, ls=":")
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        return drawn.svg()
+
+
 def parallel(settings: Sequence[tuple[str, str, str]], trials: Sequence[tuple[Sequence[float], str]]) -> str:
     """An axis for each setting (name, lowest, highest), a line for each trial: where in the ranges it was, and whether
     it is the "chosen" one, one that went the "whole" way, or one that ended "early"."""

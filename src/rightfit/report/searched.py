@@ -42,6 +42,7 @@ def searched(story: Story, t: Words) -> dict[str, Any] | None:
             "figure": Markup(plots.best_so_far(steps, losses, (t("steps axis"), t("searched loss")))),
             "alt": t("best alt", loss=f"{losses[-1]:.4f}"),
         },
+        "range": _range_test(found.get("range_test") or {}, t),
         "parallel": {
             "figure": Markup(
                 plots.parallel([(name, *_ends(knob)) for name, knob in zip(names, found["space"], strict=True)], lines)
@@ -57,6 +58,19 @@ def searched(story: Story, t: Words) -> dict[str, Any] | None:
         "importance": t("importance text") if found["importances"] else t("importance none"),
         "next": with_code(_next(found, t)),
     }  # fmt: skip
+
+
+def _range_test(tested: Mapping[str, Any], t: Words) -> dict[str, Any] | None:
+    if not tested.get("rates"):
+        return None
+    rates, losses = (np.array(tested[name], np.float64) for name in ("rates", "losses"))
+    suggested = tested["suggested"]
+    labels = (t("rate axis"), t("step loss"))
+    return {
+        "figure": Markup(plots.range_test(rates, losses, suggested, labels)),
+        "alt": t("range alt"),
+        "text": t("range test", rate=number(suggested)) if suggested else t("range none"),
+    }
 
 
 def _kind(trial: Mapping[str, Any], found: Mapping[str, Any]) -> str:

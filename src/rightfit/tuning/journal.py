@@ -3,6 +3,7 @@
 {"event": "begun", "space": ..., "asked": ...}
 {"event": "ends", "trials": 40, "time_limit": "4h"}    of a search that goes on, in place of those it began with
 {"event": "epochs", "epochs": 27, "seconds": 8.1}
+{"event": "range_test", "rates": [...], "losses": [...], "suggested": 0.13, "steps": 99, "seconds": 6.0}
 {"event": "trial", "trial": 3, "chosen": {...}}
 {"event": "rung", "trial": 3, "seed": 0, "epochs": 9, "loss": 0.41, "steps": 900, "seconds": 12.5}
 {"event": "failed", "trial": 3, "seed": 0, "why": "..."}
@@ -55,14 +56,21 @@ class Record:
     """All that a journal holds."""
 
     begun: dict[str, Any] = field(default_factory=dict)  # what the search was begun with
+    range_test: dict[str, Any] = field(default_factory=dict)  # of the learning rate
     epochs: int = 0  # of a training, where the time limit decided it
     trials: list[Trial] = field(default_factory=list)
     rungs: list[Rung] = field(default_factory=list)  # in their order
     seconds: float = 0.0  # that trials took
 
+    @property
+    def steps(self) -> int:
+        """That the range test and all trials took."""
+        spent: int = self.range_test.get("steps", 0)
+        return spent + sum(rung.steps for rung in self.rungs)
+
     def best(self, epochs: int) -> list[tuple[int, float]]:
-        """Steps spent by all trials, and the lowest loss after `epochs`, each time that one was reached."""
-        found, spent, lowest = [], 0, float("inf")
+        """Steps spent, the range test's too, and the lowest loss after `epochs`, each time that one was reached."""
+        found, spent, lowest = [], self.range_test.get("steps", 0), float("inf")
         for rung in self.rungs:
             spent += rung.steps
             if rung.epochs == epochs and rung.seed == 0:
@@ -80,6 +88,8 @@ def read(path: Path) -> Record:
             found.begun = line
         elif line["event"] == "ends":
             found.begun |= {name: line[name] for name in ("trials", "time_limit") if line[name] is not None}
+        elif line["event"] == "range_test":
+            found.range_test = line
         elif line["event"] == "epochs":
             found.epochs = line["epochs"]
         elif line["event"] == "trial":

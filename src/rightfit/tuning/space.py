@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rightfit.training.recipe import Facts
 
 EDGE = 0.1  # of a range: a value so near to its end says that the range may be too narrow
+SAME_RATE = 1.3  # times another, or less
 TUNABLE = (
     "learning_rate", "weight_decay", "strength", "batch_size", "augment", "mirror", "optimizer", "model", "finetune",
     "dropout", "stochastic_depth", "label_smoothing", "warmup_epochs", "ema", "class_weights", "image_size",
@@ -133,6 +134,15 @@ def defaults_of(space: Space, settings: TrainSettings) -> dict[str, Any]:
         else:
             found[knob.name] = min(knob.high, max(knob.low, float(value)))
     return found
+
+
+def at_rate(space: Space, chosen: Mapping[str, Any], rate: float) -> dict[str, Any] | None:
+    """What was `chosen` with the rate in `space` that is nearest to `rate`; None where that is much the same."""
+    knob = next(knob for knob in space if knob.name == "learning_rate")
+    choices = knob.choices or (min(knob.high, max(knob.low, rate)),)
+    near = min(choices, key=lambda each: abs(math.log(each / rate)))
+    same = abs(math.log(near / chosen["learning_rate"])) < math.log(SAME_RATE)
+    return None if same else {**chosen, "learning_rate": near}
 
 
 Usual = dict[str, tuple[float, float]]  # learning rate and decay by optimizer
