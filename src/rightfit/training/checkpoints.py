@@ -30,7 +30,7 @@ from rightfit.training.workers import ALONE, Workers
 
 FORMAT = "rightfit checkpoint 1"
 FOLDER = "checkpoints"
-LOSSES = "losses/"  # tensors of `Progress.losses`
+ARRAYS = "arrays/"  # tensors of `Progress.arrays`
 KEPT = 2  # the newest; and the newest from the end of an epoch, to which a diverged run returns
 
 Weights = list[NDArray[Any]]
@@ -82,7 +82,7 @@ class Checkpoints:
         if progress.fitted:
             best[_best_name(0)] = progress.fitted
         content = {"progress": progress.to_json(), "fitted": bool(progress.fitted), **self.describe()}
-        tensors = {**tensors, **{f"{LOSSES}{name}": losses for name, losses in progress.losses.items()}}
+        tensors = {**tensors, **{f"{ARRAYS}{name}": array for name, array in progress.arrays.items()}}
         entry = _Entry(f"step-{steps:08d}.safetensors", progress.step == 0, frozenset(best))
 
         def work() -> None:
@@ -212,8 +212,8 @@ class Checkpoints:
                     raise RunError(f"{self.folder / file} is not the file that {name} was saved with")
                 self._best[file] = [kept[key] for key in sorted(kept)], digest
             setattr(progress, field, self._best[file][0])
-        for tensor in [tensor for tensor in tensors if tensor.startswith(LOSSES)]:
-            progress.losses[tensor.removeprefix(LOSSES)] = tensors.pop(tensor)
+        for tensor in [tensor for tensor in tensors if tensor.startswith(ARRAYS)]:
+            progress.arrays[tensor.removeprefix(ARRAYS)] = tensors.pop(tensor)
         return Saved(name, progress, tensors, content)
 
 

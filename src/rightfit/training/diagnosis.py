@@ -86,6 +86,7 @@ class Evidence:
         None  # share of the weights' size by which the last step of an epoch moved them, at most
     )
     dead: float | None = None  # share of channels that no image makes fire
+    doubts: float | None = None  # share of the training images whose labels were doubted on the way
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,13 @@ def diagnose(found: Evidence) -> Diagnosis:
         return Diagnosis("diverged", f"training ended because {found.ended}")
     if nothing := _nothing_carried(found):
         return Diagnosis("label noise", nothing)
+    if found.doubts:
+        return Diagnosis(
+            "label noise",
+            f"the labels of {100 * found.doubts:.0f} % of the training images were in doubt while it trained, as they "
+            "seem to be wrong at random, and the net's own answers were learnt in their place; `rightfit suspects` "
+            "lists them",
+        )
     if not found.train_accuracy.low > found.common:
         return Diagnosis(
             "stalled",
@@ -192,13 +200,19 @@ def _nothing_carried(found: Evidence) -> str:
     )
 
 
+def at_random(wrong: Measured, second: Measured, classes: int) -> bool:
+    """Are surely over a tenth of the surer answers `wrong`, and their `second` ones right about as rarely as by chance?
+    Of a net that is still learning they are the label."""
+    rarely = second.value + ONE_SIDED * second.half
+    return classes >= 4 and wrong.low > DOUBTED and rarely < min(0.5, BY_CHANCE / (classes - 1))
+
+
 def _wrong_at_random(found: Evidence) -> str:
     """Why labels seem to be wrong at random, or ""."""
     wrong, second = found.sure_wrong, found.second_right
-    if wrong is None or second is None or found.classes < 4 or not _learnt(found):
+    if wrong is None or second is None or not _learnt(found):
         return ""
-    rarely = second.value + ONE_SIDED * second.half
-    if not (wrong.low > DOUBTED and rarely < min(0.5, BY_CHANCE / (found.classes - 1))):
+    if not at_random(wrong, second, found.classes):
         return ""
     return (
         f"even of the surer half of the answers about validation images {percent(wrong)} are not the label, and the "
@@ -267,6 +281,7 @@ def evidence(
         falling=maybe("falling"),
         update=kept.get("update_ratio"),
         dead=kept.get("dead"),
+        doubts=kept.get("doubts"),
     )
 
 

@@ -45,6 +45,9 @@ class Condition:
     ceiling: float = 1.0  # where a raise was undone
     last: float = 0.0  # the last change; its sign is the direction
     rest: int = 0  # looks to wait
+    changed: int = 0  # epoch of the last change of what is learnt
+    doubted: int = 0  # epoch in which labels were last doubted
+    doubts: float = 0.0  # share of the training images
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def first_stride(looks: int) -> float:
 
 def decide(look: Look, now: Condition) -> Move:
     """The condition after the look, with the reason for a change of strength; without one, "" ."""
-    if look.epoch > (1 - SETTLED) * look.epochs:
+    if look.epoch > (1 - SETTLED) * look.epochs or now.doubted:  # by labels that are wrong no fit can be told
         return Move(now, "")
     if now.rest:
         return Move(replace(now, rest=now.rest - 1), "")

@@ -136,7 +136,7 @@ def _fit_head(
         row |= {"val_loss": result.loss, "val_accuracy": result.accuracy}
         row["val_accuracy_half_width"] = result.accuracy_half_width
         progress.best_loss = progress.fitted_loss = result.loss
-        progress.losses["lowest"] = image_losses(logits, held.targets, label_mode)
+        progress.arrays["lowest"] = image_losses(logits, held.targets, label_mode)
         progress.logits = logits if precision == "float32" else None  # else not quite the saved model's
         line += (
             f" · val_loss {result.loss:.4f} · val_acc {result.accuracy:.3f} ±{result.accuracy_half_width:.3f}"

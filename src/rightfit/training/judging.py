@@ -92,7 +92,7 @@ def is_kept(
     trees). benchmarks/luckiest_epoch.py weighs this rule against others.
     """
     if progress.lowest is None or losses.mean() < progress.lowest.mean():
-        progress.losses["lowest"], progress.lowest_epoch = losses, epoch
+        progress.arrays["lowest"], progress.lowest_epoch = losses, epoch
         return True
     # One image that is very far off widens an interval without end, and would make all epochs alike.
     worse = np.minimum(losses, FAR) - np.minimum(progress.lowest, FAR)

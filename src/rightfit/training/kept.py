@@ -44,6 +44,8 @@ def _seen(training: Training) -> dict[str, float]:
     found |= _named("carried", signals.carried_over(val, _shares(training)))
     if doubted := signals.surer_half(val):
         found |= _named("sure_wrong", doubted[0]) | _named("second_right", doubted[1])
+    if doubts := progress.doctor.get("doubts"):
+        found["doubts"] = doubts
     found |= _named("falling", signals.still_falling(progress.history, progress.epochs))
     steps = [row["update_ratio"] for row in progress.history if "update_ratio" in row]
     if len(steps) > 1:  # the last one of a schedule has no rate to speak of

@@ -22,9 +22,8 @@ from rightfit.training.step import Step
 
 RUNG = 6.0  # one rate to the next
 MOST_RUNGS = 2  # above the rate that was set
-SHARE = 0.02  # of all steps, each try
+SHARE = 1 / 25  # of all steps, each try
 FEWEST, MOST = 20, 150  # steps of a try
-WORTH = 25  # tries that a run's steps must hold, at least, for the race to be worth its cost
 FAR = 3.0  # times the first step's loss: beyond it, how far does not matter
 
 
@@ -37,12 +36,12 @@ class Outcome:
 
 def length(total: int) -> int:
     """Steps of a try in a run of `total` steps; 0 where the race would cost too much of it."""
-    steps = min(MOST, max(FEWEST, round(SHARE * total)))
-    return steps if steps * WORTH <= total else 0
+    steps = min(MOST, round(SHARE * total))
+    return steps if steps >= FEWEST else 0
 
 
 def race(step: Step, loader: TrainLoader, rate: float, steps: int, check: Callable[[], None]) -> Outcome:
-    """Try `rate`, and rates `RUNG` times higher until one is surely worse; `rate` stays unless one is surely better.
+    """Try `rate`, and rates `RUNG` times higher for as long as each is surely better than the one before.
 
     `step` is left as it was found, but where memory was too short for it. `check` is called before
     each step, and may raise.
@@ -59,10 +58,9 @@ def race(step: Step, loader: TrainLoader, rate: float, steps: int, check: Callab
     best = 0
     try:
         for rung in range(1, MOST_RUNGS + 1):
-            if _better(losses(rung), losses(best)):
-                best = rung
-            elif _better(losses(0), losses(rung)):
+            if not _better(losses(rung), losses(best)):
                 break
+            best = rung
     except BaseException as error:
         if not is_short(error):  # else the step is made anew, and on JAX its state is gone
             step.restore(start)
@@ -76,12 +74,12 @@ def race(step: Step, loader: TrainLoader, rate: float, steps: int, check: Callab
 def _losses(
     step: Step, loader: TrainLoader, rate: float, steps: int, check: Callable[[], None]
 ) -> NDArray[np.float64]:
-    """(steps,) the mean loss of each batch, before its step; the rate rises over the first quarter."""
+    """(steps,) the mean loss of each batch, before its step; the rate rises over the first half."""
     step.begin()
     found, before = np.full(steps, np.inf), 0.0
     for index in range(steps):
         check()
-        step(loader.batch(*divmod(index, loader.steps)), rate * min(1.0, 4 * (index + 1) / steps), None)
+        step(loader.batch(*divmod(index, loader.steps)), rate * min(1.0, 2 * (index + 1) / steps), None)
         total = float(step.totals()[0])
         if not math.isfinite(total):
             break

@@ -113,7 +113,8 @@ class Training:
         assert self.step
         side = max(self.model.input_shape[1:3])
         found = restraint(strength, self.plain.policy, self.settings, side)
-        self.loader = replace(self.plain, policy=found.policy, smoothing=found.smoothing)
+        targets = self.progress.arrays.get("targets", self.plain.targets)
+        self.loader = replace(self.plain, policy=found.policy, smoothing=found.smoothing, targets=targets)
         self.step.decay_by(found.weight_decay)
 
     def _made(self, phase: Phase, weights: list[NDArray[Any]]) -> Step:
@@ -150,7 +151,7 @@ class Training:
                 f"a weight became no number in epoch {epoch}, though the loss is {row['loss']:.4g}"
             )
         judged = time.monotonic()
-        losses = decision = None
+        losses, decisions = None, []
         if len(validation.rows):
             self.judge.set_weights(weights)
             val = self.judged(validation)
@@ -164,7 +165,11 @@ class Training:
             if self.probe and self.probe.due(epoch, progress.epochs):
                 train = self.judged(self.probe.images)
                 row |= columns("probe", train)
-                decision = treatment.treat(progress, epoch, train, val) if self.acts else None
+                if self.acts:
+                    decisions = [
+                        treatment.treat(progress, epoch, train, val),
+                        treatment.doubt(progress, epoch, val, self._all_judged),
+                    ]
         row["validation_seconds"] = round(time.monotonic() - judged, 3)
         if self.safety and self.safety.exploded(progress, row["loss"]):
             raise Diverged(f"loss rose to {row['loss']:.4g} in epoch {epoch}", highest(progress))
@@ -174,10 +179,10 @@ class Training:
             progress.weights = weights
         progress.epoch, progress.step, progress.part = epoch, 0, {}
         self.console.say(epoch_line(row, progress.epochs, self.loader.steps))
-        if decision:
+        for decision in filter(None, decisions):
             self._decided(decision)
             self.restrain()
-        stale = epoch - max(progress.best_epoch, span.first)
+        stale = epoch - max(progress.best_epoch, span.first, progress.doctor.get("changed", 0))
         if not self._in_time():
             progress.ended = f"time limit of {settings.time_limit} reached in epoch {epoch}"
         elif not len(validation.rows) or span.annealed:
@@ -283,6 +288,11 @@ class Training:
         """What the judge's weights say of `images`."""
         micro, check = self.progress.micro, self.interrupt.check
         return judged_on(self.judge, images, self.settings, self.label_mode, micro, check, self.workers)
+
+    def _all_judged(self) -> Judged:
+        """What the judge's weights say of all training images, by the labels that they came with."""
+        plain = self.plain
+        return self.judged(Validation(plain.images, plain.rows, plain.targets, plain.groups))
 
     def shorten(self, row: dict[str, Any], settings_for: Callable[[int], TrainSettings]) -> None:
         """After the first epoch: what fits into the time limit becomes the whole schedule."""

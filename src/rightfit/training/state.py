@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rightfit.errors import RunError
 
 Tensors = Mapping[str, NDArray[Any]]
-ARRAYS = ("weights", "fitted", "losses")  # fields that are kept as tensors
+ARRAYS = ("weights", "fitted", "arrays")  # fields that are kept as tensors
 NOT_SAVED = ("stopped", "logits")
 
 
@@ -29,9 +29,9 @@ class Progress:
     best_loss: float = math.inf  # validation loss of the epoch that is kept
     best_epoch: int = 0  # the one that is kept; counts from 1, 0 is none yet, or the head's fit
     weights: list[NDArray[Any]] = field(default_factory=list)
-    # The loss of each image at moments that later ones are compared with: `lowest`, validation images in the epoch
-    # of the lowest mean; and the doctor's.
-    losses: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    # What later epochs depend on. The loss of each image at moments that later ones are compared with: `lowest`,
+    # validation images in the epoch of the lowest mean; and the doctor's. `targets`, where labels are in doubt.
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     lowest_epoch: int = 0
     ended: str = ""  # why training ended, in words
     lost: bool = False  # it ended because its losses were no numbers any more
@@ -69,7 +69,7 @@ class Progress:
 
     @property
     def lowest(self) -> NDArray[np.float64] | None:
-        return self.losses.get("lowest")
+        return self.arrays.get("lowest")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Progress:

@@ -13,8 +13,9 @@ from rightfit.config import TrainSettings
 from rightfit.data.loader import TrainLoader
 from rightfit.evaluation.intervals import half_width
 from rightfit.training import race
-from rightfit.training.diagnosis import Measured
+from rightfit.training.diagnosis import Measured, at_random, percent
 from rightfit.training.doctor import Condition, Look, decide, first_stride
+from rightfit.training.doubt import bootstrapped
 from rightfit.training.judging import Judged
 from rightfit.training.recipe import Decision
 from rightfit.training.signals import surer_half
@@ -22,6 +23,10 @@ from rightfit.training.state import Progress
 from rightfit.training.step import Step
 
 NEARLY_ZERO = 0.05  # of the peak rate
+SOONEST, AGAIN = 0.3, 0.15  # of the epochs, until labels are doubted, and again
+STRICTLY = (
+    2.5  # times chance, that second answers are right at most; a net that is still learning is near, too
+)
 SHORTEST, LENGTH = 3, 0.15  # epochs of the last descent, at least; of those that were planned
 
 
@@ -55,7 +60,7 @@ def treat(progress: Progress, epoch: int, train: Judged, val: Judged) -> Decisio
     train_losses, val_losses = train.losses(temperature), val.losses(temperature)
 
     def since(name: str, losses: NDArray[np.float64], groups: NDArray[np.int64] | None) -> Measured | None:
-        if (before := progress.losses.get(name)) is None:
+        if (before := progress.arrays.get(name)) is None:
             return None
         return Measured(float((losses - before).mean()), half_width(losses - before, groups))
 
@@ -71,12 +76,36 @@ def treat(progress: Progress, epoch: int, train: Judged, val: Judged) -> Decisio
     )
     now = Condition(**progress.doctor)
     move = decide(look, now)
-    progress.losses["train_last"] = train_losses
+    progress.arrays["train_last"] = train_losses
     progress.doctor = asdict(move.condition)
     if not move.because:
         return None
-    progress.losses |= {"train_moved": train_losses, "val_moved": val_losses}
+    progress.arrays |= {"train_moved": train_losses, "val_moved": val_losses}
+    progress.doctor["changed"] = epoch
     return Decision("strength", move.condition.strength, move.because, epoch)
+
+
+def doubt(progress: Progress, epoch: int, val: Judged, all_of: Callable[[], Judged]) -> Decision | None:
+    """Where labels are wrong at random: targets for the epochs to come that are partly the net's own answers, by what
+    its weights say of `all_of` the training images; from time to time anew, as the net gets better."""
+    before, epochs = progress.doctor["doubted"], progress.epochs
+    due = before + AGAIN * epochs if before else SOONEST * epochs
+    if epoch < due or epoch == epochs:
+        return None
+    because = "by the losses of training images as they are now"
+    if not before:
+        seen = surer_half(val)
+        if seen is None or not at_random(*seen, val.logits.shape[1]):
+            return None
+        because = (
+            f"{percent(seen[0])} of the surer half of validation's answers are not the label, which is the second "
+            f"answer in {percent(seen[1])} of those: wrong at random; training images whose loss is of the higher of "
+            "two kinds are learnt by the net's own answers instead"
+        )
+    targets, share = bootstrapped(all_of(), val.temperature)
+    progress.arrays["targets"] = targets
+    progress.doctor |= {"doubted": epoch, "changed": epoch, "doubts": share}
+    return Decision("labels in doubt", round(share, 4), because, epoch)
 
 
 def last_descent(progress: Progress, peak: float) -> Decision | None:

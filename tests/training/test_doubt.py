@@ -1,0 +1,96 @@
+"""Where labels are wrong at random, what is learnt of the images in doubt is the net's own answer, and nowhere else."""
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rightfit.training import treatment
+from rightfit.training.doctor import Condition
+from rightfit.training.doubt import bootstrapped, in_doubt
+from rightfit.training.judging import Judged, Validation
+from rightfit.training.state import Progress
+
+COUNT, CLASSES, EPOCHS = 600, 10, 40
+
+
+def judged(wrong, classes=CLASSES, hard=False):
+    """What a net that knows nearly all of the truth says, where a share of the labels is `wrong`; and the truth. `hard`
+    images have the label as second answer instead."""
+    generator = np.random.default_rng(2)
+    truth = generator.integers(0, classes, COUNT)
+    logits = generator.normal(0, 1, (COUNT, classes))
+    logits[np.arange(COUNT), truth] += 7
+    labels = np.where(generator.random(COUNT) < wrong, generator.integers(0, classes, COUNT), truth)
+    if hard:
+        logits[np.arange(COUNT), labels] += 5 * (labels != truth)
+    targets = np.eye(classes, dtype=np.float32)[labels]
+    return Judged(
+        logits.astype(np.float32), Validation(None, np.arange(COUNT), targets, None), "categorical"
+    ), truth
+
+
+@pytest.mark.parametrize("wrong", [0.2, 0.5])
+def test_images_with_wrong_labels_are_in_doubt_and_others_are_not(wrong):
+    seen, truth = judged(wrong)
+    false = seen.images.targets.argmax(axis=1) != truth
+    doubts = in_doubt(seen.losses())
+    assert doubts[false].mean() > 0.95 and doubts[~false].mean() < 0.05
+
+
+@given(st.lists(st.floats(0, 20), min_size=20, max_size=200), st.integers(0, 2))
+@settings(deadline=None, max_examples=40)
+def test_doubts_are_shares_the_lowest_loss_has_none_and_the_highest_is_the_most(losses, seed):
+    losses = np.array(losses) + 0.01 * np.random.default_rng(seed).random(len(losses))
+    doubts = in_doubt(losses)
+    assert ((doubts >= 0) & (doubts <= 1)).all()
+    assert doubts[losses.argmin()] == doubts.min() and doubts[losses.argmax()] == doubts.max()
+
+
+def test_what_is_learnt_is_the_label_where_there_is_no_doubt_and_the_answer_where_there_is():
+    seen, truth = judged(0.5)
+    targets, share = bootstrapped(seen, 1.0)
+    assert targets.dtype == np.float32 and np.allclose(targets.sum(axis=1), 1, atol=1e-5)
+    labels = seen.images.targets
+    false = labels.argmax(axis=1) != truth
+    assert share == pytest.approx(false.mean(), abs=0.05)
+    assert np.abs(targets - labels)[~false].mean() < 0.01
+    assert (targets.argmax(axis=1) == truth).mean() > 0.97 > 0.6 > (labels.argmax(axis=1) == truth).mean()
+
+
+def progress():
+    return Progress(epochs=EPOCHS, doctor=asdict(Condition(0.3, 0.2)))
+
+
+def doubts(seen, epochs=range(1, EPOCHS + 1)):
+    """Epochs after which labels are doubted, and where that leads."""
+    own, found = progress(), []
+    for epoch in epochs:
+        if decision := treatment.doubt(own, epoch, seen, lambda: seen):
+            assert decision.epoch == epoch and own.doctor["changed"] == epoch
+            found.append(epoch)
+    return found, own
+
+
+def test_labels_that_are_wrong_at_random_are_doubted_from_a_third_of_the_epochs_on_again_and_again():
+    found, own = doubts(judged(0.4)[0])
+    assert found == [12, 18, 24, 30, 36]
+    assert own.arrays["targets"].shape == (COUNT, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [judged(0.0)[0], judged(0.4, hard=True)[0], judged(0.4, classes=3)[0]],
+    ids=["clean", "hard", "three"],
+)
+def test_no_label_is_doubted_without_evidence(seen):
+    found, own = doubts(seen)
+    assert found == [] and own.arrays == {}
+
+
+def test_once_doubted_they_stay_so_whatever_validation_says():
+    own = progress()
+    assert treatment.doubt(own, 12, judged(0.4)[0], lambda: judged(0.4)[0])
+    assert treatment.doubt(own, 18, judged(0.0)[0], lambda: judged(0.4)[0])
