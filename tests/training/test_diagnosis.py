@@ -37,6 +37,7 @@ DARK = {"brightness": Measured(0.2, 0.05), "colour": Measured(0.52, 0.05)}
         (evidence(ended="loss became nan in epoch 3"), "diverged"),
         (evidence(val=(0.6, 0.03), **NOISY), "label noise"),
         (evidence(val=(0.6, 0.03), **{**NOISY, "second_right": (0.6, 0.1)}), "overfit"),
+        (evidence(val=(0.6, 0.03), doubts=0.4), "label noise"),
         (evidence(val=(0.6, 0.03), **{**NOISY, "second_right": (0.25, 0.05), "classes": 100}), "overfit"),
         (evidence((0.5, 0.02), (0.5, 0.02), **{**NOISY, "sure_wrong": (0.9, 0.05)}), "stalled"),
         (evidence((0.65, 0.02), (0.6, 0.06), **{**NOISY, "learnt": (0.59, 0.02)}), "underfit"),

@@ -12,7 +12,18 @@ from rightfit.config import TrainSettings
 from rightfit.data.augment import POLICIES, Policy
 from rightfit.training import race, treatment
 from rightfit.training.diagnosis import Measured
-from rightfit.training.doctor import LITTLE, NOISE, REST, SETTLED, SLOW, Condition, Look, decide, first_stride
+from rightfit.training.doctor import (
+    LITTLE,
+    NOISE,
+    REST,
+    SETTLED,
+    SLOW,
+    Condition,
+    Look,
+    Move,
+    decide,
+    first_stride,
+)
 from rightfit.training.state import Progress
 from rightfit.training.strength import START, Restraint, restraint
 
@@ -76,6 +87,12 @@ def test_who_learns_too_slowly_is_held_back_less_unless_labels_contradict_sure_a
     for sure_wrong, moved in ((Measured(0.3, 0.05), False), (Measured(0.12, 0.05), True)):
         doubted = dataclasses.replace(slow, sure_wrong=sure_wrong)
         assert (decide(doubted, start()).condition != start()) == moved
+
+
+def test_where_labels_are_doubted_their_fit_moves_nothing():
+    for one in (LEARNT, UNLEARNT):
+        assert decide(one, start()).because
+        assert decide(one, start(doubted=5)) == Move(start(doubted=5), "")
 
 
 def test_wide_intervals_move_nothing():
