@@ -49,6 +49,7 @@ FLOORS = (
     {"places"},
     {"study"},
     {"searching"},
+    {"continuing"},
     {"api"},
     {"__init__"},
     {"flags"},

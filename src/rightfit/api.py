@@ -9,10 +9,10 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rightfit import asking, beginning, cluster, resuming, working
+from rightfit import asking, beginning, cluster, continuing, working
 from rightfit.config import TrainSettings
 from rightfit.console import Console
-from rightfit.errors import RunError, UsageError
+from rightfit.errors import UsageError
 from rightfit.run import Run
 from rightfit.runtime import choose_backend
 from rightfit.team import team_of
@@ -165,56 +165,12 @@ def resume(
     Raises DataError when images, labels or splits have changed, unless `accept_data_changes`; UsageError
     when config.yaml has, or another process works on the run; RunError when no checkpoint is whole.
     """
-    from rightfit import searching
-    from rightfit.records import SEARCHED
-    from rightfit.saving import folder
-    from rightfit.training.checkpoints import FOLDER, Checkpoints
+    from rightfit.searching import Ends
 
-    console, place = Console(quiet), Path(run)
-    searched = (place / SEARCHED).parent.is_dir()
-    if not searched and not (place / FOLDER).is_dir():
-        raise RunError(f"{place} holds no checkpoints; give the run folder that `rightfit train` made")
-    with ExitStack() as held:
-        held.enter_context(folder.locked(place))
-        folder.remove_half_written(place)
-        checkpoints = Checkpoints(place, console)
-        saved = checkpoints.newest()
-        searching_still = searched and saved is None and not checkpoints.identity()
-        if (trials is not None or time_limit is not None) and not searching_still:
-            raise UsageError(f"{place} is no search that goes on; --trials and --time-limit are for one")
-        if searched and workers is None and not searching_still:
-            ray = None  # its trials are done, and the run that it ends in is trained here
-        shared = None if searching_still else team_of(workers, ray, working.work)
-        if address := shared.address if shared else ray:
-            held.enter_context(cluster.connected(address, console))
-        if saved is not None:
-            return resuming.go_on(
-                place, checkpoints, saved, data, epochs, micro_batch, accept_data_changes, console, shared
-            )
-        if searching_still and not resuming.is_finished(checkpoints):
-            if epochs is not None or accept_data_changes or workers is not None:
-                raise UsageError(
-                    f"{place} is a search that goes on as it began: with its epochs, on its images; on a cluster --ray "
-                    "alone shares out its trials"
-                )
-            if ray is not None and micro_batch is not None:
-                raise UsageError(
-                    "--micro-batch is for a search on one machine; nodes have memory of their own"
-                )
-            return searching.go_on(
-                place, data, micro_batch, console, held, ray, searching.Ends(trials, time_limit)
-            )
-        if checkpoints.identity():
-            raise RunError(
-                f"{place}: none of its checkpoints is whole; "
-                f"`rightfit train --config {place / 'config.yaml'} --output NEW` repeats the run"
-            )
-        if resuming.is_finished(checkpoints):
-            if epochs is not None:
-                raise UsageError(f"{place}: only the head was fitted, which more epochs do not change")
-            console.say(f"{place} is finished")
-            return Run(place)
-        return beginning.begin_again(place, data, micro_batch, console, shared)
+    asked = continuing.Asked(
+        data, epochs, micro_batch, accept_data_changes, workers, ray, Ends(trials, time_limit)
+    )
+    return continuing.go_on(Path(run), asked, Console(quiet))
 
 
 def load(run: str | os.PathLike[str], precision: str = "float32", backend: str = "auto") -> Run:

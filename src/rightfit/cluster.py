@@ -63,11 +63,10 @@ def connected(address: str, console: Console) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise _unreachable(address, str(error).strip().splitlines()[0]) from None
     try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        total = ray.cluster_resources()
+        total, nodes = ray.cluster_resources(), len(_nodes())
         gpus = f", {total['GPU']:g} GPUs" if total.get("GPU") else ""
         console.say(
-            f"on a Ray cluster of {len(nodes)} node{'s' if len(nodes) > 1 else ''}: {total.get('CPU', 0):g} CPUs{gpus}"
+            f"on a Ray cluster of {nodes} node{'s' if nodes > 1 else ''}: {total.get('CPU', 0):g} CPUs{gpus}"
         )
         yield
     finally:
@@ -124,6 +123,18 @@ def _unreachable(address: str, reason: str) -> UsageError:
     )
 
 
+def _nodes() -> list[dict[str, float]]:
+    """The resources of each node that is there, by name."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _cpus(nodes: list[dict[str, float]]) -> list[int]:
+    """Of each node that has any."""
+    return [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1] or [1]
+
+
 class Room(NamedTuple):
     """How many workers a cluster has room for, and what each is given."""
 
@@ -135,14 +146,12 @@ class Room(NamedTuple):
 def room(most_cpus: int) -> Room:
     """One worker a GPU, with its share of the CPUs; where there are none, as many as there is room for of `most_cpus`
     each, or of what the smallest node has."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = _nodes()
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
     if with_gpus:
         shares = [node.get("CPU", 0) // node["GPU"] for node in with_gpus]
         return Room(int(sum(node["GPU"] for node in with_gpus)), int(min(shares)), 1)
-    cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1] or [1]
+    cpus = _cpus(nodes)
     each = min(most_cpus, *cpus)
     return Room(sum(count // each for count in cpus), each, 0)
 
@@ -178,13 +187,10 @@ def reason_of(error: BaseException) -> str:
 
 def share(workers: int) -> Room:
     """What each of so many workers is given that are spread over the nodes."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     found = room(1)
     if found.gpus:
         return found._replace(workers=workers)
-    cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1] or [1]
+    cpus = _cpus(_nodes())
     return Room(workers, max(1, min(cpus) // -(-workers // len(cpus))), 0)
 
 
