@@ -182,11 +182,11 @@ class Training:
         for decision in filter(None, decisions):
             self._decided(decision)
             self.restrain()
-        stale = epoch - max(progress.best_epoch, span.first, progress.doctor.get("changed", 0))
+        stale = epoch - max(progress.best_epoch, span.first)
         if not self._in_time():
             progress.ended = f"time limit of {settings.time_limit} reached in epoch {epoch}"
-        elif not len(validation.rows) or span.annealed:
-            pass
+        elif not len(validation.rows) or span.annealed or progress.doctor.get("changed"):
+            pass  # who learns something else from here on may take the whole schedule for it
         elif stale >= (settings.patience or 1) and not (self.acts and self._last_descent()):
             progress.ended = f"no validation loss as good as the best for {settings.patience} epochs"
         return row
