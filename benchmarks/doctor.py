@@ -1,7 +1,7 @@
 """Does the doctor help? Small nets on tasks with and without a planted fault, three seeds, five ways to train.
 
     off        the default recipe; the word is what `--doctor advise` says of it, whose weights are the same
-    act        the same with `--doctor act`, whose race takes up to a tenth of the steps on top
+    act        the same with `--doctor act`, whose race takes up to an eighth of the steps on top
     callbacks  SGD at the same rate with Keras' EarlyStopping(patience=10, restore_best_weights) and
                ReduceLROnPlateau(patience=5), by `fit`
     one-cycle  AdamW at 1e-3, decay 0.01, by a one-cycle policy (Smith and Topin 2017) of the rate, as fastai has it
@@ -14,13 +14,13 @@ settings, so every way starts from them: a learning rate 30 times too low is so 
 rates are the recipe's times 1/4 to 16. The test images are looked at here alone, once a run, at the temperature that
 validation gives.
 
-    python benchmarks/doctor.py                   what is not in the results yet, two runs at a time; hours
+    python benchmarks/doctor.py                   what is not in the results yet, a run a core; hours
     python benchmarks/doctor.py --task NAME ...   only these
     python benchmarks/doctor.py --table           the tables of docs/doctor.md from the results
     python benchmarks/doctor.py --quick           one task, few epochs; shows that it runs
 
 It can be stopped and started again: each run is a line of benchmarks/results/doctor.jsonl, with a digest of the code
-that made it; lines of other code are not counted. Each is on one thread, so two at a time do not change each other's
+that made it; lines of other code are not counted. Each is on one thread, so those beside it do not change its
 result.
 """
 
@@ -153,7 +153,7 @@ def runs(names: list[str], ways: list[str], seeds: int) -> Iterator[dict[str, An
 SOURCES = (
     "nets/*.py", "data/augment.py", "data/loader.py", "data/dealing.py", "evaluation/infer.py", "training/recipe.py",
 )  # fmt: skip
-TREATMENT = {"doctor.py", "treatment.py", "race.py"}
+TREATMENT = {"doctor.py", "treatment.py", "race.py", "doubt.py"}
 WORDS = {"diagnosis.py", "signals.py", "kept.py", "inner.py", "probe.py"}
 SEARCH = {"range_test.py"}  # of a search, not of a run
 UNUSED = {"off": TREATMENT | SEARCH, "act": SEARCH, "grid": TREATMENT | WORDS | SEARCH}

@@ -1,6 +1,6 @@
 """Does a search find good settings sooner than chance, and does it tell the truth about them?
 
-    python benchmarks/tune.py                    what is not in the results yet, two runs at a time; hours
+    python benchmarks/tune.py                    what is not in the results yet, a run a core; hours
     python benchmarks/tune.py --task NAME ...    only these
     python benchmarks/tune.py --table            what was found, from benchmarks/results/tune.jsonl
     python benchmarks/tune.py --quick            a few tiny trials; shows that it runs
@@ -17,7 +17,6 @@ Each line of the results is one random trial, or one whole search of rightfit's;
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import json
 import math
@@ -25,7 +24,6 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,16 +113,16 @@ def measured(run: dict[str, Any], quick: bool = False) -> dict[str, Any]:
 
     runtime.choose_backend("tensorflow")
     began = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory() as work,
-        trials_of(TASKS[run["task"]], run["seed"], Path(work), quick) as own,
-    ):
+    with tempfile.TemporaryDirectory() as work:
+        own = trials_of(TASKS[run["task"]], run["seed"], Path(work), quick)
         found = searched(own, 4 if quick else TRIALS) if run["trial"] is None else at_random(own, run)
+    import keras
+
+    keras.utils.clear_session(free_memory=True)  # a process takes many of these
     return {**run, **found, "versions": installed(PACKAGES), "seconds": round(time.monotonic() - began, 1)}
 
 
-@contextlib.contextmanager
-def trials_of(task: Task, seed: int, work: Path, quick: bool) -> Iterator[Trials]:
+def trials_of(task: Task, seed: int, work: Path, quick: bool) -> Trials:
     from rightfit import asking, beginning
     from rightfit.console import Console
     from rightfit.trials import FOLDER, Trials
@@ -139,7 +137,7 @@ def trials_of(task: Task, seed: int, work: Path, quick: bool) -> Iterator[Trials
     asked, source = asking.settled(drawn_from(task.source, task.images, task.side, seed), None, settings)
     prepared = beginning.prepared(asked, source, None, console)
     _, base, facts, _ = beginning.planned(prepared.dataset, prepared.asked, console)
-    yield Trials(work / "search", prepared, base, facts)
+    return Trials(work / "search", prepared, base, facts)
 
 
 def space() -> Space:
@@ -171,7 +169,7 @@ def searched(own: Trials, most: int) -> dict[str, Any]:
 
 
 def at_random(own: Trials, run: dict[str, Any]) -> dict[str, Any]:
-    """One trial; a loss that is no number ends it with none, after its steps to there."""
+    """One trial; of one that fails, as its loss is no number any more, no steps are counted."""
     from rightfit.errors import RightfitError
 
     generator = np.random.default_rng([run["seed"], run["trial"]])

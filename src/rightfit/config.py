@@ -114,10 +114,12 @@ class TrainSettings(Settings):
     ema: float | None = Field(
         None, ge=0, lt=1, description="Decay per step of the averaged weights; 0 is none"
     )
-    doctor: Literal["act", "advise", "off"] = Field(
-        "advise",
+    doctor: Literal["auto", "act", "advise", "off"] = Field(
+        "auto",
         description="advise measures training and validation images alike and says what the gap means; act also tries "
-        "learning rates, and changes augmentation and decay as the gap asks for; off does neither",
+        "learning rates, changes augmentation and decay as the gap asks for, and doubts labels that are wrong at "
+        "random; off does neither; auto acts on a training from scratch whose learning rate, augmentation, decay, "
+        "smoothing and strength were left open, and advises otherwise",
     )
     strength: float = Field(
         0.3,

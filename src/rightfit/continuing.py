@@ -46,10 +46,10 @@ def go_on(place: Path, asked: Asked, console: Console) -> Run:
         folder.remove_half_written(place)
         checkpoints = Checkpoints(place, console)
         saved = checkpoints.newest()
-        if searched and saved is None and not checkpoints.identity():
-            if not resuming.is_finished(checkpoints):
-                return _search(place, asked, console, held)
-        elif asked.ends != Ends(None, None):
+        searching_still = searched and saved is None and not checkpoints.identity()
+        if searching_still and not resuming.is_finished(checkpoints):
+            return _search(place, asked, console, held)
+        if asked.ends != Ends(None, None):
             raise UsageError(f"{place} is no search that goes on; --trials and --time-limit are for one")
         return _run(place, asked, console, held, checkpoints, saved, searched)
 

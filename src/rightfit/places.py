@@ -30,7 +30,7 @@ class Places(Protocol):
         """Wait for one that was begun: what `Trials.attempt` says of it."""
 
     def ask(self, what: str) -> dict[str, Any]:
-        """What one of `trials.ASKED` says, or {"failed": why}."""
+        """What `Trials.ask` says."""
 
 
 class Here:
@@ -87,7 +87,15 @@ class Nodes:
         return task, {"seconds": round(time.monotonic() - began, 1), **found}
 
     def ask(self, what: str) -> dict[str, Any]:
-        return self._result(self._call.remote(self.place, "ask", what))
+        import ray
+
+        began, asked = time.monotonic(), self._call.remote(self.place, "ask", what)
+        try:
+            found = self._result(asked)
+        except KeyboardInterrupt:
+            ray.cancel(asked)
+            raise trials.Interrupted("stopped before the first trial") from None
+        return {"seconds": round(time.monotonic() - began, 1), **found}
 
     def _result(self, reference: Any) -> dict[str, Any]:
         import ray

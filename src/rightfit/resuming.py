@@ -62,6 +62,8 @@ def go_on(
     if notes:
         _record(place, "data", "accepted as they are", "; ".join(notes))
         saved.changed = True
+        if saved.progress.arrays.pop("targets", None) is not None:  # made from labels as they were
+            saved.progress.doctor |= {"doubted": 0, "doubts": 0.0}
     if epochs is not None:
         _extend(place, saved, epochs, finished)
     progress = saved.progress

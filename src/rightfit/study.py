@@ -105,6 +105,8 @@ class Study:
 
         assert base.epochs
         found, seconds = self.places.ask("pace"), self.seconds * self.places.count
+        if "failed" in found:
+            raise RunError(f"the first epoch of the default recipe failed: {found['failed']}")
         fit = epochs_that_fit(found["row"], seconds / TRAININGS) if found.get("row") else base.epochs
         epochs = min(base.epochs, fit)
         journal.write(self.journal, "epochs", epochs=epochs, seconds=found["seconds"])
@@ -121,8 +123,10 @@ class Study:
 
         base, facts, trials = self.own.base, self.own.facts, self.record.trials
         tuned = any(knob.name == "learning_rate" for knob in self.space)
-        if not tuned or facts.pretrained or self.record.range_test or len(trials) > 1:
+        if not tuned or facts.pretrained or self.record.range_test:
             return  # borrowed weights learn in phases, whose rates differ
+        if len(trials) > 1 or self.trials_at_most == 1:
+            return  # the second trial is there, or will not be
         assert base.batch_size
         if self.levels[-1] * -(-facts.images // base.batch_size) < RANGE_WORTH * RANGE_STEPS:
             return

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from rightfit.config import TrainSettings
 from rightfit.data.augment import POLICIES, Policy
 from rightfit.training import race, treatment
-from rightfit.training.diagnosis import Measured
+from rightfit.training.diagnosis import DOUBTED, Measured
 from rightfit.training.doctor import (
     LITTLE,
-    NOISE,
     REST,
     SETTLED,
     SLOW,
@@ -66,7 +65,7 @@ def test_nothing_is_raised_without_a_sure_gap_nor_lowered_while_images_are_learn
     if gap.low <= 0:
         assert move.condition.strength <= START
     falling = one.train_since_last is None or one.train_since_last.high < 0
-    noisy = one.sure_wrong is not None and one.sure_wrong.low > NOISE
+    noisy = one.sure_wrong is not None and one.sure_wrong.low > DOUBTED
     if one.train_accuracy.high >= 0.9 or (falling and (one.epoch < SLOW * one.epochs or noisy)):
         assert move.condition.strength >= START
     assert bool(move.because) == (move.condition.strength != START)

@@ -42,7 +42,7 @@ def test_images_with_wrong_labels_are_in_doubt_and_others_are_not(wrong):
 
 @given(st.lists(st.floats(0, 20), min_size=20, max_size=200), st.integers(0, 2))
 @settings(deadline=None, max_examples=40)
-def test_doubts_are_shares_the_lowest_loss_has_none_and_the_highest_is_the_most(losses, seed):
+def test_doubts_are_shares_least_of_the_lowest_loss_and_most_of_the_highest(losses, seed):
     losses = np.array(losses) + 0.01 * np.random.default_rng(seed).random(len(losses))
     doubts = in_doubt(losses)
     assert ((doubts >= 0) & (doubts <= 1)).all()
@@ -60,21 +60,21 @@ def test_what_is_learnt_is_the_label_where_there_is_no_doubt_and_the_answer_wher
     assert (targets.argmax(axis=1) == truth).mean() > 0.97 > 0.6 > (labels.argmax(axis=1) == truth).mean()
 
 
-def progress():
-    return Progress(epochs=EPOCHS, doctor=asdict(Condition(0.3, 0.2)))
+def progress(**changed):
+    return Progress(epochs=EPOCHS, doctor=asdict(Condition(0.3, 0.2)), **changed)
 
 
-def doubts(seen, epochs=range(1, EPOCHS + 1)):
+def doubts(seen, train=None, epochs=range(1, EPOCHS + 1), **changed):
     """Epochs after which labels are doubted, and where that leads."""
-    own, found = progress(), []
+    own, found, train = progress(**changed), [], train or judged(0.4)[0]
     for epoch in epochs:
-        if decision := treatment.doubt(own, epoch, seen, lambda: seen):
+        if decision := treatment.doubt(own, epoch, train, seen, lambda: seen):
             assert decision.epoch == epoch and own.doctor["changed"] == epoch
             found.append(epoch)
     return found, own
 
 
-def test_labels_that_are_wrong_at_random_are_doubted_from_a_third_of_the_epochs_on_again_and_again():
+def test_labels_that_are_wrong_at_random_are_doubted_once_the_net_knows_something_again_and_again():
     found, own = doubts(judged(0.4)[0])
     assert found == [12, 18, 24, 30, 36]
     assert own.arrays["targets"].shape == (COUNT, CLASSES)
@@ -91,6 +91,29 @@ def test_no_label_is_doubted_without_evidence(seen):
 
 
 def test_once_doubted_they_stay_so_whatever_validation_says():
-    own = progress()
-    assert treatment.doubt(own, 12, judged(0.4)[0], lambda: judged(0.4)[0])
-    assert treatment.doubt(own, 18, judged(0.0)[0], lambda: judged(0.4)[0])
+    own, noisy = progress(), judged(0.4)[0]
+    assert treatment.doubt(own, 12, noisy, noisy, lambda: noisy)
+    assert treatment.doubt(own, 18, noisy, judged(0.0)[0], lambda: noisy)
+
+
+def test_none_is_doubted_once_labels_are_learnt_by_heart_late_or_on_the_last_descent():
+    noisy = judged(0.4)[0]
+    assert doubts(noisy, train=judged(0.0)[0])[0] == []
+    assert doubts(noisy, epochs=range(31, EPOCHS + 1))[0] == []
+    assert doubts(noisy, annealed=0.5)[0] == []
+
+
+def test_a_look_that_is_broken_off_changes_nothing():
+    def stopped():
+        raise KeyboardInterrupt
+
+    own, noisy = progress(), judged(0.4)[0]
+    with pytest.raises(KeyboardInterrupt):
+        treatment.doubt(own, 12, noisy, noisy, stopped)
+    assert own.arrays == {} and own.doctor == progress().doctor
+
+
+def test_of_several_workers_all_do_what_the_first_says():
+    noisy, clean = judged(0.4)[0], judged(0.0)[0]
+    assert treatment.doubt(progress(), 12, noisy, noisy, lambda: noisy, lambda mine: 0.0) is None
+    assert treatment.doubt(progress(), 12, noisy, clean, lambda: noisy, lambda mine: 1.0)

@@ -28,7 +28,7 @@ from rightfit.files import write_with
 from rightfit.training.state import Progress, Saved, Tensors
 from rightfit.training.workers import ALONE, Workers
 
-FORMAT = "rightfit checkpoint 1"
+FORMAT = "rightfit checkpoint 2"
 FOLDER = "checkpoints"
 ARRAYS = "arrays/"  # tensors of `Progress.arrays`
 KEPT = 2  # the newest; and the newest from the end of an epoch, to which a diverged run returns

@@ -86,7 +86,7 @@ class Evidence:
         None  # share of the weights' size by which the last step of an epoch moved them, at most
     )
     dead: float | None = None  # share of channels that no image makes fire
-    doubts: float | None = None  # share of the training images whose labels were doubted on the way
+    doubts: float | None = None  # share of the training images whose labels were in doubt on the way
 
 
 @dataclass(frozen=True)
@@ -113,19 +113,19 @@ def diagnose(found: Evidence) -> Diagnosis:
         return Diagnosis("diverged", f"training ended because {found.ended}")
     if nothing := _nothing_carried(found):
         return Diagnosis("label noise", nothing)
-    if found.doubts:
-        return Diagnosis(
-            "label noise",
-            f"the labels of {100 * found.doubts:.0f} % of the training images were in doubt while it trained, as they "
-            "seem to be wrong at random, and the net's own answers were learnt in their place; `rightfit suspects` "
-            "lists them",
-        )
     if not found.train_accuracy.low > found.common:
         return Diagnosis(
             "stalled",
             f"{percent(found.train_accuracy)} of the training images are right, which the most frequent class alone "
             f"would be in {100 * found.common:.1f} %: nothing was learnt that shows{_why_not(found)}; more "
             "--epochs, another --learning-rate, or do the labels belong to these images?",
+        )
+    if found.doubts:
+        return Diagnosis(
+            "label noise",
+            f"labels seem to be wrong at random: those of {100 * found.doubts:.0f} % of the training images were in "
+            "doubt while it trained, and the net's own answers were learnt in part; `rightfit suspects` lists labels "
+            "that are probably wrong",
         )
     if random := _wrong_at_random(found):
         return Diagnosis("label noise", random)
@@ -201,8 +201,8 @@ def _nothing_carried(found: Evidence) -> str:
 
 
 def at_random(wrong: Measured, second: Measured, classes: int) -> bool:
-    """Are surely over a tenth of the surer answers `wrong`, and their `second` ones right about as rarely as by chance?
-    Of a net that is still learning they are the label."""
+    """Are surely over a tenth of the surer answers `wrong`, and their `second` ones right less than five times as often
+    as by chance, and in less than half? A net that is still learning has them right more often."""
     rarely = second.value + ONE_SIDED * second.half
     return classes >= 4 and wrong.low > DOUBTED and rarely < min(0.5, BY_CHANCE / (classes - 1))
 

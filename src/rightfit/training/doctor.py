@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from rightfit.training.diagnosis import MISSED, Measured, nats, percent, points
+from rightfit.training.diagnosis import DOUBTED, MISSED, Measured, nats, percent, points
 
 # Of validation's share of wrong answers, training's: below the one there is little left to learn but the images
 # themselves, above the other they are not learnt either.
@@ -18,7 +18,6 @@ FEWEST, LARGEST = 0.05, 0.35  # of a change of strength
 REST = 2  # looks without a change after one that turned back
 SETTLED = 0.25  # of the epochs at the end, in which nothing is changed
 SLOW = 0.3  # of the epochs: who has not learnt by then is held back, whether or not the loss still falls
-NOISE = 0.1  # of validation's surer answers that are surely wrong: labels, which less restraint would learn by heart
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Condition:
     rest: int = 0  # looks to wait
     changed: int = 0  # epoch of the last change of what is learnt
     doubted: int = 0  # epoch in which labels were last doubted
-    doubts: float = 0.0  # share of the training images
+    doubts: float = 0.0  # share of the training images, by their probabilities
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def _slow(look: Look) -> str:
     """Why training images will not be learnt as things are; "" where they may be."""
     if look.train_since_last is not None and look.train_since_last.high >= 0:
         return "the loss of training images falls no more"
-    noisy = look.sure_wrong is not None and look.sure_wrong.low > NOISE
+    noisy = look.sure_wrong is not None and look.sure_wrong.low > DOUBTED
     if look.epoch >= SLOW * look.epochs and not noisy:
         return f"{look.epoch} of {look.epochs} epochs are over"
     return ""

@@ -3,7 +3,8 @@
 A net learns what images have in common before it learns single ones by heart. For as long as it has not, images with
 wrong labels are those with a high loss: losses are taken for a mixture of two kinds, and an image that is of the higher
 one with probability w is learnt by 1 - w parts of its label and w of what the net itself says of it (bootstrapped
-targets: Reed et al. 2015; by a mixture: Arazo et al. 2019).
+targets: Reed et al. 2015; by a mixture of losses: Arazo et al. 2019, whose kinds are beta distributed; of two normal
+distributions, Li, Socher and Hoi 2020).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from rightfit.evaluation.metrics import probabilities
 from rightfit.training.judging import Judged
 
 ENOUGH = 20_000  # losses that the mixture is fitted to
@@ -34,8 +36,6 @@ def in_doubt(losses: NDArray[np.float64]) -> NDArray[np.float64]:
 def bootstrapped(judged: Judged, temperature: float) -> tuple[NDArray[np.float32], float]:
     """(N, outputs) targets to learn from, by answers as sure as `temperature` makes them, and the share in doubt."""
     doubts = in_doubt(judged.losses(temperature))
-    logits = judged.logits / np.float32(temperature)
-    answers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    answers /= answers.sum(axis=1, keepdims=True)
-    share = doubts[:, None].astype(np.float32)
-    return (1 - share) * judged.images.targets + share * answers, float(doubts.mean())
+    answers, share = probabilities(judged.logits, "categorical", temperature), doubts[:, None]
+    targets = (1 - share) * judged.images.targets + share * answers
+    return targets.astype(np.float32), float(doubts.mean())

@@ -88,7 +88,7 @@ def _most_learnt(training: Training) -> Measured | None:
 
 def _shares(training: Training) -> NDArray[np.float64]:
     """(K,) of the training images, as training weighs them, by class; of two for a single output."""
-    loader = training.loader
+    loader = training.plain
     weighed = np.average(loader.targets, axis=0, weights=loader.weights).astype(np.float64)
     return weighed if len(weighed) > 1 else np.array([1 - weighed[0], weighed[0]])
 

@@ -1,6 +1,6 @@
 """Which of a few learning rates learns fastest: each tried for a few steps, from the same weights on the same batches.
 
-A rate that is ten times too low shows within a fiftieth of the steps. What is compared is the loss of training
+A rate that is ten times too low shows within a twenty-fifth of the steps. What is compared is the loss of training
 steps, batch by batch, so no image is looked at that training does not look at anyway. Short tries favour low rates
 (Wu et al. 2018), most of all where labels are noisy, so lower ones are not tried: a rate that is too high loses the
 loss, which training/setbacks.py mends.
@@ -36,7 +36,7 @@ class Outcome:
 
 def length(total: int) -> int:
     """Steps of a try in a run of `total` steps; 0 where the race would cost too much of it."""
-    steps = min(MOST, round(SHARE * total))
+    steps = min(MOST, int(SHARE * total))
     return steps if steps >= FEWEST else 0
 
 

@@ -16,6 +16,8 @@ from rightfit.nets.variants import VARIANTS
 WARMUP = 20  # steps at least: of 20 steps in all, a warm-up of two lost the loss in two of three runs
 ENOUGH = 60  # steps of a run for a high rate to settle
 SHALLOW = 9  # blocks, as ResNet-20 has
+MOVED = ("learning_rate", "augment", "weight_decay", "label_smoothing", "strength")  # by a doctor that acts
+MEASURED = ("categorical", "binary")
 SMALL = 64  # pixels, up to which images are not photographs in detail
 
 
@@ -84,6 +86,7 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
     )
     decay = min(0.999999, round(1 - 1 / max(10.0, 0.02 * steps), 6))
     choose("ema", decay, "averages over about the last 2 % of the steps")
+    choose("doctor", *default_doctor(settings, facts))
     choose("patience", max(10, epochs // 4), "a quarter of the epochs, ten at least")
     return TrainSettings(**values), decisions
 
@@ -125,6 +128,19 @@ def default_rate(model: str, batch: int, steps: int) -> tuple[float, str]:
         rate = 0.1 * min(1, batch / 32) * max(1, batch / 128)
         return rate, "SGD: 0.1 for batches of 32 to 128, else in proportion (He et al. 2016, section 4.2)"
     return 0.1 * batch / 128, "SGD: 0.1 per 128 images (He et al. 2016, Goyal et al. 2017)"
+
+
+def default_doctor(settings: TrainSettings, facts: Facts) -> tuple[str, str]:
+    """Acts only where that was measured, and on what was left open."""
+    untouched = TrainSettings(data="")
+    if facts.pretrained or facts.label_mode not in MEASURED:
+        return (
+            "advise",
+            "acting was measured from scratch and on one label an image; --doctor act does it anyway",
+        )
+    if kept := [name for name in MOVED if getattr(settings, name) != getattr(untouched, name)]:
+        return "advise", f"what acting would move was set: {', '.join(kept)}; --doctor act moves it anyway"
+    return "act", "its fit is watched, and what was left open is moved where the numbers ask for it"
 
 
 def default_epochs(facts: Facts) -> tuple[int, str]:

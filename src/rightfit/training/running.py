@@ -166,9 +166,11 @@ class Training:
                 train = self.judged(self.probe.images)
                 row |= columns("probe", train)
                 if self.acts:
+                    agreed = self.workers.agreed
+                    # In this order: a look may be broken off, and where labels are doubted no fit is treated.
                     decisions = [
+                        treatment.doubt(progress, epoch, train, val, self._all_judged, agreed),
                         treatment.treat(progress, epoch, train, val),
-                        treatment.doubt(progress, epoch, val, self._all_judged),
                     ]
         row["validation_seconds"] = round(time.monotonic() - judged, 3)
         if self.safety and self.safety.exploded(progress, row["loss"]):

@@ -13,8 +13,8 @@ from rightfit.config import TrainSettings
 from rightfit.data.loader import TrainLoader
 from rightfit.evaluation.intervals import half_width
 from rightfit.training import race
-from rightfit.training.diagnosis import Measured, at_random, percent
-from rightfit.training.doctor import Condition, Look, decide, first_stride
+from rightfit.training.diagnosis import MISSED, Measured, at_random, percent
+from rightfit.training.doctor import SETTLED, Condition, Look, decide, first_stride
 from rightfit.training.doubt import bootstrapped
 from rightfit.training.judging import Judged
 from rightfit.training.recipe import Decision
@@ -24,9 +24,6 @@ from rightfit.training.step import Step
 
 NEARLY_ZERO = 0.05  # of the peak rate
 SOONEST, AGAIN = 0.3, 0.15  # of the epochs, until labels are doubted, and again
-STRICTLY = (
-    2.5  # times chance, that second answers are right at most; a net that is still learning is near, too
-)
 SHORTEST, LENGTH = 3, 0.15  # epochs of the last descent, at least; of those that were planned
 
 
@@ -85,23 +82,34 @@ def treat(progress: Progress, epoch: int, train: Judged, val: Judged) -> Decisio
     return Decision("strength", move.condition.strength, move.because, epoch)
 
 
-def doubt(progress: Progress, epoch: int, val: Judged, all_of: Callable[[], Judged]) -> Decision | None:
-    """Where labels are wrong at random: targets for the epochs to come that are partly the net's own answers, by what
-    its weights say of `all_of` the training images; from time to time anew, as the net gets better."""
+def doubt(
+    progress: Progress,
+    epoch: int,
+    train: Judged,
+    val: Judged,
+    all_of: Callable[[], Judged],
+    agreed: Callable[[float], float] = float,
+) -> Decision | None:
+    """Where labels are wrong at random and are not learnt by heart yet: targets for the epochs to come that are partly
+    the net's own answers, by what its weights say of `all_of` the training images; from time to time anew, as the net
+    gets better. Nothing is changed before `all_of` has returned. `agreed` is what the first of several workers says."""
     before, epochs = progress.doctor["doubted"], progress.epochs
     due = before + AGAIN * epochs if before else SOONEST * epochs
-    if epoch < due or epoch == epochs:
+    if epoch < due or epoch == epochs or progress.annealed:
         return None
     because = "by the losses of training images as they are now"
     if not before:
-        seen = surer_half(val)
-        if seen is None or not at_random(*seen, val.logits.shape[1]):
+        seen, right = surer_half(val), train.result
+        learnt = right.accuracy + right.accuracy_half_width >= 1 - MISSED
+        random = seen is not None and not learnt and at_random(*seen, val.logits.shape[1])
+        if epoch > (1 - SETTLED) * epochs or not agreed(random):
             return None
-        because = (
-            f"{percent(seen[0])} of the surer half of validation's answers are not the label, which is the second "
-            f"answer in {percent(seen[1])} of those: wrong at random; training images whose loss is of the higher of "
-            "two kinds are learnt by the net's own answers instead"
-        )
+        if seen is not None:
+            because = (
+                f"{percent(seen[0])} of the surer half of validation's answers are not the label, which is the second "
+                f"answer in {percent(seen[1])} of those: wrong at random; the net's own answers are learnt in part of "
+                "training images whose loss is of the higher of two kinds"
+            )
     targets, share = bootstrapped(all_of(), val.temperature)
     progress.arrays["targets"] = targets
     progress.doctor |= {"doubted": epoch, "changed": epoch, "doubts": share}
