@@ -119,6 +119,7 @@ asked = st.fixed_dictionaries(
 )
 CHOSEN = (
     "model", "augment", "epochs", "batch_size", "learning_rate", "warmup_epochs", "weight_decay", "ema", "patience",
+    "doctor",
 )  # fmt: skip
 
 
@@ -180,6 +181,29 @@ def test_small_images_get_the_cifar_form_and_big_collections_the_deeper_net():
     ]
     models.append(resolve(settings, Facts(90_000, (90_000,), "categorical", 224))[0].model)
     assert models == ["resnet20", "resnet18", "resnet50"]
+
+
+def test_a_doctor_acts_by_itself_from_scratch_on_what_was_left_open_and_where_it_is_asked_to():
+    facts = Facts(1000, (500, 500), "categorical", 32)
+
+    def chosen(facts=facts, **given):
+        settings, decisions = resolve(TrainSettings(data="photos", **given), facts)
+        why = [d.because for d in decisions if d.setting == "doctor"]
+        return settings.doctor, why[0] if why else ""
+
+    assert chosen()[0] == "act" and chosen(model="resnet32", epochs=7, batch_size=8)[0] == "act"
+    for name, value in {
+        "learning_rate": 0.1,
+        "augment": "none",
+        "weight_decay": 0.0,
+        "label_smoothing": 0.0,
+    }.items():
+        assert chosen(**{name: value})[0] == "advise" and name in chosen(**{name: value})[1]
+        assert chosen(**{name: value}, doctor="act") == ("act", "")
+    assert chosen(strength=0.5)[0] == "advise"
+    assert chosen(Facts(1000, (500, 500), "categorical", 32, pretrained=True))[0] == "advise"
+    assert chosen(Facts(1000, (500, 500), "multilabel", 32))[0] == "advise"
+    assert chosen(doctor="off") == ("off", "")
 
 
 def test_more_images_need_fewer_passes():

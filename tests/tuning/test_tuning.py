@@ -20,8 +20,9 @@ from rightfit.errors import DataError, RightfitError, RunError, UsageError, Writ
 from rightfit.places import Here
 from rightfit.searching import Ends
 from rightfit.study import TRAININGS, Study
+from rightfit.training.interrupt import Stop
 from rightfit.training.recipe import Facts
-from rightfit.trials import Trials
+from rightfit.trials import Interrupted, Trials
 from rightfit.tuning import journal
 from rightfit.tuning.choosing import choose
 from rightfit.tuning.halving import ETA, SEEDS, finalists, next_seed, next_task, promotable, rungs
@@ -518,10 +519,37 @@ def test_the_second_trial_has_the_rate_that_a_range_test_suggests_which_is_asked
     assert rates == [0.1, 0.2], "the nearest choice"
 
 
+def test_an_epoch_of_the_default_recipe_that_fails_ends_a_search_that_would_be_fitted_to_its_time(
+    tmp_path, monkeypatch
+):
+    def lost(self):
+        raise RightfitError("a loss that is no number")
+
+    monkeypatch.setattr(Untrained, "_pace", lost)
+    search = untrained(tmp_path, [0, 1] * 20, seconds=160.0)
+    with pytest.raises(RunError, match="the first epoch of the default recipe failed: a loss"):
+        search.run()
+    assert not search.record.epochs
+
+
+def test_a_range_test_that_is_stopped_stops_the_search_and_is_no_failure(tmp_path, monkeypatch):
+    def stopped(*job):
+        raise Stop
+
+    monkeypatch.setattr(Untrained, "_job", lambda self, asked, name: None)
+    monkeypatch.setattr("rightfit.learning.range_tested", stopped)
+    search = untrained(tmp_path, [0, 1] * 20, trials=2)
+    search.own.facts = dataclasses.replace(FACTS, images=32_000)
+    with pytest.raises(Interrupted, match="range test"):
+        search.run()
+    assert not search.record.range_test
+
+
 def test_no_range_is_tested_where_it_has_no_use_or_costs_much_beside_a_training(tmp_path, monkeypatch):
     no_rate = (Knob("strength", low=0.0, high=1.0),)
     assert rates_tried(tmp_path / "a", monkeypatch, RANGED, space=no_rate)[1] == 0
     assert rates_tried(tmp_path / "b", monkeypatch, RANGED, pretrained=True)[1] == 0
+    assert rates_tried(tmp_path / "one", monkeypatch, RANGED, trials=1)[1] == 0
     monkeypatch.setattr("rightfit.study.RANGE_WORTH", 1e9)
     assert rates_tried(tmp_path / "c", monkeypatch, RANGED)[1] == 0
 
