@@ -451,18 +451,23 @@ def with_one_cycle(
 def tables(rows: list[dict[str, Any]]) -> str:
     """Markdown: accuracy and loss of each way by task, what the doctor recovered of the grid's distance, the words."""
     ways = best_of_grid(rows)
+    shown = [
+        way for way in WAYS
+        if any(alike({w: values(ways, name, w, "loss") for w in ("off", way)})[way] for name in TASKS)
+    ]  # fmt: skip
     lines = []
     for measure, unit, digits in (("accuracy", "%", 1), ("loss", "nats", 3)):
         lines.append(
-            f"| {measure} on the test, {unit} | seeds | " + " | ".join(WAYS) + " | act − off | recovered |"
+            f"| {measure} on the test, {unit} | seeds | " + " | ".join(shown) + " | act − off | recovered |"
         )
-        lines.append("| --- " * 9 + "|")
+        lines.append("| --- " * (4 + len(shown)) + "|")
         for name, task in TASKS.items():
             found = alike({way: values(ways, name, way, measure) for way in WAYS})
             if not found["off"]:
                 continue
             cells = [str(len(found["off"]))]
-            cells += [f"{np.mean(list(v.values())):.{digits}f}" if v else "–" for v in found.values()]
+            means = {way: f"{np.mean(list(v.values())):.{digits}f}" if v else "–" for way, v in found.items()}
+            cells += [means[way] for way in shown]
             gained, half = difference(found["act"], found["off"])
             cells.append("–" if gained is None else f"{gained:+.{digits}f} ±{half:.{digits}f}")
             share = recovered(found, better=1 if measure == "accuracy" else -1) if task.misfit else None
@@ -489,9 +494,10 @@ PLANTED = {"label noise", "shifted", "leak suspected", "batch-norm mismatch"}
 
 
 def alike(found: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
-    """The same seeds for every way that has any."""
-    common = set.intersection(*(set(of) for of in found.values() if of)) if any(found.values()) else set()
-    return {way: {seed: of[seed] for seed in sorted(common)} if of else {} for way, of in found.items()}
+    """Every way by the seeds of `off`; one that lacks some of them is left out."""
+    seeds = sorted(found["off"])
+    whole = {way: all(seed in of for seed in seeds) for way, of in found.items()}
+    return {way: {seed: of[seed] for seed in seeds} if whole[way] else {} for way, of in found.items()}
 
 
 def best_of_grid(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -504,7 +504,7 @@ def test_after_a_change_the_whole_schedule_is_taken(monkeypatch):
         "ema": 0.9,
     }
 
-    def changed(progress, epoch, val, all_of):
+    def changed(progress, epoch, *seen):
         progress.doctor["changed"] = epoch
 
     monkeypatch.setattr(treatment, "treat", lambda *seen: None)
