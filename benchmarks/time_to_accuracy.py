@@ -113,16 +113,15 @@ class Enough(Exception):
 
 def with_rightfit(args: argparse.Namespace) -> dict[str, Any]:
     """What `rightfit.train` does, with a look at the weights kept so far after each epoch."""
-    from rightfit import precision, runtime
+    from rightfit import learning, precision, runtime
 
     runtime.choose_backend("tensorflow")
     from rightfit.config import TrainSettings
     from rightfit.console import Console
-    from rightfit.data.augment import POLICIES
     from rightfit.data.dataset import prepare
-    from rightfit.data.loader import TrainLoader
     from rightfit.evaluation.infer import all_logits, plain_graph
     from rightfit.nets import layers, resnet
+    from rightfit.provenance import Job
     from rightfit.training import loop, recipe
 
     console = Console(quiet=True)
@@ -132,24 +131,11 @@ def with_rightfit(args: argparse.Namespace) -> dict[str, Any]:
         asked = TrainSettings(data=args.folder, epochs=args.epochs, cache_folder=cache)
         dataset, asked = prepare(args.folder, asked, console)
         table = dataset.table
-        rows, held_out, sealed = (table.rows(split) for split in ("train", "val", "test"))
-        counts = dataset.class_counts(rows)
-        facts = recipe.Facts(len(rows), counts, table.label_mode, max(asked.height_width))
+        rows, sealed = table.rows("train"), table.rows("test")
+        facts = recipe.Facts(len(rows), dataset.class_counts(rows), table.label_mode, max(asked.height_width))
         settings, _ = recipe.resolve(asked, facts)
         model = resnet.build(settings.model, table.outputs, settings.height_width, settings.seed)
-        weights, _ = recipe.sample_weights(settings, table.codes()[rows], counts, table.label_mode)
-        loader = TrainLoader(
-            dataset.images,
-            dataset.image_rows[rows],
-            dataset.targets(rows),
-            weights,
-            settings.batch_size,
-            settings.seed,
-            POLICIES[settings.augment],
-        )
-        validation = loop.Validation(
-            dataset.images, dataset.image_rows[held_out], dataset.targets(held_out), None
-        )
+        loader, validation = learning.images_of(Job(Path(cache), dataset, model, asked, settings, facts))
         judge = plain_graph(layers.fused(model))
 
         def test(kept: list[Any]) -> float:

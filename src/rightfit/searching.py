@@ -210,5 +210,7 @@ def _ended(study: Study, held: ExitStack) -> Run:
         (study.own.place / name).unlink(missing_ok=True)
     own = study.own
     asked = own.settings_of(trial.chosen, 0, last)
+    if asked.doctor == "auto":  # no trial was acted on, and what is told is of them
+        asked = asked.model_copy(update={"doctor": "advise"})
     prepared = dataclasses.replace(own.prepared, dataset=own.at(asked), asked=asked)
     return beginning.begin(prepared, study.console, held, own.place)

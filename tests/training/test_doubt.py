@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rightfit.training import treatment
+import rightfit
+from rightfit.console import Console
+from rightfit.errors import DataError
+from rightfit.training import loop, treatment
+from rightfit.training.checkpoints import Checkpoints
 from rightfit.training.doctor import Condition
 from rightfit.training.doubt import bootstrapped, in_doubt
 from rightfit.training.judging import Judged, Validation
@@ -111,6 +115,26 @@ def test_a_look_that_is_broken_off_changes_nothing():
     with pytest.raises(KeyboardInterrupt):
         treatment.doubt(own, 12, noisy, noisy, stopped)
     assert own.arrays == {} and own.doctor == progress().doctor
+
+
+def test_doubts_of_data_that_have_changed_are_forgotten(write_images, picture, tmp_path, monkeypatch):
+    """Targets were made from labels and images as they were; who corrects them wants the new ones learnt."""
+    monkeypatch.setattr(treatment, "at_random", lambda *seen: True)
+    monkeypatch.setattr(treatment, "MISSED", -1.0)
+    photos = write_images(tmp_path / "photos")
+    asked = {"image_size": 8, "batch_size": 16, "precision": "float32", "report": "none", "doctor": "act"}
+    run = rightfit.train(photos, output=tmp_path / "run", epochs=12, patience=12, quiet=True, **asked).path
+    before = Checkpoints(run, Console(quiet=True)).newest().progress
+    assert before.doctor["doubted"] and before.arrays["targets"].shape == (40, 3)
+    (photos / "blue" / "01.jpg").write_bytes(picture(suffix=".jpg"))
+
+    def gone_on(*given, saved, **how):
+        assert saved.progress.doctor["doubted"] == 0 and "targets" not in saved.progress.arrays
+        raise DataError("seen")
+
+    monkeypatch.setattr(loop, "train", gone_on)
+    with pytest.raises(DataError, match="seen"):
+        rightfit.resume(run, epochs=15, accept_data_changes=True, quiet=True)
 
 
 def test_of_several_workers_all_do_what_the_first_says():
