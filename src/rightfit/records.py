@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 SETBACK = "learning_rate factor"  # the setting that is on record where training returned to an earlier epoch
-
+DOUBTS = (
+    "share of labels in doubt"  # the setting that is on record where the net's own answers are learnt in part
+)
 SEARCHED = "search/tuning.json"
 
 

@@ -14,6 +14,7 @@ from rightfit.evaluation import diagrams
 from rightfit.evaluation.answers import Answers
 from rightfit.evaluation.calibration import calibrate
 from rightfit.evaluation.summary import summary
+from rightfit.records import DOUBTS
 from rightfit.report import plots
 from rightfit.report.pictures import data_uri
 from rightfit.report.run_page import page
@@ -148,6 +149,12 @@ def test_changes_are_marked_along_the_foot_of_the_curves(read):
     )
     assert _marks(story) == {"^": [2], "v": [4], "D": [6]}
     assert "Marks along the foot" in read(page(story)).text
+    assert "learnt in part" not in read(page(story)).text
+    doubted = [{"setting": DOUBTS, "value": 0.4, "evidence": "e", "epoch": n} for n in (3, 5)]
+    assert (
+        "After epoch 3 the net’s own answers"
+        in read(page(told(history=rows, kept=8, decisions=doubted))).text
+    )
 
 
 def test_a_page_of_a_run_that_goes_on_loads_itself_anew_and_shows_what_there_is(read):

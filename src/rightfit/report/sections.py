@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from rightfit.evaluation import diagrams
-from rightfit.records import changes_of
+from rightfit.records import DOUBTS, changes_of
 from rightfit.report import plots
 from rightfit.report.shown import estimate, listed, missing, number, share, with_code
 from rightfit.report.story import Picture, Story
@@ -56,10 +56,12 @@ def learning(story: Story, t: Words) -> dict[str, Any] | None:
     }
     panels = {name: [found for found in lines if found] for name, lines in drawn.items()}
     marks = _marks(story)
+    doubted = [each["epoch"] for each in changes_of(story.decisions) if each["setting"] == DOUBTS]
     columns = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_accuracy_half_width")
     return {
         "figure": Markup(plots.learning_curves(panels, t("epoch"), story.kept, marks)),
         "marks": t("marks") if marks else "",
+        "doubts": t("doubts", epoch=doubted[0]) if doubted else "",
         "alt": t("curves alt", epochs=len(rows)),
         "gap": with_code(_gap(story, t)),
         "kept": t("kept", epoch=story.kept) if story.kept else t("kept head") if story.kept == 0 else "",

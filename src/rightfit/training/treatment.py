@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rightfit.config import TrainSettings
 from rightfit.data.loader import TrainLoader
 from rightfit.evaluation.intervals import half_width
+from rightfit.records import DOUBTS
 from rightfit.training import race
 from rightfit.training.diagnosis import MISSED, Measured, at_random, percent
 from rightfit.training.doctor import SETTLED, Condition, Look, decide, first_stride
@@ -113,7 +114,7 @@ def doubt(
     targets, share = bootstrapped(all_of(), val.temperature)
     progress.arrays["targets"] = targets
     progress.doctor |= {"doubted": epoch, "changed": epoch, "doubts": share}
-    return Decision("labels in doubt", round(share, 4), because, epoch)
+    return Decision(DOUBTS, round(share, 4), because, epoch)
 
 
 def last_descent(progress: Progress, peak: float) -> Decision | None:
