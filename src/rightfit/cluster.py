@@ -10,15 +10,18 @@ import importlib.util
 import logging
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rightfit.console import Console
 from rightfit.errors import UsageError
+from rightfit.files import write_text
 from rightfit.runtime import PROCESSORS, THREADS, cpu_count, without_notices
 
 QUIET = {
@@ -128,6 +131,41 @@ def _nodes() -> list[dict[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def refuse_unshared(folder: Path) -> None:
+    """UsageError where a node of the cluster cannot see what is written into `folder` here, naming those nodes; one
+    that gives no answer may be on its way out, and is not waited for."""
+    seen = folder.resolve() / f".seen-{secrets.token_hex(8)}"
+    write_text(seen, "")
+    try:
+        lacking = nodes_without(seen)
+    finally:
+        seen.unlink(missing_ok=True)
+    if lacking:
+        raise UsageError(
+            f"{folder} is not there on {' and '.join(lacking)}; --output has to be on a disk that all nodes share"
+        )
+
+
+def nodes_without(path: Path) -> list[str]:
+    """Addresses of the nodes on which nothing is at `path`."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(num_cpus=0, max_retries=0)(os.path.exists)
+    asked = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[look.options(scheduling_strategy=there).remote(str(path))] = node["NodeManagerAddress"]
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE)
+    found = set()
+    for answer in answered:
+        with suppress(ray.exceptions.RayError):  # of a node that was lost meanwhile
+            if not ray.get(answer):
+                found.add(asked[answer])
+    return sorted(found)
 
 
 def _cpus(nodes: list[dict[str, float]]) -> list[int]:

@@ -56,6 +56,7 @@ class Nodes:
     def __init__(self, place: Path, backend: str) -> None:
         import ray
 
+        cluster.refuse_unshared(place)
         room = cluster.room(CPUS)
         self.place = str(place.resolve())
         variables = cluster.environment(KERAS_BACKEND=backend, **cluster.threads(room.cpus))

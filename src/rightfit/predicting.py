@@ -141,6 +141,7 @@ def _made_on_ray(
         import ray
         from ray.exceptions import RayError, RayTaskError
 
+        cluster.refuse_unshared(order.output)
         room = cluster.room(CPUS_A_WORKER)
         _say_room(room, len(missing), console)
         rows = ray.data.from_items(

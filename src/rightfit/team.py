@@ -71,6 +71,7 @@ class Team:
             own.mkdir()
             try:
                 self._check_room(console)
+                cluster.refuse_unshared(place)
                 with _told(place / "log.txt", console):
                     self._fit(place.resolve(), own)
             except KeyboardInterrupt:

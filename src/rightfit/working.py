@@ -6,11 +6,23 @@ Ray calls it on any node; the run folder and the images are reached by the same 
 from __future__ import annotations
 
 import os
+import time
+import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from rightfit import memory, team
 from rightfit.console import Console
 from rightfit.errors import RightfitError, RunError
+
+if TYPE_CHECKING:
+    from rightfit.training.checkpoints import Checkpoints
+    from rightfit.training.state import Saved
+    from rightfit.training.workers import Workers
+
+LOOKS, WAIT = 20, 3.0  # at what checkpoints there are, so many seconds apart
 
 
 def work(about: dict[str, str]) -> None:
@@ -32,6 +44,25 @@ def work(about: dict[str, str]) -> None:
         raise
 
 
+def same_start(place: Path, checkpoints: Checkpoints, workers: Workers) -> Saved:
+    """The newest checkpoint, once every worker has read it: a shared disk may show a new file late, and workers that
+    begin at different steps would sum their gradients without a word. RunError where there is none, or they differ."""
+    for look in range(LOOKS):
+        time.sleep(WAIT if look else 0)
+        saved = checkpoints.newest()
+        name = zlib.crc32(saved.name.encode()) % 2**24 if saved else -1  # a float32 holds it
+        names = workers.gathered(np.array([[name]], np.float32), workers.count)
+        if (names == names[0]).all():
+            break
+    else:
+        raise RunError(
+            f"{place}: workers see different checkpoints; is the folder on a disk that all nodes share?"
+        )
+    if saved is None:
+        raise RunError(f"{place}: none of its checkpoints is whole")
+    return saved
+
+
 def _work(place: Path) -> None:
     import ray
     from ray import train
@@ -50,10 +81,7 @@ def _work(place: Path) -> None:
     if workers.writes:
         console.log_to(place / "log.txt")
     checkpoints = Checkpoints(place, console, workers)
-    saved = checkpoints.newest()
-    if saved is None:
-        raise RunError(f"{place}: none of its checkpoints is whole")
-    workers.together()  # before the first new checkpoint removes what another one still reads
+    saved = same_start(place, checkpoints, workers)
     job = resuming.job_of(place, saved)
     if workers.writes:
         where = f"step {saved.progress.step} of epoch {saved.progress.epoch + 1}"

@@ -4,20 +4,29 @@ import csv
 import functools
 import json
 import math
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rightfit import working
 from rightfit.api import load
+from rightfit.cluster import connected, nodes_without, refuse_unshared
 from rightfit.config import TrainSettings
-from rightfit.errors import DataError, RightfitError, UsageError
+from rightfit.console import Console
+from rightfit.errors import DataError, RightfitError, RunError, UsageError
 from rightfit.team import Team, refusal, refuse, team_of
+from rightfit.training.checkpoints import Checkpoints
+from rightfit.training.state import Progress
+from rightfit.training.workers import Workers
 from rightfit.working import work
 
 rightfit_load = functools.partial(load, backend="onnxruntime")  # in this process, whatever Keras runs on
@@ -159,6 +168,55 @@ def test_a_batch_is_dealt_out_evenly_to_every_number_of_workers(size, fewest, mo
     assert found >= size and all(found % count == 0 for count in counts)
     within = team.batch_for(size, most=size)
     assert all(within % count == 0 for count in counts) and (within <= size or within == math.lcm(*counts))
+
+
+def test_a_node_on_which_a_folder_is_not_is_named_before_anything_begins(cluster, tmp_path):
+    with connected(cluster.address, Console(quiet=True)):
+        refuse_unshared(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+        assert set(nodes_without(tmp_path / "none")) == {
+            node.node_ip_address for node in cluster.list_all_nodes()
+        }
+
+
+class Pair(Workers):
+    """Two workers that are threads of this process."""
+
+    told, both = [None, None], threading.Barrier(2, timeout=30)
+
+    def gathered(self, mine, images):
+        self.told[self.number] = mine
+        self.both.wait()
+        found = np.concatenate(self.told)
+        self.both.wait()
+        return found
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_workers_begin_at_one_checkpoint_though_a_disk_shows_it_late(late, tmp_path, monkeypatch):
+    monkeypatch.setattr(working, "LOOKS", 40)
+    monkeypatch.setattr(working, "WAIT", 0.01)
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        made = Checkpoints(tmp_path / folder, Console(quiet=True))
+        for step in (1, 2) if folder == "first" else (1,):
+            made.save(Progress(step=step), {"kernel": np.ones(3, np.float32)}, step)
+        made.wait()
+
+    def begun(number, folder):
+        pair = Pair(number, 2)
+        checkpoints = Checkpoints(tmp_path / folder, Console(quiet=True), pair)
+        return working.same_start(tmp_path / folder, checkpoints, pair).progress.step
+
+    with ThreadPoolExecutor(2) as pool:
+        steps = [pool.submit(begun, number, folder) for number, folder in enumerate(("first", "second"))]
+        if late:
+            newest = sorted((tmp_path / "first/checkpoints").glob("step-*"))[-1]
+            shutil.copy(newest, tmp_path / "second/checkpoints")
+            assert [step.result() for step in steps] == [2, 2]
+        for step in [] if late else steps:
+            with pytest.raises(RunError, match="workers see different checkpoints"):
+                step.result()
 
 
 def test_an_error_of_a_worker_reaches_who_began_the_training(tmp_path):
