@@ -31,6 +31,8 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # of the lines that its C++ writes to stderr
 }
+# JAX and TensorFlow would take most of a GPU as they begin, of which workers on this machine want their share.
+AS_NEEDED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 ABSENT = (
     "Could not find any running Ray instance",
     "Failed to connect to GCS",
@@ -47,7 +49,8 @@ def connected(address: str, console: Console) -> Iterator[None]:
     this machine's own that ends with the body; else host:port or ray://host:port. One that this process is connected to
     already serves, and stays. UsageError where Ray is not installed, or no cluster answers."""
     check_installed()
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    for name, value in (QUIET | AS_NEEDED).items():
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():

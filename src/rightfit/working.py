@@ -85,6 +85,7 @@ def _work(place: Path) -> None:
     job = resuming.job_of(place, saved)
     if workers.writes:
         where = f"step {saved.progress.step} of epoch {saved.progress.epoch + 1}"
-        console.say(f"{workers.count} workers go on from {where} ({saved.name})")
+        go = "1 worker goes" if workers.alone else f"{workers.count} workers go"
+        console.say(f"{go} on from {where} ({saved.name})")
         put_back(place, saved)
     train_together(job, console, checkpoints, saved, workers)
