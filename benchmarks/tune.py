@@ -193,13 +193,14 @@ def at_random(own: Trials, run: dict[str, Any]) -> dict[str, Any]:
 
 def trained(own: Trials, chosen: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """One training to the end: what it says of the selection half and of the test, and its steps."""
+    from rightfit.aside import figures_of
     from rightfit.trials import IN_A_TRIAL
 
     assert own.base.epochs
     asked = own.settings_of(chosen, 0, own.base.epochs).model_copy(update=IN_A_TRIAL)
     progress, job, steps = own.train(asked, "to-the-end", None)
     rows = {"selection": own.selection, "test": own.dataset.table.rows("test")}
-    return {of: own.figures_of(job, progress, at) for of, at in rows.items()}, progress.epoch * steps
+    return {of: figures_of(job, progress, at) for of, at in rows.items()}, progress.epoch * steps
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -17,6 +17,7 @@ from rightfit.api import (
     diagnose,
     explain,
     inspect,
+    learning_curve,
     load,
     neighbours,
     predict_many,
@@ -53,6 +54,6 @@ from rightfit.run import Run
 __all__ = [
     "ArchitectureError", "BackendError", "DataError", "ImageError", "ModelFileError", "RightfitError", "Run",
     "RunError", "UsageError", "WriteError", "check", "compare", "convert", "diagnose", "explain", "from_json",
-    "from_yaml", "inspect", "load", "load_model", "load_weights", "neighbours", "open_saved_model",
+    "from_yaml", "inspect", "learning_curve", "load", "load_model", "load_weights", "neighbours", "open_saved_model",
     "predict_many", "report", "resume", "save_weights", "suspects", "to_json", "to_yaml", "train", "tune",
 ]  # fmt: skip

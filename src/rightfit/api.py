@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from rightfit.data.audit.findings import Audit
     from rightfit.diagnosing import FitStory
+    from rightfit.more_images import LearningCurve
 
 
 def check(
@@ -265,6 +266,20 @@ def diagnose(run: str | os.PathLike[str] | Run) -> FitStory:
     from rightfit import diagnosing
 
     return diagnosing.diagnose(_opened(run, "float32"))
+
+
+def learning_curve(run: str | os.PathLike[str] | Run, *, quiet: bool = False) -> LearningCurve:
+    """What more images would bring: nets that learn from two halves and two quarters of the training images as the run
+    did, and the line through their errors (`rightfit.evaluation.power_law`).
+
+    Takes about one and a half times as long as the run; what is broken off goes on, and the result is remembered in
+    the run. The test set stays sealed. Raises UsageError for a run that is not finished or has no validation images,
+    DataError for too few training images, or where they are gone or changed.
+    """
+    from rightfit import more_images
+
+    opened = run if isinstance(run, Run) else Run(run, backend=None)
+    return more_images.learning_curve(opened, Console(quiet))
 
 
 def suspects(

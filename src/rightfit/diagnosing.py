@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rightfit.records import changes_of, epochs_of, kept_epoch, objects_of
+from rightfit.records import changes_of, epochs_of, kept_epoch, learning_curve_of, objects_of
 from rightfit.run import Run
 
 STAGES = 8  # epochs that are shown
@@ -49,6 +49,7 @@ class FitStory:
     sentence: str
     stages: tuple[Stage, ...]
     actions: tuple[Action, ...]
+    learning_curve: dict[str, Any]  # as of `rightfit.learning_curve`; {} where that was not asked
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,6 +76,7 @@ def diagnose(run: Run) -> FitStory:
         sentence=found.get("sentence", metrics.get("unfinished", "")),
         stages=_stages([_with_the_end(row, found) if row["epoch"] == kept else row for row in rows], kept),
         actions=_actions(records, rows, kept),
+        learning_curve=learning_curve_of(run.path),
     )
 
 

@@ -15,6 +15,7 @@ from rightfit.errors import DataError, RunError
 from rightfit.learning import on_record, trained
 from rightfit.precision import measured_gain, uses_gpu
 from rightfit.provenance import Job, machine, why_this_backend, write_image_digests
+from rightfit.records import LEARNING_CURVE
 from rightfit.run import CALIBRATION, VALIDATION, Run
 from rightfit.runtime import cache_folder
 
@@ -177,7 +178,7 @@ def _write_model(job: Job, progress: Progress) -> None:
 
     settings, table = job.settings, job.dataset.table
     job.model.set_weights(progress.weights)
-    for name in (CALIBRATION, VALIDATION):  # of the weights that are about to be replaced
+    for name in (CALIBRATION, VALIDATION, LEARNING_CURVE):  # of the weights that are about to be replaced
         (job.place / name).unlink(missing_ok=True)
     description = bundle.Description(
         settings.model, table.classes, table.label_mode, settings.height_width, settings.resize

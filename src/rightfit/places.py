@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rightfit import cluster, trials
+from rightfit.aside import Interrupted
 from rightfit.tuning.halving import Task
 
 CPUS = 4  # of a trial, where nodes have them: small nets do not use more
@@ -82,7 +83,7 @@ class Nodes:
             done, _ = ray.wait(list(self._going), num_returns=1)
         except KeyboardInterrupt:
             self._stop()
-            raise trials.Interrupted(f"stopped with {len(self._going)} trials under way") from None
+            raise Interrupted(f"stopped with {len(self._going)} trials under way") from None
         task, began = self._going.pop(done[0])
         found = self._result(done[0])
         return task, {"seconds": round(time.monotonic() - began, 1), **found}
@@ -95,7 +96,7 @@ class Nodes:
             found = self._result(asked)
         except KeyboardInterrupt:
             ray.cancel(asked)
-            raise trials.Interrupted("stopped before the first trial") from None
+            raise Interrupted("stopped before the first trial") from None
         return {"seconds": round(time.monotonic() - began, 1), **found}
 
     def _result(self, reference: Any) -> dict[str, Any]:

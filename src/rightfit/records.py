@@ -14,6 +14,7 @@ DOUBTS = (
     "share of labels in doubt"  # the setting that is on record where the net's own answers are learnt in part
 )
 SEARCHED = "search/tuning.json"
+LEARNING_CURVE = "learning_curve.json"
 
 
 def objects_of(path: Path) -> list[dict[str, Any]]:
@@ -25,9 +26,18 @@ def objects_of(path: Path) -> list[dict[str, Any]]:
 
 def search_of(place: Path) -> dict[str, Any]:
     """What the search for settings found that the run in `place` ended; {} where there was none."""
+    return _object_in(place / SEARCHED)
+
+
+def learning_curve_of(place: Path) -> dict[str, Any]:
+    """What parts of the training images of the run in `place` taught; {} where that was not asked."""
+    return _object_in(place / LEARNING_CURVE)
+
+
+def _object_in(path: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
-        found: dict[str, Any] = json.loads((place / SEARCHED).read_text(encoding="utf-8"))
-        return found
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
     return {}
 
 

@@ -16,7 +16,7 @@ from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.errors import DataError, RightfitError, UsageError
 from rightfit.files import write_text
-from rightfit.records import epochs_of, kept_epoch, objects_of, search_of
+from rightfit.records import epochs_of, kept_epoch, learning_curve_of, objects_of, search_of
 from rightfit.run import Run
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def _story(run: Run, console: Console) -> Story:
         decisions=decisions,
         openings=objects_of(run.path / "test-ledger.jsonl"),
         search=search_of(run.path),
+        learning_curve=learning_curve_of(run.path),
         seconds=asdict(speed.spent_in(rows)) if rows else {},
         versions=metrics.get("machine", {}),
     )

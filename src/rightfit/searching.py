@@ -7,16 +7,16 @@ was; a trial goes on from its checkpoint, or, where that is gone, from its start
 from __future__ import annotations
 
 import dataclasses
-import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightfit import beginning, cluster
+from rightfit.aside import Interrupted, tensorflow_quiet
 from rightfit.beginning import Prepared
 from rightfit.config import parse_seconds, train_settings
 from rightfit.console import Console
@@ -26,7 +26,7 @@ from rightfit.provenance import digest_of_file
 from rightfit.records import SEARCHED
 from rightfit.run import Run
 from rightfit.study import Study
-from rightfit.trials import FOLDER, JOURNAL, Interrupted, Trials, parts_of
+from rightfit.trials import FOLDER, JOURNAL, Trials, parts_of
 
 if TYPE_CHECKING:
     from rightfit.tuning.space import Space
@@ -101,7 +101,7 @@ def tune(
     places = Here(own) if ray is None else Nodes(place, prepared.backend)
     study = Study(own, knobs, ends.trials, seconds, console, places)
     try:
-        with _tensorflow_quiet():
+        with tensorflow_quiet():
             study.run()
     except Interrupted as stopped:
         console.say(f"{stopped}; `rightfit resume {place}` goes on with the search")
@@ -110,18 +110,6 @@ def tune(
         console.say(f"the search stops; once that is mended, `rightfit resume {place}` goes on")
         raise
     return _ended(study, held)
-
-
-@contextmanager
-def _tensorflow_quiet() -> Iterator[None]:
-    """It warns of functions that are made again and again: each trial's net has its own."""
-    logger = logging.getLogger("tensorflow")
-    before = logger.level
-    logger.setLevel("ERROR")
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def go_on(

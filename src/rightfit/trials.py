@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightfit import beginning, learning, memory
-from rightfit.config import TrainSettings, parse_seconds
+from rightfit.aside import Interrupted, figures_of, free, job_aside, trained_aside
+from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.errors import DataError, RightfitError, WriteError
 from rightfit.provenance import Job
 
 if TYPE_CHECKING:
     from rightfit.data.dataset import Dataset
-    from rightfit.training.recipe import Decision, Facts
+    from rightfit.training.recipe import Facts
     from rightfit.training.state import Progress
     from rightfit.tuning.halving import Task
 
@@ -28,10 +29,6 @@ IN_A_TRIAL = {"doctor": "off", "report": "none"}
 FEWEST = 10  # validation images in each half
 RANGE = 100.0  # times below and above the recipe's learning rate
 RANGE_STEPS = 100
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: the trial has its checkpoint, and the search its journal."""
 
 
 @dataclass
@@ -59,7 +56,7 @@ class Trials:
             name = _name(task.trial, task.seed)
             progress, job, steps = self.train(asked, name, None if whole else task.epochs)
             found: dict[str, Any] = {"loss": progress.best_loss, "steps": progress.epoch * steps}
-            return {**found, "reported": self.figures_of(job, progress, self.reporting)} if whole else found
+            return {**found, "reported": self.told(job, progress)} if whole else found
 
         return _timed(reached)
 
@@ -87,6 +84,10 @@ class Trials:
             shutil.rmtree(self._folder("range-test"), ignore_errors=True)
         return {**dataclasses.asdict(found), "steps": len(found.rates)}
 
+    def told(self, job: Job, progress: Progress) -> dict[str, float]:
+        """What the reporting half says of a training."""
+        return figures_of(job, progress, self.reporting)
+
     def forget(self, trial: int, seed: int) -> None:
         """What an attempt goes on from: once what it reached is in the journal, nobody needs it."""
         shutil.rmtree(self._folder(_name(trial, seed)), ignore_errors=True)
@@ -101,27 +102,16 @@ class Trials:
 
     def train(self, asked: TrainSettings, name: str, until: int | None) -> tuple[Progress, Job, int]:
         """From the checkpoint of this name, where there is one, up to the epoch `until`; with the steps of an epoch."""
-        from rightfit.training.checkpoints import Checkpoints
-
-        quiet, job = Console(quiet=True), self._job(asked, name)
-        checkpoints = Checkpoints(job.place, quiet)
-        checkpoints.every = parse_seconds(job.settings.checkpoint_every)
-        progress, _ = learning.trained(job, quiet, checkpoints, checkpoints.newest(), _unrecorded, until)
-        if progress.stopped:
-            raise Interrupted(f"trial {name} {progress.stopped}")
-        checkpoints.keep_the_last_only()
+        job = self._job(asked, name)
+        try:
+            progress = trained_aside(job, until)
+        except Interrupted as stopped:
+            raise Interrupted(f"trial {name} {stopped}") from None
         return progress, job, -(-job.facts.images // (job.settings.batch_size or 1))
 
     def _job(self, asked: TrainSettings, name: str) -> Job:
-        place = self._folder(name)
-        place.mkdir(parents=True, exist_ok=True)
-        dataset = self._parted(asked)
-        model, settings, facts, _ = beginning.planned(dataset, asked, Console(quiet=True))
-        computes = {"backend": self.prepared.backend, "precision": self.prepared.precision}
-        changes = {**computes, "output": str(place)}
-        settings = settings.model_copy(update={**changes, "label_mode": dataset.table.label_mode})
-        dataset.table.write_csv(place / "data.csv")
-        return Job(place, dataset, model, asked, settings, facts)
+        prepared = self.prepared
+        return job_aside(self._folder(name), self._parted(asked), asked, prepared.backend, prepared.precision)
 
     def _folder(self, name: str) -> Path:
         return self.place / FOLDER / "trials" / name
@@ -143,27 +133,6 @@ class Trials:
         splits[self.reporting] = "test"
         return dataclasses.replace(self.at(asked), table=table.with_splits(np.asarray(splits)))
 
-    def figures_of(self, job: Job, progress: Progress, rows: Any) -> dict[str, Any]:
-        """Accuracy and loss of the table's `rows` (N,) by the weights that a trial kept, with half their 95 %
-        intervals."""
-        from rightfit.evaluation.infer import all_logits, plain_graph
-        from rightfit.evaluation.intervals import half_width
-        from rightfit.evaluation.metrics import image_losses, quick
-        from rightfit.nets.layers import fused
-
-        judge = plain_graph(fused(job.model))
-        judge.set_weights(progress.weights)
-        dataset, mode = job.dataset, job.dataset.table.label_mode
-        targets, groups = dataset.targets(rows), dataset.groups(rows)
-        logits = all_logits(judge, dataset.images, dataset.image_rows[rows], 64)
-        result = quick(logits, targets, mode, groups)
-        return {
-            "accuracy": result.accuracy,
-            "accuracy_half": result.accuracy_half_width,
-            "loss": result.loss,
-            "loss_half": half_width(image_losses(logits, targets, mode), groups),
-        }
-
 
 def opened(place: Path) -> Trials:
     """Of the search in `place` as its journal says it was begun, on any node that reaches it and the images."""
@@ -183,10 +152,6 @@ def _name(trial: int, seed: int) -> str:
     return f"{trial:03d}-{seed}"
 
 
-def _unrecorded(decision: Decision) -> None:
-    """What a trial decides by itself is no decision of the run's."""
-
-
 def _timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `work` found and its "seconds"; or {"failed": why}, where settings are to blame or memory is short."""
     began = time.monotonic()
@@ -199,15 +164,8 @@ def _timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
             raise
         found = {"failed": str(error) if isinstance(error, RightfitError) else memory.words(error)}
     finally:
-        _free()
+        free()
     return {**found, "seconds": round(time.monotonic() - began, 1)}
-
-
-def _free() -> None:
-    """A net that was trained is a cycle, and TensorFlow's graphs stay until they are told to go."""
-    import keras
-
-    keras.utils.clear_session(free_memory=True)
 
 
 def parts_of(dataset: Dataset, seed: int) -> tuple[Any, Any]:

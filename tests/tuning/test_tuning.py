@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rightfit.aside import Interrupted
 from rightfit.beginning import Prepared
 from rightfit.config import TrainSettings
 from rightfit.console import Console
@@ -22,7 +23,7 @@ from rightfit.searching import Ends
 from rightfit.study import TRAININGS, Study
 from rightfit.training.interrupt import Stop
 from rightfit.training.recipe import Facts
-from rightfit.trials import Interrupted, Trials
+from rightfit.trials import Trials
 from rightfit.tuning import journal
 from rightfit.tuning.choosing import choose
 from rightfit.tuning.halving import ETA, SEEDS, finalists, next_seed, next_task, promotable, rungs
@@ -465,7 +466,7 @@ class Untrained(Trials):
         row = {"steps": 10, "train_seconds": 2.0, "first_step_seconds": 0.2, "validation_seconds": 0.0}
         return SimpleNamespace(epoch=epochs, best_loss=0.5, history=[row]), None, 10
 
-    def figures_of(self, job, progress, rows):
+    def told(self, job, progress):
         return {"accuracy": 0.9, "accuracy_half": 0.1, "loss": 0.5, "loss_half": 0.1}
 
 

@@ -200,6 +200,38 @@ def range_test(rates: Floats, losses: Floats, suggested: float | None, labels: t
         return drawn.svg()
 
 
+def learning_curve(
+    points: Sequence[tuple[int, float]],
+    ahead: Sequence[tuple[int, float, float, float]],
+    labels: tuple[str, str],
+    expected: str,
+) -> str:
+    """Shares of wrong answers by training images, on logarithmic axes; `points` are (images, accuracy), `ahead` also
+    the ends of the accuracy's 95 % interval."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    with _drawing(4.2, 2.8, 1) as drawn:
+        (axes,) = drawn.axes
+        images, right = np.array(points).T
+        wrong = np.maximum(1 - right, 1e-4)
+        axes.plot(images, 100 * wrong, "o", color=FIRST, ms=5)
+        x, middle, low, high = np.array(ahead).T
+        at, ends = 100 * (1 - middle), 100 * np.array([high - middle, middle - low])
+        axes.errorbar(x, at, ends, fmt="D", color=SECOND, ms=4, capsize=3, lw=1, label=expected)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        ticks = sorted({*images.astype(int).tolist(), *x.astype(int).tolist()})
+        ticks = [tick for tick, before in zip(ticks, [0, *ticks], strict=False) if tick > 1.2 * before]
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            formatted(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        axes.legend()
+        return drawn.svg()
+
+
 def parallel(settings: Sequence[tuple[str, str, str]], trials: Sequence[tuple[Sequence[float], str]]) -> str:
     """An axis for each setting (name, lowest, highest), a line for each trial: where in the ranges it was, and whether
     it is the "chosen" one, one that went the "whole" way, or one that ended "early"."""

@@ -35,6 +35,7 @@ def page(story: Story, language: str = "en") -> str:
         mistakes=[(p, sections.what(p, words)) for p in story.mistakes],
         suspects=sections.suspects(story, words),
         search=searched(story, words),
+        more=sections.more_images(story, words),
         time=sections.time_spent(story, words),
         made=words("made by", version=metadata.version("rightfit"), time=_stamp()),
     )

@@ -55,5 +55,6 @@ class Story:
     decisions: Sequence[Mapping[str, Any]] = ()
     openings: Sequence[Mapping[str, Any]] = ()  # the test ledger's lines
     search: Mapping[str, Any] = field(default_factory=dict)  # search/tuning.json
+    learning_curve: Mapping[str, Any] = field(default_factory=dict)  # learning_curve.json
     seconds: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -25,6 +25,9 @@ def of_comparison(found: Mapping[str, Any]) -> list[str]:
     return [*lines, found["sentence"]]
 
 
+HELPED_BY_MORE = ("overfit", "right fit")  # diagnoses
+
+
 def of_fit(found: Mapping[str, Any]) -> list[str]:
     """As `rightfit.diagnose` gives it."""
     images = found["images"]
@@ -71,7 +74,38 @@ def of_fit(found: Mapping[str, Any]) -> list[str]:
                 lines.append(
                     f"    validation {100 * action['before']:.1f} % then, {100 * action['after']:.1f} % in the end"
                 )
-    return lines
+    return [*lines, *_of_more_images(found)]
+
+
+def _of_more_images(found: Mapping[str, Any]) -> list[str]:
+    if curve := found["learning_curve"]:
+        now, ahead = curve["points"][-1], curve["forecasts"][0]
+        accuracy, low, high = (f"{100 * ahead[of]:.1f}" for of in ("accuracy", "low", "high"))
+        return [
+            "",
+            f"more images: with {ahead['images']:,} to learn from {accuracy} % of the validation images are to be "
+            f"expected right ({low} to {high}), where {100 * now['accuracy']:.1f} % are now",
+        ]
+    if found["word"] in HELPED_BY_MORE:
+        return ["", f"`rightfit learning-curve {found['run']}` says what more images would bring"]
+    return []
+
+
+def of_learning_curve(found: Mapping[str, Any]) -> list[str]:
+    """As `rightfit.learning_curve` gives it."""
+    run, half = found["points"][-1], found["half"]
+    lines = [
+        f"{found['run']}: right answers among {found['validation']:,} validation images, % (±{100 * half:.1f} for all "
+        "alike, by which images these are)",
+        f"  {'training images':>15}",
+    ]
+    for point in found["points"]:
+        this = "  this run" if point is run else ""
+        lines.append(f"  {point['images']:>15,}  {100 * point['accuracy']:5.1f}{this}")
+    for ahead in found["forecasts"]:
+        span = f"{100 * ahead['low']:.1f} to {100 * ahead['high']:.1f}"
+        lines.append(f"  {ahead['images']:>15,}  {100 * ahead['accuracy']:5.1f}  to be expected: {span}")
+    return [*lines, "By a line through the errors; where labels are uncertain themselves, it is too hopeful."]
 
 
 def of_suspects(rows: Sequence[Mapping[Any, Any]], count: int) -> list[str]:

@@ -59,7 +59,7 @@ LOCK = ".lock"
 FILES = (
     "config.yaml", "data.csv", "quarantine.csv", "audit.json", "architecture.yaml", "architecture.json",
     "weights.safetensors", "model.keras", "golden.npz", "history.csv", "decisions.jsonl", "metrics.json",
-    "calibration.json", "validation.npz", "report.html",
+    "calibration.json", "validation.npz", "learning_curve.json", "report.html",
 )  # fmt: skip
 
 

@@ -1,0 +1,93 @@
+"""A training beside a run: on its images or part of them, in a folder of its own, from its checkpoint to what it
+reached. Trials of a search and points of a learning curve are such; nothing is said of them, and what they decide by
+themselves is no decision of the run's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rightfit import beginning, learning
+from rightfit.config import TrainSettings, parse_seconds
+from rightfit.console import Console
+from rightfit.provenance import Job
+
+if TYPE_CHECKING:
+    from rightfit.data.dataset import Dataset
+    from rightfit.training.recipe import Decision
+    from rightfit.training.state import Progress
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM: what was under way has its checkpoint."""
+
+
+def job_aside(place: Path, dataset: Dataset, asked: TrainSettings, backend: str, precision: str) -> Job:
+    """What to train in `place`, which is made."""
+    place.mkdir(parents=True, exist_ok=True)
+    model, settings, facts, _ = beginning.planned(dataset, asked, Console(quiet=True))
+    computes = {"backend": backend, "precision": precision}
+    changes = {**computes, "output": str(place), "label_mode": dataset.table.label_mode}
+    dataset.table.write_csv(place / "data.csv")
+    return Job(place, dataset, model, asked, settings.model_copy(update=changes), facts)
+
+
+def trained_aside(job: Job, until: int | None = None) -> Progress:
+    """From the job's checkpoint, where there is one, to its end or up to the epoch `until`. Interrupted."""
+    from rightfit.training.checkpoints import Checkpoints
+
+    quiet = Console(quiet=True)
+    checkpoints = Checkpoints(job.place, quiet)
+    checkpoints.every = parse_seconds(job.settings.checkpoint_every)
+    progress, _ = learning.trained(job, quiet, checkpoints, checkpoints.newest(), _unrecorded, until)
+    if progress.stopped:
+        raise Interrupted(progress.stopped)
+    checkpoints.keep_the_last_only()
+    return progress
+
+
+def figures_of(job: Job, progress: Progress, rows: Any) -> dict[str, float]:
+    """Accuracy and loss of the table's `rows` (N,) by the weights that were kept, with half their 95 % intervals."""
+    from rightfit.evaluation.infer import all_logits, plain_graph
+    from rightfit.evaluation.intervals import half_width
+    from rightfit.evaluation.metrics import image_losses, quick
+    from rightfit.nets.layers import fused
+
+    judge = plain_graph(fused(job.model))
+    judge.set_weights(progress.weights)
+    dataset, mode = job.dataset, job.dataset.table.label_mode
+    targets, groups = dataset.targets(rows), dataset.groups(rows)
+    logits = all_logits(judge, dataset.images, dataset.image_rows[rows], 64)
+    result = quick(logits, targets, mode, groups)
+    return {
+        "accuracy": result.accuracy,
+        "accuracy_half": result.accuracy_half_width,
+        "loss": result.loss,
+        "loss_half": half_width(image_losses(logits, targets, mode), groups),
+    }
+
+
+def free() -> None:
+    """A net that was trained is a cycle, and TensorFlow's graphs stay until they are told to go."""
+    import keras
+
+    keras.utils.clear_session(free_memory=True)
+
+
+@contextmanager
+def tensorflow_quiet() -> Iterator[None]:
+    """It warns of functions that are made again and again: each net has its own."""
+    logger = logging.getLogger("tensorflow")
+    before = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _unrecorded(decision: Decision) -> None:
+    pass
