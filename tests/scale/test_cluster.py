@@ -73,18 +73,19 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_three_workers_of_which_one_is_lost_end_as_two_and_as_one_that_was_not(cluster, images, tmp_path):
+def test_two_workers_of_which_one_is_lost_end_as_one_that_was_alone_from_the_start(cluster, images, tmp_path):
+    cluster.remove_node(next(iter(cluster.worker_nodes)))  # or there would be another in its place
     one, two = tmp_path / "one", tmp_path / "two"
     asked = [
-        "train", images, *SETTINGS, "--epochs", "5", "--batch-size", "36", "--learning-rate", "0.01",
+        "train", images, *SETTINGS, "--epochs", "5", "--batch-size", "32", "--learning-rate", "0.01",
         "--warmup-epochs", "2.5",
     ]  # fmt: skip
     code, said = rightfit(*asked, "--backend", "jax", "--output", one)
     assert code == 0, said
     lost = lost_when(cluster, lambda: len(rows(two / "history.csv")) > 1, "RayTrainWorker")
-    code, said = rightfit(*asked, "--workers", "2:3", "--ray", cluster.address, "--output", two)
+    code, said = rightfit(*asked, "--workers", "1:2", "--ray", cluster.address, "--output", two)
     assert code == 0, said
-    assert lost and "3 workers go on from step 0 of epoch 1 " in said and "2 workers go on from" in said
+    assert lost and "2 workers go on from step 0 of epoch 1 " in said and "1 worker goes on from" in said
     mine, theirs = rows(two / "history.csv"), rows(one / "history.csv")
     assert [row["epoch"] for row in mine] == list("12345"), "each epoch once"
     losses = [[float(row["val_loss"]) for row in run] for run in (mine, theirs)]
