@@ -56,7 +56,7 @@ def test_a_long_run_is_told_in_a_few_stages_with_the_kept_and_the_last_epoch(cou
 def test_a_run_without_the_doctor_is_told_as_far_as_it_is_known():
     found = {
         "run": "runs/a", "model": "resnet20", "images": {"train": 5, "val": 0, "test": 0}, "epochs": 3, "kept": None,
-        "word": "", "sentence": "", "stages": [], "actions": [], "doctor": "advise",
+        "word": "", "sentence": "", "stages": [], "actions": [], "doctor": "advise", "learning_curve": {},
     }  # fmt: skip
     assert any("its fit was not measured" in line for line in tables.of_fit(found))
     assert any("--doctor off" in line for line in tables.of_fit({**found, "doctor": "off"}))

@@ -59,7 +59,7 @@ FLOORS = (
 )
 HEIGHT = {unit: height for height, floor in enumerate(FLOORS) for unit in floor}
 DRAWERS = {"utils", "helpers", "common"}
-SLOW = {"keras", "tensorflow", "torch", "jax", "pandas", "pyarrow", "scipy", "sklearn", "ray"}
+SLOW = {"keras", "tensorflow", "torch", "numpy", "jax", "pandas", "pyarrow", "scipy", "sklearn", "ray"}
 
 
 def broken_floors(source: Path) -> list[str]:

@@ -272,14 +272,17 @@ def learning_curve(run: str | os.PathLike[str] | Run, *, quiet: bool = False) ->
     """What more images would bring: nets that learn from two halves and two quarters of the training images as the run
     did, and the line through their errors (`rightfit.evaluation.power_law`).
 
-    Takes about one and a half times as long as the run; what is broken off goes on, and the result is remembered in
-    the run. The test set stays sealed. Raises UsageError for a run that is not finished or has no validation images,
-    DataError for too few training images, or where they are gone or changed.
+    Takes one and a half to three times as long as the run; what is broken off goes on, and the result is remembered in
+    the run. The test set stays sealed. Raises UsageError for a run that is not finished, was taken further by
+    `resume --epochs`, has no validation images, or was trained on data in memory that are gone; DataError for too few
+    training images, or where they are gone or changed.
     """
     from rightfit import more_images
 
     opened = run if isinstance(run, Run) else Run(run, backend=None)
-    return more_images.learning_curve(opened, Console(quiet))
+    found = more_images.learning_curve(opened, Console(quiet))
+    redraw(opened, quiet=quiet)
+    return found
 
 
 def suspects(

@@ -1,6 +1,6 @@
 """A training beside a run: on its images or part of them, in a folder of its own, from its checkpoint to what it
-reached. Trials of a search and points of a learning curve are such; nothing is said of them, and what they decide by
-themselves is no decision of the run's."""
+reached. Trials of a search and points of a learning curve are such; what they decide is no decision of the run's.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ def job_aside(place: Path, dataset: Dataset, asked: TrainSettings, backend: str,
     return Job(place, dataset, model, asked, settings.model_copy(update=changes), facts)
 
 
-def trained_aside(job: Job, until: int | None = None) -> Progress:
-    """From the job's checkpoint, where there is one, to its end or up to the epoch `until`. Interrupted."""
+def trained_aside(job: Job, until: int | None = None, console: Console | None = None) -> Progress:
+    """From the job's checkpoint, where there is one, to its end or up to the epoch `until`, in silence unless there is
+    a `console` for its epochs. Interrupted."""
     from rightfit.training.checkpoints import Checkpoints
 
-    quiet = Console(quiet=True)
-    checkpoints = Checkpoints(job.place, quiet)
+    console = console or Console(quiet=True)
+    checkpoints = Checkpoints(job.place, console)
     checkpoints.every = parse_seconds(job.settings.checkpoint_every)
-    progress, _ = learning.trained(job, quiet, checkpoints, checkpoints.newest(), _unrecorded, until)
+    progress, _ = learning.trained(job, console, checkpoints, checkpoints.newest(), _unrecorded, until)
     if progress.stopped:
         raise Interrupted(progress.stopped)
     checkpoints.keep_the_last_only()

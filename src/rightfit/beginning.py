@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rightfit.team import Team
     from rightfit.training import recipe
 
-BEGUN = "start.json"  # what was asked: enough to begin again until there is a checkpoint
+BEGUN = "start.json"  # what was asked: enough to begin again, or to do likewise with other images
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def begin(
     if place is None:
         place = folder.new_folder(settings.output, settings.data)
         held.enter_context(folder.locked(place))
-        (place / FOLDER).mkdir()
-        folder.write_json(place / FOLDER / BEGUN, prepared.record())
+    (place / FOLDER).mkdir(exist_ok=True)
+    folder.write_json(place / FOLDER / BEGUN, prepared.record())
     settings = settings.model_copy(update={"output": str(place), "label_mode": table.label_mode})
     console.log_to(place / "log.txt")
     write_text(place / "config.yaml", to_yaml(settings))

@@ -355,7 +355,7 @@ def diagnose(run: RunFolder, json: AsJson = False) -> None:
 
 @app.command()
 def learning_curve(run: RunFolder, json: AsJson = False, quiet: Quiet = False) -> None:
-    """Would more images help? Trains on parts of them, in about one and a half times the run's time."""
+    """Would more images help? Trains on parts of them, in one and a half to three times the run's time."""
     from rightfit import api
 
     _print(api.learning_curve(run, quiet=quiet).to_dict(), tables.of_learning_curve, json)

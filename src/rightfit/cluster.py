@@ -14,6 +14,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,8 @@ ABSENT = (
     "Failed to connect to GCS",
 )  # none, or one that was killed
 PATIENCE = 30.0  # seconds for a cluster to answer
+LOOKS, WAIT = 4, 2.0  # at what nodes see, so many seconds apart
+SEEN = ".seen-"  # begins the name of a file that nodes are asked for
 SILENCE = 6 * 3600.0  # seconds after which Ray Data gives up where nothing is done; a part may take an hour
 PROBE = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 PASSED_ON = ("RIGHTFIT_CACHE", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
@@ -49,8 +52,24 @@ def connected(address: str, console: Console) -> Iterator[None]:
     this machine's own that ends with the body; else host:port or ray://host:port. One that this process is connected to
     already serves, and stays. UsageError where Ray is not installed, or no cluster answers."""
     check_installed()
-    for name, value in (QUIET | AS_NEEDED).items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    with _memory_as_needed():
+        yield from _connected(address, console)
+
+
+@contextmanager
+def _memory_as_needed() -> Iterator[None]:
+    added = {name: value for name, value in AS_NEEDED.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _connected(address: str, console: Console) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
@@ -137,22 +156,27 @@ def _nodes() -> list[dict[str, float]]:
 
 
 def refuse_unshared(folder: Path) -> None:
-    """UsageError where a node of the cluster cannot see what is written into `folder` here, naming those nodes; one
-    that gives no answer may be on its way out, and is not waited for."""
-    seen = folder.resolve() / f".seen-{secrets.token_hex(8)}"
+    """UsageError where a node of the cluster does not see what is written into `folder` here, naming those nodes: a
+    shared disk may take a moment, so it is looked at more than once."""
+    for leftover in folder.glob(f"{SEEN}*"):  # of a process that was killed here
+        leftover.unlink(missing_ok=True)
+    seen = folder.resolve() / f"{SEEN}{secrets.token_hex(8)}"
     write_text(seen, "")
     try:
-        lacking = nodes_without(seen)
+        for look in range(LOOKS):
+            time.sleep(WAIT if look else 0)
+            if not (lacking := nodes_without(seen)):
+                return
     finally:
         seen.unlink(missing_ok=True)
-    if lacking:
-        raise UsageError(
-            f"{folder} is not there on {' and '.join(lacking)}; --output has to be on a disk that all nodes share"
-        )
+    names = " and ".join(dict.fromkeys(lacking))
+    raise UsageError(
+        f"{folder} is not there on {names}; a run's folder has to be on a disk that all nodes share"
+    )
 
 
 def nodes_without(path: Path) -> list[str]:
-    """Addresses of the nodes on which nothing is at `path`."""
+    """For each node on which nothing is at `path`, its address; of one that gives no answer it is not known."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -162,12 +186,14 @@ def nodes_without(path: Path) -> list[str]:
         if node["Alive"]:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[look.options(scheduling_strategy=there).remote(str(path))] = node["NodeManagerAddress"]
-    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE)
-    found = set()
+    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE)
+    for answer in late:
+        ray.cancel(answer)
+    found = []
     for answer in answered:
         with suppress(ray.exceptions.RayError):  # of a node that was lost meanwhile
             if not ray.get(answer):
-                found.add(asked[answer])
+                found.append(asked[answer])
     return sorted(found)
 
 

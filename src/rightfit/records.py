@@ -31,7 +31,9 @@ def search_of(place: Path) -> dict[str, Any]:
 
 def learning_curve_of(place: Path) -> dict[str, Any]:
     """What parts of the training images of the run in `place` taught; {} where that was not asked."""
-    return _object_in(place / LEARNING_CURVE)
+    found = _object_in(place / LEARNING_CURVE)
+    whole = {"of", "validation", "half_width", "points", "forecasts"} <= found.keys()
+    return found if whole and found["points"] and found["forecasts"] else {}
 
 
 def _object_in(path: Path) -> dict[str, Any]:

@@ -170,13 +170,11 @@ def _timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def parts_of(dataset: Dataset, seed: int) -> tuple[Any, Any]:
     """Rows of the validation images that choose, and of those that report. DataError where these are too few."""
-    from rightfit.tuning.parts import halves
+    from rightfit.tuning.parts import halves_of
 
     table = dataset.table
     rows = table.rows("val")
-    codes = table.codes()[rows]
-    codes = codes.argmax(axis=1) if codes.ndim > 1 else codes
-    found = halves(rows, codes, table.groups(rows), seed)
+    found = halves_of(table, rows, seed)
     if min(map(len, found)) < FEWEST:
         together = " of whole groups" if table.groups(rows) is not None else ""
         raise DataError(

@@ -11,8 +11,6 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rightfit import memory, team
 from rightfit.console import Console
 from rightfit.errors import RightfitError, RunError
@@ -47,20 +45,26 @@ def work(about: dict[str, str]) -> None:
 def same_start(place: Path, checkpoints: Checkpoints, workers: Workers) -> Saved:
     """The newest checkpoint, once every worker has read it: a shared disk may show a new file late, and workers that
     begin at different steps would sum their gradients without a word. RunError where there is none, or they differ."""
+    import numpy as np
+
     for look in range(LOOKS):
         time.sleep(WAIT if look else 0)
         saved = checkpoints.newest()
-        name = zlib.crc32(saved.name.encode()) % 2**24 if saved else -1  # a float32 holds it
-        names = workers.gathered(np.array([[name]], np.float32), workers.count)
-        if (names == names[0]).all():
-            break
-    else:
-        raise RunError(
-            f"{place}: workers see different checkpoints; is the folder on a disk that all nodes share?"
-        )
-    if saved is None:
+        mine = [_number(f"{checkpoints.identity()} {saved.name}") if saved else 0]
+        every = workers.gathered(np.array([mine], np.float32), workers.count)
+        if every[0] and (every == every[0]).all():
+            assert saved
+            return saved
+    if (every == 0).all():
         raise RunError(f"{place}: none of its checkpoints is whole")
-    return saved
+    raise RunError(
+        f"{place}: workers see different checkpoints; is the folder on a disk that all nodes share?"
+    )
+
+
+def _number(text: str) -> int:
+    """A digest that a float32 holds, above 0."""
+    return 1 + zlib.crc32(text.encode()) % (2**24 - 1)
 
 
 def _work(place: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import string
+from importlib import resources
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from rightfit.evaluation import diagrams
 from rightfit.evaluation.answers import Answers
@@ -60,6 +62,11 @@ def told(label_mode="categorical", classes=("cat", "dog", HOSTILE), images=200, 
         "findings": [{**copies, "sets": [[{"name": HOSTILE, "source": picture}]]}],
         "audited": 1000,
         "decisions": [{"setting": "epoch", "value": 4, "evidence": HOSTILE}],
+        "learning_curve": {
+            "validation": images, "half_width": 0.04,
+            "points": [{"images": n, "accuracy": a} for n, a in ((150, 0.7), (150, 0.72), (300, 0.8), (600, 0.85))],
+            "forecasts": [{"images": 600 * n, "accuracy": 0.85 + n / 50, "low": 0.8, "high": 1.0} for n in (2, 4)],
+        },
         "seconds": {"steps": 60.0, "validation": 5.0, "saving": 0.0},
         "versions": {"keras": "3"},
     }  # fmt: skip
@@ -77,7 +84,7 @@ def test_a_page_stands_alone_and_every_figure_has_words_and_a_table(read, label_
     assert re.findall(r'(?:src|href|url\()=?"?(?!data:|#)(?:https?:|//|file:)', text) == []
     assert not seen.named("script") and not seen.named("link")
     figures = [d for d in seen.named("div") if d.get("role") == "img"]
-    assert len(figures) == len(seen.named("svg")) == (4 if label_mode == "multilabel" else 5)
+    assert len(figures) == len(seen.named("svg")) == (5 if label_mode == "multilabel" else 6)
     assert all(len(figure["aria-label"]) > 20 for figure in figures)
     assert len(seen.named("details")) >= len(figures)
     images = seen.named("img")
@@ -158,7 +165,8 @@ def test_changes_are_marked_along_the_foot_of_the_curves(read):
 
 
 def test_a_page_of_a_run_that_goes_on_loads_itself_anew_and_shows_what_there_is(read):
-    bare = told(going_on=True, planned=9, metrics={}, answers=None, mistakes=(), suspects=None, kept=None)
+    bare = told(going_on=True, planned=9, metrics={}, answers=None, mistakes=(), suspects=None, kept=None,
+                learning_curve={})  # fmt: skip
     seen = read(page(bare))
     assert {"http-equiv": "refresh", "content": "15"} in seen.named("meta")
     assert "5 of 9 epochs" in seen.text and len(seen.named("svg")) == 2
@@ -168,7 +176,7 @@ def test_a_page_of_a_run_that_goes_on_loads_itself_anew_and_shows_what_there_is(
 
 def test_a_run_of_which_nothing_is_known_has_a_page_too(read):
     empty = told(history=(), metrics={}, answers=None, mistakes=(), suspects=None, findings=(), decisions=(),
-                 seconds={}, versions={}, counts={"train": 5}, kept=None)  # fmt: skip
+                 seconds={}, versions={}, learning_curve={}, counts={"train": 5}, kept=None)  # fmt: skip
     said = read(page(empty)).text
     assert "no validation images" in said and "No images are kept for a test" in said
 
@@ -180,6 +188,13 @@ def test_many_classes_make_no_large_page():
 
 
 # Words ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_phrase_is_there_once(language):
+    file = resources.files("rightfit.report").joinpath(f"words-{language}.yaml")
+    names = [name.value for name, _ in yaml.compose(file.read_text(encoding="utf-8")).value]
+    assert len(names) == len(set(names)), "YAML keeps the last of two without a word"
 
 
 def test_both_languages_have_the_same_phrases_with_the_same_values():

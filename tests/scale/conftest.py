@@ -25,7 +25,9 @@ def begun():
         patch.setenv("RAY_TMPDIR", place)
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # a program of several processes is not kept
+        patch.setenv(
+            "XLA_FLAGS", "--xla_backend_optimization_level=0"
+        )  # a program of several processes is not kept
         source = str(Path(__file__).parents[2] / "src")
         patch.setenv("PYTHONPATH", os.pathsep.join([source, os.environ.get("PYTHONPATH", "")]))  # of workers
         soon_dead = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rightfit import cluster as cluster_module
 from rightfit import working
 from rightfit.api import load
 from rightfit.cluster import connected, nodes_without, refuse_unshared
@@ -171,52 +172,101 @@ def test_a_batch_is_dealt_out_evenly_to_every_number_of_workers(size, fewest, mo
     assert all(within % count == 0 for count in counts) and (within <= size or within == math.lcm(*counts))
 
 
-def test_a_node_on_which_a_folder_is_not_is_named_before_anything_begins(cluster, tmp_path):
+def test_nodes_on_which_a_folder_is_not_are_named_before_a_worker_begins(cluster, tmp_path, monkeypatch):
     with connected(cluster.address, Console(quiet=True)):
+        (tmp_path / ".seen-by-a-process-that-was-killed").touch()
         refuse_unshared(tmp_path)
         assert list(tmp_path.iterdir()) == []
-        assert set(nodes_without(tmp_path / "none")) == {
-            node.node_ip_address for node in cluster.list_all_nodes()
-        }
+        assert len(nodes_without(tmp_path / "none")) == len(cluster.list_all_nodes())
+        monkeypatch.setattr(cluster_module, "WAIT", 0.01)
+        lacking = [["10.0.0.7", "10.0.0.8"]] * (cluster_module.LOOKS - 1)
+        looks = iter([*lacking, [], *lacking, ["10.0.0.8"]])
+        monkeypatch.setattr(cluster_module, "nodes_without", lambda path: next(looks))
+        refuse_unshared(tmp_path)  # a disk that shows a file late is shared
+        with pytest.raises(UsageError, match=r"is not there on 10.0.0.8; .* on a disk that all nodes share"):
+            refuse_unshared(tmp_path)
 
 
 class Pair(Workers):
     """Two workers that are threads of this process."""
 
-    told, both = [None, None], threading.Barrier(2, timeout=30)
+    def __init__(self, number, count, exchange):
+        super().__init__(number, count)
+        object.__setattr__(self, "exchange", exchange)
 
     def gathered(self, mine, images):
-        self.told[self.number] = mine
+        return self.exchange(self.number, mine)
+
+
+class Exchange:
+    def __init__(self):
+        self.told, self.both, self.first = [None, None], threading.Barrier(2, timeout=60), threading.Event()
+
+    def __call__(self, number, mine):
+        self.told[number] = mine
         self.both.wait()
         found = np.concatenate(self.told)
         self.both.wait()
+        self.first.set()
         return found
 
 
-@pytest.mark.parametrize("late", [True, False])
-def test_workers_begin_at_one_checkpoint_though_a_disk_shows_it_late(late, tmp_path, monkeypatch):
-    monkeypatch.setattr(working, "LOOKS", 40)
+@pytest.mark.parametrize(
+    ("seen", "comes", "said"),
+    [
+        ((2, 1), True, None),
+        ((2, 0), True, None),
+        ((2, 1), False, "workers see different checkpoints"),
+        ((0, 0), False, "none of its checkpoints is whole"),
+    ],
+)
+def test_workers_begin_at_one_checkpoint_though_a_disk_shows_it_late(
+    seen, comes, said, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(working, "LOOKS", 500 if comes else 3)
     monkeypatch.setattr(working, "WAIT", 0.01)
-    for folder in ("first", "second"):
+    for folder, steps in zip(("first", "second"), seen, strict=True):
         (tmp_path / folder).mkdir()
         made = Checkpoints(tmp_path / folder, Console(quiet=True))
-        for step in (1, 2) if folder == "first" else (1,):
+        for step in range(1, steps + 1):
             made.save(Progress(step=step), {"kernel": np.ones(3, np.float32)}, step)
         made.wait()
+    exchange = Exchange()
 
     def begun(number, folder):
-        pair = Pair(number, 2)
+        pair = Pair(number, 2, exchange)
         checkpoints = Checkpoints(tmp_path / folder, Console(quiet=True), pair)
         return working.same_start(tmp_path / folder, checkpoints, pair).progress.step
 
     with ThreadPoolExecutor(2) as pool:
         steps = [pool.submit(begun, number, folder) for number, folder in enumerate(("first", "second"))]
-        if late:
-            newest = sorted((tmp_path / "first/checkpoints").glob("step-*"))[-1]
-            shutil.copy(newest, tmp_path / "second/checkpoints")
+        assert exchange.first.wait(60)
+        if comes:
+            for path in sorted((tmp_path / "first/checkpoints").glob("step-*")):
+                shutil.copy(path, tmp_path / "second/checkpoints")
             assert [step.result() for step in steps] == [2, 2]
-        for step in [] if late else steps:
-            with pytest.raises(RunError, match="workers see different checkpoints"):
+        for step in [] if comes else steps:
+            with pytest.raises(RunError, match=said):
+                step.result()
+
+
+def test_the_same_name_is_not_the_same_checkpoint(tmp_path, monkeypatch):
+    """`resume --epochs` writes the last one anew, under its name."""
+    monkeypatch.setattr(working, "LOOKS", 2)
+    monkeypatch.setattr(working, "WAIT", 0.01)
+    exchange = Exchange()
+
+    def begun(number):
+        (tmp_path / str(number)).mkdir()
+        pair = Pair(number, 2, exchange)
+        checkpoints = Checkpoints(tmp_path / str(number), Console(quiet=True))
+        checkpoints.save(Progress(step=1, epochs=number), {"kernel": np.ones(3, np.float32)}, 1)
+        checkpoints.wait()
+        return working.same_start(tmp_path / str(number), checkpoints, pair)
+
+    with ThreadPoolExecutor(2) as pool:
+        for step in [pool.submit(begun, number) for number in (0, 1)]:
+            with pytest.raises(RunError, match="different checkpoints"):
                 step.result()
 
 

@@ -1,4 +1,5 @@
-"""A small search, undisturbed and then killed by SIGKILL again and again: `searches.py FOLDER KILLS`.
+"""A small search, undisturbed and then killed by SIGKILL again and again: `searches.py FOLDER KILLS`. Each process is
+killed a moment after it has written something, so that the kills are spread over the whole.
 
 Prints one line of JSON: the journals of both without what the clock says, what was chosen, and a digest of the weights.
 Processes are forked after the imports, which cost seconds, and before the backend wakes.
@@ -82,6 +83,13 @@ def told(place):
     return {"journal": kept, "tuning": tuning, "weights": hashlib.sha256(weights).hexdigest()}
 
 
+def written(place):
+    """What a kill leaves: so many events, and these checkpoints."""
+    journal = place / "search" / "journal.jsonl"
+    events = len(journal.read_text().splitlines()) if journal.exists() else 0
+    return events, sorted(str(path) for path in place.glob("**/checkpoints/step-*"))
+
+
 def main():
     (FOLDER / "space.yaml").write_text(
         "learning_rate: {low: 0.001, high: 0.3, log: true}\nstrength: {low: 0, high: 1}\n"
@@ -90,18 +98,19 @@ def main():
     whole = ended(FOLDER / "whole")
     took, chance, kills, place = time.monotonic() - began, random.Random(3), [], FOLDER / "killed"
     while True:
-        child, begun = start(place), time.monotonic()
-        until = begun + chance.uniform(0.05, 1.5 / KILLS) * took if len(kills) < KILLS else float("inf")
+        before, until = written(place), float("inf")
+        child = start(place)
         while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < until:
+            if len(kills) < KILLS and until == float("inf") and written(place) != before:
+                until = time.monotonic() + chance.uniform(0, took / (KILLS + 1))
             time.sleep(0.005)
         if done[0]:
             assert done[1] == 0
             break
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        journal = place / "search" / "journal.jsonl"
-        kills.append(len(journal.read_text().splitlines()) if journal.exists() else 0)
-        if place.exists() and not journal.exists():  # before there was a search
+        kills.append(written(place)[0])
+        if place.exists() and not kills[-1]:  # before there was a search
             shutil.rmtree(place)
     print(json.dumps({"whole": whole, "killed": told(place), "kills": kills, "seconds": took}))
 

@@ -22,25 +22,30 @@ class Forecast:
     high: float
 
 
-def forecasts(images: Sequence[int], errors: Sequence[float], at: Sequence[int]) -> list[Forecast]:
-    """For each number of images in `at`, by the line through three or more nets' `errors`, above 0, on the same images.
+def forecasts(
+    images: Sequence[int], errors: Sequence[float], at: Sequence[int], one: float
+) -> list[Forecast]:
+    """For each number of images in `at`, by the line through three or more nets' `errors` (shares, 0 to 1).
 
     The interval is that of a new point of the regression (Student's t); that all nets were judged by the same images
-    is not in it.
+    is not in it. `one` is the share of one of those: half of it is added to each error, and nets scatter by half of it
+    at least, so that nets without an error make no certainty.
     """
     from scipy import stats
 
-    x, y = np.log(np.asarray(images, np.float64)), np.log(np.asarray(errors, np.float64))
+    x, y = np.log(np.asarray(images, np.float64)), np.log(np.asarray(errors, np.float64) + one / 2)
     spread = float(((x - x.mean()) ** 2).sum())
-    slope = float(((x - x.mean()) * y).sum()) / spread
-    left = y - y.mean() - slope * (x - x.mean())
-    noise = float(np.sqrt((left**2).sum() / (len(x) - 2)))
+    line_of = stats.linregress(x, y)
+    left = y - line_of.intercept - line_of.slope * x
+    noise = max(float(np.sqrt((left**2).sum() / (len(x) - 2))), float(np.log1p(one / 2 / np.exp(y[-1]))))
     wide = float(stats.t.ppf(0.975, len(x) - 2))
     found = []
     for count in at:
         away = np.log(count) - x.mean()
         half = wide * noise * np.sqrt(1 + 1 / len(x) + away**2 / spread)
-        line = y.mean() + slope * away
-        low, middle, high = (1 - min(1.0, float(np.exp(line + side * half))) for side in (1, 0, -1))
+        line = line_of.intercept + line_of.slope * np.log(count)
+        low, middle, high = (
+            1 - float(np.clip(np.exp(line + side * half) - one / 2, 0, 1)) for side in (1, 0, -1)
+        )
         found.append(Forecast(int(count), middle, low, high))
     return found

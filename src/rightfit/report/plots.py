@@ -200,28 +200,31 @@ def range_test(rates: Floats, losses: Floats, suggested: float | None, labels: t
         return drawn.svg()
 
 
-def learning_curve(
+def error_by_images(
     points: Sequence[tuple[int, float]],
     ahead: Sequence[tuple[int, float, float, float]],
-    labels: tuple[str, str],
-    expected: str,
+    labels: tuple[str, str, str],
 ) -> str:
-    """Shares of wrong answers by training images, on logarithmic axes; `points` are (images, accuracy), `ahead` also
-    the ends of the accuracy's 95 % interval."""
+    """Errors by training images on logarithmic axes: of `points` (images, accuracy), and of those `ahead`, which also
+    have the ends of the accuracy's 95 % interval, with the line that they lie on."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     with _drawing(4.2, 2.8, 1) as drawn:
         (axes,) = drawn.axes
         images, right = np.array(points).T
-        wrong = np.maximum(1 - right, 1e-4)
-        axes.plot(images, 100 * wrong, "o", color=FIRST, ms=5)
         x, middle, low, high = np.array(ahead).T
-        at, ends = 100 * (1 - middle), 100 * np.array([high - middle, middle - low])
-        axes.errorbar(x, at, ends, fmt="D", color=SECOND, ms=4, capsize=3, lw=1, label=expected)
+        least = 1e-4  # a logarithm has no 0
+        wrong, at, near, far = (100 * np.maximum(1 - of, least) for of in (right, middle, high, low))
+        slope = np.log(at[-1] / at[0]) / np.log(x[-1] / x[0])
+        ends = np.array([images.min(), x[-1]])
+        axes.plot(ends, at[0] * (ends / x[0]) ** slope, color=FAINT, lw=0.8)
+        axes.plot(images, wrong, "o", color=FIRST, ms=5)
+        axes.errorbar(
+            x, at, [at - near, far - at], fmt="D", color=SECOND, ms=4, capsize=3, lw=1, label=labels[2]
+        )
         axes.set_xscale("log")
         axes.set_yscale("log")
-        ticks = sorted({*images.astype(int).tolist(), *x.astype(int).tolist()})
-        ticks = [tick for tick, before in zip(ticks, [0, *ticks], strict=False) if tick > 1.2 * before]
+        ticks = [*images.astype(int).tolist()[::2], *x.astype(int).tolist()]
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.xaxis.set_minor_formatter(NullFormatter())
         for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 
 from rightfit.report import sections
+from rightfit.report.learning_curve import learning_curve
 from rightfit.report.pages import rendered
 from rightfit.report.searched import searched
 from rightfit.report.shown import listed, share, with_code
@@ -35,7 +36,7 @@ def page(story: Story, language: str = "en") -> str:
         mistakes=[(p, sections.what(p, words)) for p in story.mistakes],
         suspects=sections.suspects(story, words),
         search=searched(story, words),
-        more=sections.more_images(story, words),
+        learning_curve=learning_curve(story, words),
         time=sections.time_spent(story, words),
         made=words("made by", version=metadata.version("rightfit"), time=_stamp()),
     )

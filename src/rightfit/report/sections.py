@@ -107,28 +107,6 @@ def _gap(story: Story, t: Words) -> str:
     return t("gap", train=share(trained), val=f"{share(held)} ±{100 * half:.1f}", verdict=verdict)
 
 
-def more_images(story: Story, t: Words) -> dict[str, Any] | None:
-    """What parts of the training images taught, and what more are expected to."""
-    found = story.learning_curve
-    if not found:
-        return None
-    points = [(point["images"], point["accuracy"]) for point in found["points"]]
-    ahead = [(each["images"], each["accuracy"], each["low"], each["high"]) for each in found["forecasts"]]
-    images, now = points[-1]
-    twice, accuracy, low, high = ahead[0]
-    figure = plots.learning_curve(points, ahead, (t("training images"), t("share wrong")), t("expected"))
-    return {
-        "figure": Markup(figure),
-        "alt": t("more alt"),
-        "text": t(
-            "more images", images=images, now=share(now), twice=twice, accuracy=share(accuracy), low=share(low),
-            high=share(high), validation=found["validation"], half=f"{100 * found['half']:.1f}",
-        ),
-        "rows": [(f"{count:,}", share(value), "") for count, value in points]
-        + [(f"{count:,}", share(value), f"{share(low)} – {share(high)}") for count, value, low, high in ahead],
-    }  # fmt: skip
-
-
 # Numbers --------------------------------------------------------------------------------------------
 
 MEASURES = (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+HELPED_BY_MORE = ("overfit", "right fit")  # of diagnoses those that more images may change
+
 
 def of_comparison(found: Mapping[str, Any]) -> list[str]:
     """As `rightfit.compare` gives it."""
@@ -23,9 +25,6 @@ def of_comparison(found: Mapping[str, Any]) -> list[str]:
         f"  only A right {test['only_a_right']:,}, only B right {test['only_b_right']:,}; p = {test['p']:.2g}"
     )
     return [*lines, found["sentence"]]
-
-
-HELPED_BY_MORE = ("overfit", "right fit")  # diagnoses
 
 
 def of_fit(found: Mapping[str, Any]) -> list[str]:
@@ -83,8 +82,8 @@ def _of_more_images(found: Mapping[str, Any]) -> list[str]:
         accuracy, low, high = (f"{100 * ahead[of]:.1f}" for of in ("accuracy", "low", "high"))
         return [
             "",
-            f"more images: with {ahead['images']:,} to learn from {accuracy} % of the validation images are to be "
-            f"expected right ({low} to {high}), where {100 * now['accuracy']:.1f} % are now",
+            f"more images: with {ahead['images']:,} to learn from a validation accuracy of {accuracy} % is to be "
+            f"expected ({low} to {high}), where it is {100 * now['accuracy']:.1f} % now",
         ]
     if found["word"] in HELPED_BY_MORE:
         return ["", f"`rightfit learning-curve {found['run']}` says what more images would bring"]
@@ -93,10 +92,10 @@ def _of_more_images(found: Mapping[str, Any]) -> list[str]:
 
 def of_learning_curve(found: Mapping[str, Any]) -> list[str]:
     """As `rightfit.learning_curve` gives it."""
-    run, half = found["points"][-1], found["half"]
+    run = found["points"][-1]
     lines = [
-        f"{found['run']}: right answers among {found['validation']:,} validation images, % (±{100 * half:.1f} for all "
-        "alike, by which images these are)",
+        f"{found['run']}: accuracy on {found['validation']:,} validation images, %; which images these are leaves all "
+        f"figures alike ±{100 * found['half_width']:.1f}",
         f"  {'training images':>15}",
     ]
     for point in found["points"]:

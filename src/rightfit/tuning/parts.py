@@ -1,10 +1,15 @@
-"""Parts of a search that chance decides: the halves of the validation images, by one of which trials are chosen and by
-the other of which the choice is reported; and the seeds of trainings and suggestions."""
+"""What chance decides beside a run: halves of images, by class and whole groups (of validation images one half chooses
+trials and the other reports the choice; of training images they are a learning curve's), and seeds of trainings."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from rightfit.data.table import Table
 
 STREAM = 10  # of random numbers; training/phases.py names where the others are
 
@@ -12,6 +17,14 @@ STREAM = 10  # of random numbers; training/phases.py names where the others are
 def seed_of(seed: int, number: int) -> int:
     """The search's own for number 0, else one that follows from both."""
     return int(np.random.default_rng([seed, STREAM, number]).integers(2**31)) if number else seed
+
+
+def halves_of(
+    table: Table, rows: NDArray[np.int64], seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`halves` of `rows` of a table; an image of several labels counts by its first."""
+    codes = table.codes()[rows]
+    return halves(rows, codes.argmax(axis=1) if codes.ndim > 1 else codes, table.groups(rows), seed)
 
 
 def halves(

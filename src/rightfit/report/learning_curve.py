@@ -1,0 +1,34 @@
+"""What parts of the training images taught and more are expected to teach, as a section of the run's page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from rightfit.report import plots
+from rightfit.report.shown import share
+from rightfit.report.story import Story
+from rightfit.report.words import Words
+
+
+def learning_curve(story: Story, t: Words) -> dict[str, Any] | None:
+    found = story.learning_curve
+    if not found:
+        return None
+    points = [(point["images"], point["accuracy"]) for point in found["points"]]
+    ahead = [(each["images"], each["accuracy"], each["low"], each["high"]) for each in found["forecasts"]]
+    (images, now), (twice, accuracy, low, high) = points[-1], ahead[0]
+    labels = (t("training images"), t("share wrong"), t("expected"))
+    return {
+        "figure": Markup(plots.error_by_images(points, ahead, labels)),
+        "alt": t("learning curve alt"),
+        "text": t(
+            "learning curve text", images=images, now=share(now), twice=twice, accuracy=share(accuracy), low=share(low),
+            high=share(high), validation=found["validation"], half=f"{100 * found['half_width']:.1f}",
+        ),
+        "rows": [
+            *((f"{count:,}", share(value), "") for count, value in points),
+            *((f"{count:,}", share(value), f"{share(low)} – {share(high)}") for count, value, low, high in ahead),
+        ],
+    }  # fmt: skip
