@@ -4,7 +4,7 @@ For each task and seed a run learns from N images, `rightfit.learning_curve` say
 on those are trained, which hold the N. All are judged by the same validation images, as the forecast is of them. Runs
 take 40 epochs at N images, and of more images fewer, as the recipe has it (to the power of -0.7).
 
-    python benchmarks/learning_curve.py            what is not in the results yet, a run a core; half an hour
+    python benchmarks/learning_curve.py            what is not in the results yet, a run a core; two hours
     python benchmarks/learning_curve.py --table    the table of docs/how-to/would-more-images-help.md
     python benchmarks/learning_curve.py --quick    one task, few epochs; shows that it runs
 

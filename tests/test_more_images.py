@@ -55,9 +55,9 @@ def test_it_is_asked_broken_off_gone_on_with_and_remembered(copy_of_run, here, m
     monkeypatch.setattr(more_images, "figures_of", None)  # nothing is trained a second time
     again = here("learning-curve", copy_of_run)
     assert f"  {40:>15,}  {100 * found['points'][-1]['accuracy']:5.1f}  this run" in again.stdout
-    assert "more images: with 80 to learn from " in here("diagnose", copy_of_run).stdout
+    assert "more images: 80 training images " in here("diagnose", copy_of_run).stdout
     (copy_of_run / LEARNING_CURVE).write_text('{"points": 3}')
-    assert "more images: with" not in here("diagnose", copy_of_run).stdout, "it is no such record"
+    assert "more images: 80" not in here("diagnose", copy_of_run).stdout, "it is no such record"
 
     assert here("resume", copy_of_run, "--epochs", "3").returncode == 0
     assert not (copy_of_run / LEARNING_CURVE).exists(), "which was of other weights"

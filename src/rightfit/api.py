@@ -280,9 +280,7 @@ def learning_curve(run: str | os.PathLike[str] | Run, *, quiet: bool = False) ->
     from rightfit import more_images
 
     opened = run if isinstance(run, Run) else Run(run, backend=None)
-    found = more_images.learning_curve(opened, Console(quiet))
-    redraw(opened, quiet=quiet)
-    return found
+    return more_images.learning_curve(opened, Console(quiet))
 
 
 def suspects(

@@ -170,9 +170,7 @@ def refuse_unshared(folder: Path) -> None:
     finally:
         seen.unlink(missing_ok=True)
     names = " and ".join(dict.fromkeys(lacking))
-    raise UsageError(
-        f"{folder} is not there on {names}; a run's folder has to be on a disk that all nodes share"
-    )
+    raise UsageError(f"{folder} is not there on {names}; it has to be on a disk that all nodes share")
 
 
 def nodes_without(path: Path) -> list[str]:

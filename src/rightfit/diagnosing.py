@@ -76,7 +76,7 @@ def diagnose(run: Run) -> FitStory:
         sentence=found.get("sentence", metrics.get("unfinished", "")),
         stages=_stages([_with_the_end(row, found) if row["epoch"] == kept else row for row in rows], kept),
         actions=_actions(records, rows, kept),
-        learning_curve=learning_curve_of(run.path),
+        learning_curve={name: of for name, of in learning_curve_of(run.path).items() if name != "of"},
     )
 
 

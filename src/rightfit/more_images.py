@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rightfit import resuming
+from rightfit import reporting, resuming
 from rightfit.aside import Interrupted, figures_of, free, job_aside, tensorflow_quiet, trained_aside
 from rightfit.beginning import BEGUN
 from rightfit.config import TrainSettings, train_settings
@@ -80,7 +80,9 @@ def learning_curve(run: Run, console: Console) -> LearningCurve:
         return _from_record(run, known)
     whole = (run.metrics.get("validation") or {}).get("accuracy")
     if whole is None:
-        raise UsageError(f"{place} has no validation images, by which nets could be compared")
+        raise UsageError(
+            f"{place} has no validation images, by which nets could be compared; train with some, as --split 6:1:2 does"
+        )
     with folder.locked(place):
         saved = checkpoints.newest()
         if identity and saved is None:
@@ -96,6 +98,8 @@ def learning_curve(run: Run, console: Console) -> LearningCurve:
         record = {name: value for name, value in found.to_dict().items() if name != "run"}
         folder.write_json(place / LEARNING_CURVE, {"of": identity, **record})
         shutil.rmtree(place / FOLDER, ignore_errors=True)
+    if (place / reporting.NAME).exists() and (drawn := reporting.draw(run, console)):
+        console.say(f"report: {drawn}")
     return found
 
 
@@ -153,6 +157,7 @@ def _measured(
         console.say(f"training on {len(rows):,} of {len(trained):,} images ({number} of {len(parts)})")
         try:
             points.append(Point(len(rows), _accuracy(apart / name, dataset, rows, asked, console)))
+            console.say(f"validation accuracy {100 * points[-1].accuracy:.1f} %")
         except Interrupted:
             console.say("stopped; the same command goes on")
             raise KeyboardInterrupt from None
@@ -179,7 +184,7 @@ def _parts(table: Table, rows: NDArray[np.int64], seed: int) -> Iterator[tuple[s
         if len(rows) < FEWEST or len(quarter) == len(half) or not _classes(table, quarter) == classes:
             raise DataError(
                 f"{len(rows):,} training images{together} are too few to learn from quarters of them: it takes "
-                f"{FEWEST}, and of each class four{together.replace(' of', '')}"
+                f"{FEWEST}, and four {'groups' if together else 'images'} of each class"
             )
         yield f"quarter-{number}", quarter
         yield f"half-{number}", half

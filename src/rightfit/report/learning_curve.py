@@ -19,16 +19,20 @@ def learning_curve(story: Story, t: Words) -> dict[str, Any] | None:
     points = [(point["images"], point["accuracy"]) for point in found["points"]]
     ahead = [(each["images"], each["accuracy"], each["low"], each["high"]) for each in found["forecasts"]]
     (images, now), (twice, accuracy, low, high) = points[-1], ahead[0]
-    labels = (t("training images"), t("share wrong"), t("expected"))
+    labels = (t("training images"), t("share wrong"))
+    names = (t("parts of them"), t("this run"), t("expected"))
+    verdict = "more help" if low > now else "more harm" if high < now else "more unsure"
     return {
-        "figure": Markup(plots.error_by_images(points, ahead, labels)),
+        "figure": Markup(plots.error_by_images(points, ahead, labels, names)),
         "alt": t("learning curve alt"),
+        "verdict": t(verdict),
         "text": t(
             "learning curve text", images=images, now=share(now), twice=twice, accuracy=share(accuracy), low=share(low),
             high=share(high), validation=found["validation"], half=f"{100 * found['half_width']:.1f}",
         ),
         "rows": [
-            *((f"{count:,}", share(value), "") for count, value in points),
+            *((f"{count:,}", share(value), "") for count, value in points[:-1]),
+            (f"{images:,}", share(now), t("this run")),
             *((f"{count:,}", share(value), f"{share(low)} – {share(high)}") for count, value, low, high in ahead),
         ],
     }  # fmt: skip

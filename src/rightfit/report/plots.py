@@ -203,13 +203,14 @@ def range_test(rates: Floats, losses: Floats, suggested: float | None, labels: t
 def error_by_images(
     points: Sequence[tuple[int, float]],
     ahead: Sequence[tuple[int, float, float, float]],
-    labels: tuple[str, str, str],
+    labels: tuple[str, str],
+    names: tuple[str, str, str],
 ) -> str:
-    """Errors by training images on logarithmic axes: of `points` (images, accuracy), and of those `ahead`, which also
-    have the ends of the accuracy's 95 % interval, with the line that they lie on."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    """Errors by training images on logarithmic axes: of `points` (images, accuracy), the last of which is the run, and
+    of those `ahead`, which also have the ends of the accuracy's 95 % interval, with the line that they lie on."""
+    from matplotlib.ticker import LogFormatter, NullFormatter
 
-    with _drawing(4.2, 2.8, 1) as drawn:
+    with _drawing(4.4, 2.8, 1) as drawn:
         (axes,) = drawn.axes
         images, right = np.array(points).T
         x, middle, low, high = np.array(ahead).T
@@ -218,22 +219,20 @@ def error_by_images(
         slope = np.log(at[-1] / at[0]) / np.log(x[-1] / x[0])
         ends = np.array([images.min(), x[-1]])
         axes.plot(ends, at[0] * (ends / x[0]) ** slope, color=FAINT, lw=0.8)
-        axes.plot(images, wrong, "o", color=FIRST, ms=5)
-        axes.errorbar(
-            x, at, [at - near, far - at], fmt="D", color=SECOND, ms=4, capsize=3, lw=1, label=labels[2]
-        )
+        axes.plot(images[:-1], wrong[:-1], "o", color=FIRST, ms=5, mfc="none", label=names[0])
+        axes.plot(images[-1:], wrong[-1:], "s", color=FIRST, ms=5, label=names[1])
+        bars = [at - near, far - at]
+        axes.errorbar(x, at, bars, fmt="D", color=SECOND, ms=4, capsize=3, lw=1, label=names[2])
         axes.set_xscale("log")
         axes.set_yscale("log")
         ticks = [*images.astype(int).tolist()[::2], *x.astype(int).tolist()]
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(
-            FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
-        )
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.7)))
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
-        axes.legend()
+        axes.legend(fontsize=8)
         return drawn.svg()
 
 

@@ -77,25 +77,30 @@ def of_fit(found: Mapping[str, Any]) -> list[str]:
 
 
 def _of_more_images(found: Mapping[str, Any]) -> list[str]:
-    if curve := found["learning_curve"]:
-        now, ahead = curve["points"][-1], curve["forecasts"][0]
-        accuracy, low, high = (f"{100 * ahead[of]:.1f}" for of in ("accuracy", "low", "high"))
-        return [
-            "",
-            f"more images: with {ahead['images']:,} to learn from a validation accuracy of {accuracy} % is to be "
-            f"expected ({low} to {high}), where it is {100 * now['accuracy']:.1f} % now",
-        ]
+    if found["learning_curve"]:
+        return ["", f"more images: {_would_help(found['learning_curve'])}"]
     if found["word"] in HELPED_BY_MORE:
         return ["", f"`rightfit learning-curve {found['run']}` says what more images would bring"]
     return []
+
+
+def _would_help(curve: Mapping[str, Any]) -> str:
+    now, ahead = 100 * curve["points"][-1]["accuracy"], curve["forecasts"][0]
+    accuracy, low, high = (100 * ahead[of] for of in ("accuracy", "low", "high"))
+    told = f"{accuracy:.1f} % is to be expected, {low:.1f} to {high:.1f} with 95 %, where it is {now:.1f} now"
+    verdict = "would help" if low > now else "would do harm" if high < now else "may help or not"
+    return (
+        f"{ahead['images']:,} training images {verdict}: a validation accuracy of {told}, on these "
+        f"{curve['validation']:,} validation images"
+    )
 
 
 def of_learning_curve(found: Mapping[str, Any]) -> list[str]:
     """As `rightfit.learning_curve` gives it."""
     run = found["points"][-1]
     lines = [
-        f"{found['run']}: accuracy on {found['validation']:,} validation images, %; which images these are leaves all "
-        f"figures alike ±{100 * found['half_width']:.1f}",
+        f"{found['run']}: accuracy in % on {found['validation']:,} validation images; other ones would move all "
+        f"figures together, by up to {100 * found['half_width']:.1f} points",
         f"  {'training images':>15}",
     ]
     for point in found["points"]:
@@ -103,8 +108,14 @@ def of_learning_curve(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {point['images']:>15,}  {100 * point['accuracy']:5.1f}{this}")
     for ahead in found["forecasts"]:
         span = f"{100 * ahead['low']:.1f} to {100 * ahead['high']:.1f}"
-        lines.append(f"  {ahead['images']:>15,}  {100 * ahead['accuracy']:5.1f}  to be expected: {span}")
-    return [*lines, "By a line through the errors; where labels are uncertain themselves, it is too hopeful."]
+        lines.append(
+            f"  {ahead['images']:>15,}  {100 * ahead['accuracy']:5.1f}  to be expected, 95 %: {span}"
+        )
+    return [
+        *lines,
+        f"{_would_help(found)}.",
+        "Where labels are uncertain themselves, a line through the errors is too hopeful.",
+    ]
 
 
 def of_suspects(rows: Sequence[Mapping[Any, Any]], count: int) -> list[str]:
