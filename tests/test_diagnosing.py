@@ -1,6 +1,8 @@
 """The story of a run is told from its record, and says no more than is there."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -34,6 +36,13 @@ def test_the_command_tells_what_the_run_has_on_record(trained, process, copy_of_
     decisions.write_text(decisions.read_text() + json.dumps(change) + "\n")
     told = process("diagnose", copy_of_run).stdout
     assert "  after epoch 1: strength 0.5: 99.0 % of training images are right\n    validation " in told
+
+
+def test_what_is_on_record_is_read_without_waking_a_backend(trained):
+    code = (
+        f"import sys, rightfit; rightfit.diagnose({str(trained.folder)!r}); sys.exit('keras' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 8, 9, 60, 1000])

@@ -265,7 +265,7 @@ def diagnose(run: str | os.PathLike[str] | Run) -> FitStory:
     changed and what came of that. Nothing is trained or predicted. RunError for a damaged run."""
     from rightfit import diagnosing
 
-    return diagnosing.diagnose(_opened(run, "float32"))
+    return diagnosing.diagnose(_on_record(run))
 
 
 def learning_curve(run: str | os.PathLike[str] | Run, *, quiet: bool = False) -> LearningCurve:
@@ -279,8 +279,7 @@ def learning_curve(run: str | os.PathLike[str] | Run, *, quiet: bool = False) ->
     """
     from rightfit import more_images
 
-    opened = run if isinstance(run, Run) else Run(run, backend=None)
-    return more_images.learning_curve(opened, Console(quiet))
+    return more_images.learning_curve(_on_record(run), Console(quiet))
 
 
 def suspects(
@@ -398,6 +397,11 @@ def machine(measure: bool = True) -> dict[str, Any]:
 def _opened(run: str | os.PathLike[str] | Run, precision: str) -> Run:
     """A run that is open already keeps its precision."""
     return run if isinstance(run, Run) else load(run, precision)
+
+
+def _on_record(run: str | os.PathLike[str] | Run) -> Run:
+    """To read what is on record, for which no backend has to wake."""
+    return run if isinstance(run, Run) else Run(run, backend=None)
 
 
 def _signature() -> Signature:
