@@ -85,6 +85,29 @@ def answered(contenders: dict[str, Contender]) -> bool:
 # Many runs, a line each ----------------------------------------------------------------------------
 
 
+def lines_parser(doc: str | None, seeds: int) -> argparse.ArgumentParser:
+    """Of a benchmark whose results are a line for each run."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
+    made.add_argument("--seeds", type=int, default=seeds)
+    made.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    made.add_argument("--minutes", type=float, default=None, help="start no run after so many")
+    made.add_argument("--output", type=Path, default=None, help="JSON lines to add to")
+    made.add_argument("--table", action="store_true", help="print the tables instead")
+    made.add_argument("--quick", action="store_true", help="a minute or two; shows that it runs")
+    return made
+
+
+def lines_asked(made: argparse.ArgumentParser, name: str) -> tuple[argparse.Namespace, Path]:
+    """What was asked, and the file of the lines, which a quick run begins anew."""
+    args = made.parse_args()
+    output = args.output or (QUICK if args.quick else RESULTS) / f"{name}.jsonl"
+    if not args.table:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if args.quick:
+            output.unlink(missing_ok=True)
+    return args, output
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of JSON that are whole: the last one of a run that was killed may not be."""
     rows = []

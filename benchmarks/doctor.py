@@ -26,7 +26,6 @@ result.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import gzip
 import hashlib
@@ -42,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import QUICK, RESULTS, ROOT, installed, read_lines, worked_off
+from common import ROOT, installed, lines_asked, lines_parser, read_lines, worked_off
 
 PACKAGES = ("keras", "tensorflow-cpu", "numpy")
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -102,25 +101,16 @@ TASKS = {
 
 
 def main() -> int:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    made = lines_parser(__doc__, seeds=3)
     made.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME")
     made.add_argument("--way", nargs="+", choices=WAYS, default=list(WAYS))
-    made.add_argument("--seeds", type=int, default=3)
-    made.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    made.add_argument("--minutes", type=float, default=None, help="start no run after so many")
-    made.add_argument("--output", type=Path, default=None, help="JSON lines to add to")
-    made.add_argument("--table", action="store_true", help="print the tables instead")
-    made.add_argument("--quick", action="store_true", help="a minute; shows that it runs")
-    args = made.parse_args()
-    output = args.output or (QUICK if args.quick else RESULTS) / "doctor.jsonl"
+    args, output = lines_asked(made, "doctor")
     if args.table:
         print(tables(of_this_code(read_lines(output))))
         return 0
-    output.parent.mkdir(parents=True, exist_ok=True)
     names, ways, seeds = args.task, args.way, args.seeds
     if args.quick:
         names, ways, seeds = ["digits, 200"], ["off", "act", "callbacks", "one-cycle"], 1
-        output.unlink(missing_ok=True)
     done = {key_of(row) for row in of_this_code(read_lines(output))}
     asked = [run for run in runs(names, ways, seeds) if key_of(run) not in done]
     ready = [run for run in asked if missing(TASKS[run["task"]].source) == ""]

@@ -13,7 +13,6 @@ It can be stopped and started again: each seed of a task is a line of benchmarks
 
 from __future__ import annotations
 
-import argparse
 import csv
 import functools
 import os
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import QUICK, RESULTS, installed, read_lines, worked_off
+from common import installed, lines_asked, lines_parser, read_lines, worked_off
 from doctor import missing, source_of
 
 PACKAGES = ("keras", "tensorflow-cpu", "numpy")
@@ -38,20 +37,10 @@ TIMES = (1, 2, 4)
 
 
 def main() -> int:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    made.add_argument("--seeds", type=int, default=5)
-    made.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    made.add_argument("--output", type=Path, default=None, help="JSON lines to add to")
-    made.add_argument("--table", action="store_true", help="print the table instead")
-    made.add_argument("--quick", action="store_true", help="a minute; shows that it runs")
-    args = made.parse_args()
-    output = args.output or (QUICK if args.quick else RESULTS) / "learning_curve.jsonl"
+    args, output = lines_asked(lines_parser(__doc__, seeds=5), "learning_curve")
     if args.table:
         print(table(read_lines(output)))
         return 0
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if args.quick:
-        output.unlink(missing_ok=True)
     done = {(row["task"], row["seed"]) for row in read_lines(output)}
     runs = [
         {"task": task, "seed": seed}
@@ -59,7 +48,9 @@ def main() -> int:
         for task in (["digits"] if args.quick else TASKS)
         if (task, seed) not in done and not missing(TASKS[task][0])
     ]
-    for row in worked_off(runs, functools.partial(measured, quick=args.quick), output, args.processes):
+    for row in worked_off(
+        runs, functools.partial(measured, quick=args.quick), output, args.processes, args.minutes
+    ):
         said = [f"{each['expected']:.1f} expected, {each['reached']:.1f} reached" for each in row["ahead"]]
         print(f"  {row['task']}, seed {row['seed']}: {'; '.join(said)} ({row['seconds']:.0f} s)", flush=True)
     return 0

@@ -16,7 +16,6 @@ Each line of the results is one random trial, or one whole search of rightfit's;
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import math
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from common import QUICK, RESULTS, installed, read_lines, text_table, worked_off
+from common import installed, lines_asked, lines_parser, read_lines, text_table, worked_off
 from doctor import drawn_from, missing
 
 if TYPE_CHECKING:
@@ -63,23 +62,15 @@ TASKS = {
 
 
 def main() -> int:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    made = lines_parser(__doc__, seeds=5)
     made.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME")
-    made.add_argument("--seeds", type=int, default=5)
-    made.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
-    made.add_argument("--minutes", type=float, default=None, help="start no run after so many")
-    made.add_argument("--table", action="store_true", help="print the table instead")
-    made.add_argument("--quick", action="store_true", help="a minute or two; shows that it runs")
-    args = made.parse_args()
-    output = (QUICK if args.quick else RESULTS) / "tune.jsonl"
+    args, output = lines_asked(made, "tune")
     if args.table:
         print(table(read_lines(output)))
         return 0
-    output.parent.mkdir(parents=True, exist_ok=True)
     names, chance, seeds = args.task, RANDOM, args.seeds
     if args.quick:
         names, chance, seeds = ["digits"], 3, 1
-        output.unlink(missing_ok=True)
     done = {key_of(row) for row in read_lines(output)}
     asked = [
         {"task": name, "of": repr(TASKS[name]), "seed": seed, "trial": trial}

@@ -36,6 +36,12 @@ def learning_curve_of(place: Path) -> dict[str, Any]:
     return found if whole and found["points"] and found["forecasts"] else {}
 
 
+def would_help(curve: Mapping[str, Any]) -> str:
+    """Whether twice as many images would, by a learning curve: "help", "harm", or "unsure"."""
+    now, ahead = curve["points"][-1]["accuracy"], curve["forecasts"][0]
+    return "help" if ahead["low"] > now else "harm" if ahead["high"] < now else "unsure"
+
+
 def _object_in(path: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))

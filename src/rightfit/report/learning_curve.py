@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from rightfit.records import would_help
 from rightfit.report import plots
 from rightfit.report.shown import share
 from rightfit.report.story import Story
@@ -19,13 +20,12 @@ def learning_curve(story: Story, t: Words) -> dict[str, Any] | None:
     points = [(point["images"], point["accuracy"]) for point in found["points"]]
     ahead = [(each["images"], each["accuracy"], each["low"], each["high"]) for each in found["forecasts"]]
     (images, now), (twice, accuracy, low, high) = points[-1], ahead[0]
-    labels = (t("training images"), t("share wrong"))
+    labels = (t("training images"), t("error axis"))
     names = (t("parts of them"), t("this run"), t("expected"))
-    verdict = "more help" if low > now else "more harm" if high < now else "more unsure"
     return {
         "figure": Markup(plots.error_by_images(points, ahead, labels, names)),
         "alt": t("learning curve alt"),
-        "verdict": t(verdict),
+        "verdict": t(f"verdict {would_help(found)}"),
         "text": t(
             "learning curve text", images=images, now=share(now), twice=twice, accuracy=share(accuracy), low=share(low),
             high=share(high), validation=found["validation"], half=f"{100 * found['half_width']:.1f}",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rightfit.records import would_help
+
+VERDICTS = {"help": "would help", "harm": "would do harm", "unsure": "may help or not"}
 HELPED_BY_MORE = ("overfit", "right fit")  # of diagnoses those that more images may change
 
 
@@ -88,9 +91,8 @@ def _would_help(curve: Mapping[str, Any]) -> str:
     now, ahead = 100 * curve["points"][-1]["accuracy"], curve["forecasts"][0]
     accuracy, low, high = (100 * ahead[of] for of in ("accuracy", "low", "high"))
     told = f"{accuracy:.1f} % is to be expected, {low:.1f} to {high:.1f} with 95 %, where it is {now:.1f} now"
-    verdict = "would help" if low > now else "would do harm" if high < now else "may help or not"
     return (
-        f"{ahead['images']:,} training images {verdict}: a validation accuracy of {told}, on these "
+        f"{ahead['images']:,} training images {VERDICTS[would_help(curve)]}: a validation accuracy of {told}, on these "
         f"{curve['validation']:,} validation images"
     )
 
