@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, installed, lines_asked, lines_parser, read_lines, worked_off
+from common import ROOT, installed, lines_asked, lines_parser, markdown, read_lines, worked_off
 
 PACKAGES = ("keras", "tensorflow-cpu", "numpy")
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -106,7 +106,7 @@ def main() -> int:
     made.add_argument("--way", nargs="+", choices=WAYS, default=list(WAYS))
     args, output = lines_asked(made, "doctor")
     if args.table:
-        print(tables(of_this_code(read_lines(output))))
+        print(tables(read_lines(output)))
         return 0
     names, ways, seeds = args.task, args.way, args.seeds
     if args.quick:
@@ -439,47 +439,97 @@ def with_one_cycle(
 
 
 def tables(rows: list[dict[str, Any]]) -> str:
-    """Markdown: accuracy and loss of each way by task, what the doctor recovered of the grid's distance, the words."""
+    """Markdown: accuracy and loss of each way by task with what acting brings, the grid's distance, the words."""
+    rows = list({key_of(row): row for row in rows}.values())
     ways = best_of_grid(rows)
-    shown = [
-        way for way in WAYS
-        if any(alike({w: values(ways, name, w, "loss") for w in ("off", way)})[way] for name in TASKS)
-    ]  # fmt: skip
+    parts = [
+        compared(ways, "accuracy", "%", 1),
+        compared(ways, "loss", "nats", 3),
+        distances(ways),
+        words(rows),
+    ]
+    if failed := [row for row in rows if "error" in row]:
+        parts.append(f"{len(failed)} runs ended with an error and count as NaN.")
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def compared(rows: list[dict[str, Any]], measure: str, unit: str, digits: int) -> str:
+    """The ways at equal cost, and what is between acting and each of the others."""
+    others = ("off", "callbacks", "one-cycle")
+    header = [
+        f"test {measure}, {unit}",
+        "seeds",
+        "off",
+        "act",
+        *others[1:],
+        *(f"act − {way}" for way in others),
+    ]
     lines = []
-    for measure, unit, digits in (("accuracy", "%", 1), ("loss", "nats", 3)):
-        lines.append(
-            f"| {measure} on the test, {unit} | seeds | " + " | ".join(shown) + " | act − off | recovered |"
+    for name in TASKS:
+        of = alike({way: values(rows, name, way, measure) for way in ("off", "act", *others[1:])})
+        if not of["off"]:
+            continue
+        lines.append([name, len(of["off"]), *(mean(of[way], digits) for way in ("off", "act", *others[1:]))])
+        lines[-1] += [apart(of["act"], of[way], digits) for way in others]
+    return markdown(header, lines)
+
+
+def distances(rows: list[dict[str, Any]]) -> str:
+    """How much of the way from off to the best of 16 acting comes, over the seeds whose grid is whole."""
+    header = ["mis-fit task", "seeds", "off", "act", "best of 16", "best − off", "act − best", "recovered"]
+    lines, gains = [], []
+    for name in [name for name, task in TASKS.items() if task.misfit]:
+        grid = values(rows, name, "grid", "accuracy")
+        off, act = (
+            {s: v for s, v in values(rows, name, way, "accuracy").items() if s in grid} for way in WAYS[:2]
         )
-        lines.append("| --- " * (4 + len(shown)) + "|")
-        for name, task in TASKS.items():
-            found = alike({way: values(ways, name, way, measure) for way in WAYS})
-            if not found["off"]:
-                continue
-            cells = [str(len(found["off"]))]
-            means = {way: f"{np.mean(list(v.values())):.{digits}f}" if v else "–" for way, v in found.items()}
-            cells += [means[way] for way in shown]
-            gained, half = difference(found["act"], found["off"])
-            cells.append("–" if gained is None else f"{gained:+.{digits}f} ±{half:.{digits}f}")
-            share = recovered(found, better=1 if measure == "accuracy" else -1) if task.misfit else None
-            cells.append("–" if share is None else f"{100 * share:.0f} %")
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        lines.append("")
-    lines += ["| words of `off` | should be | was |", "| --- | --- | --- |"]
+        if not grid or off.keys() != grid.keys() or act.keys() != grid.keys():
+            continue
+        near, far = (np.mean([one[seed] - off[seed] for seed in grid]) for one in (act, grid))
+        gains.append((near, far))
+        share = f"{100 * near / far:.0f} %" if far > NEAR else "–"
+        lines.append([name, len(grid), *(mean(of, 1) for of in (off, act, grid))])
+        lines[-1] += [apart(grid, off, 1), apart(act, grid, 1), share]
+    if not lines:
+        return ""
+    near, far = np.mean(gains, axis=0)
+    ending = f"Over all {len(gains)} acting gains {near:.1f} points, and the best of 16 gains {far:.1f}."
+    return f"{markdown(header, lines)}\n\n{ending}"
+
+
+def words(rows: list[dict[str, Any]]) -> str:
+    lines = []
     right = asked = 0
     for name, task in TASKS.items():
         said = [row["word"] for row in rows if row["task"] == name and row["way"] == "off"]
         if said:
             counted = ", ".join(f"{word} {said.count(word)}" for word in sorted(set(said)))
-            lines.append(f"| {name} | {task.planted or 'none of the faults below'} | {counted} |")
+            lines.append([name, task.planted or "none of those that can be planted", counted])
         right += sum(word == task.planted if task.planted else word not in PLANTED for word in said)
         asked += len(said)
-    lines += ["", f"Right in {right} of {asked} runs; where nothing of the kind is planted, any word but "
-              f"{', '.join(sorted(PLANTED))} counts as right."]  # fmt: skip
-    if failed := [row for row in rows if "error" in row]:
-        lines.append(f"{len(failed)} runs ended with an error and count as NaN.")
-    return "\n".join(lines)
+    ending = (
+        f"Right in {right} of {asked} runs; where nothing of the kind is planted, any word but "
+        f"{', '.join(sorted(PLANTED))} counts as right."
+    )
+    return f"{markdown(['words of off', 'should be', 'was'], lines)}\n\n{ending}"
 
 
+def mean(of: dict[int, float], digits: int) -> str:
+    return f"{np.mean(list(of.values())):.{digits}f}" if of else "–"
+
+
+def apart(one: dict[int, float], other: dict[int, float], digits: int) -> str:
+    """The mean difference over the seeds with its 95 % interval by Student's t, which takes two of them."""
+    from scipy.stats import t
+
+    found = np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
+    if not len(found):
+        return "–"
+    half = t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else None
+    return f"{found.mean():+.{digits}f}" + ("" if half is None else f" ±{half:.{digits}f}")
+
+
+NEAR = 1.0  # points; of a distance that is shorter no share is told
 PLANTED = {"label noise", "shifted", "leak suspected", "batch-norm mismatch"}
 
 
@@ -507,23 +557,6 @@ def best_of_grid(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def values(rows: list[dict[str, Any]], task: str, way: str, measure: str) -> dict[int, float]:
     """By seed."""
     return {row["seed"]: row[measure] for row in rows if row["task"] == task and row["way"] == way}
-
-
-def difference(one: dict[int, float], other: dict[int, float]) -> tuple[float | None, float]:
-    """Mean over the seeds that both have, with half its 95 % interval by Student's t."""
-    from scipy.stats import t
-
-    apart = np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
-    if len(apart) < 2:
-        return None, float("nan")
-    return float(apart.mean()), float(t.ppf(0.975, len(apart) - 1) * apart.std(ddof=1) / np.sqrt(len(apart)))
-
-
-def recovered(found: dict[str, dict[int, float]], better: int) -> float | None:
-    """Of the distance from off to the grid, the share that act came; None where the grid is not surely better."""
-    far, half = difference(found["grid"], found["off"])
-    near, _ = difference(found["act"], found["off"])
-    return None if far is None or near is None or better * far - half <= 0 else near / far
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import installed, lines_asked, lines_parser, read_lines, worked_off
+from common import installed, lines_asked, lines_parser, markdown, read_lines, worked_off
 from doctor import missing, source_of
 
 PACKAGES = ("keras", "tensorflow-cpu", "numpy")
@@ -39,7 +39,7 @@ TIMES = (1, 2, 4)
 def main() -> int:
     args, output = lines_asked(lines_parser(__doc__, seeds=5), "learning_curve")
     if args.table:
-        print(table(read_lines(output)))
+        print(tables(read_lines(output)))
         return 0
     done = {(row["task"], row["seed"]) for row in read_lines(output)}
     runs = [
@@ -112,12 +112,10 @@ def _written(place: Path, images: Any, codes: Any, validation: Sequence[int], tr
     return str(listing)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def tables(rows: list[dict[str, Any]]) -> str:
     """Markdown, means over seeds."""
-    lines = [
-        "| task, seeds | N | accuracy at N | 2 N expected | reached | 4 N expected | reached | within the interval |",
-        "| --- " * 8 + "|",
-    ]
+    header = ["task, seeds", "N", "accuracy at N", *["2 N expected", "reached", "4 N expected", "reached"]]
+    lines = []
     for task in TASKS:
         found = [row for row in rows if row["task"] == task]
         if not found:
@@ -133,10 +131,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             ]
         every = [one for row in found for one in row["ahead"]]
         within = sum(one["low"] <= one["reached"] <= one["high"] for one in every)
-        lines.append(
-            f"| {task}, {len(found)} | {TASKS[task][2]:,} | {' | '.join(cells)} | {within} of {len(every)} |"
-        )
-    return "\n".join(lines)
+        lines.append((f"{task}, {len(found)}", f"{TASKS[task][2]:,}", *cells, f"{within} of {len(every)}"))
+    return markdown([*header, "within the interval"], lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,22 +1,24 @@
-"""Write the tables and plots of docs/benchmarks.md from benchmarks/results, so that they cannot drift.
+"""Write the tables and plots of the documents from benchmarks/results, so that they cannot drift.
 
-The page holds `<!-- results NAME -->` ... `<!-- /results -->` for each benchmark; what is between is
-written here: for every machine with a file NAME-PROCESSOR.json a table and a plot in docs/images.
+A page holds `<!-- results NAME -->` ... `<!-- /results -->` for each benchmark; what is between is written here:
+for every machine with a file NAME-PROCESSOR.json a table and a plot in docs/images, and of NAME.jsonl, whose lines
+are runs, what `tables` of that benchmark makes of them.
 
     python benchmarks/report.py             needs matplotlib: pip install 'rightfit[dev]'
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, ROOT, rows_of
+from common import RESULTS, ROOT, markdown, read_lines, rows_of
 
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGES = [ROOT / "docs" / name for name in ("benchmarks.md", "doctor.md", "how-to/would-more-images-help.md")]
 PLOTS = ROOT / "docs" / "images"
 BLOCK = re.compile(r"(<!-- results (\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
@@ -24,11 +26,12 @@ Result = dict[str, Any]
 
 
 def main() -> int:
-    text = PAGE.read_text(encoding="utf-8")
-    for _, name, _ in BLOCK.findall(text):
-        for path in files(name):
-            plot(json.loads(path.read_text()), PLOTS / f"{path.stem}.svg")
-    PAGE.write_text(with_tables(text), encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for _, name, _ in BLOCK.findall(text):
+            for path in files(name):
+                plot(json.loads(path.read_text()), PLOTS / f"{path.stem}.svg")
+        page.write_text(with_tables(text), encoding="utf-8")
     return 0
 
 
@@ -44,6 +47,9 @@ def files(name: str) -> list[Path]:
 
 
 def section(name: str) -> str:
+    if (lines := RESULTS / f"{name}.jsonl").exists():
+        found: str = importlib.import_module(name).tables(read_lines(lines))
+        return found
     parts = [of_machine(path) for path in files(name)]
     return "\n".join(parts) if parts else "Not measured yet.\n"
 
@@ -58,8 +64,7 @@ def of_machine(path: Path) -> str:
     ]
     lines[0] += f"[every repetition](../benchmarks/results/{path.name}). With {named}.\n"
     header, *rows = rows_of(result["summary"])
-    lines += ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
-    lines.append("")
+    lines += [markdown(header, rows), ""]
     if "fraction_of_matrix_rate" in result and "matrix_rate_gflops" in result:
         lines += [matrix_rates(result), ""]
     for left, reason in result["left_out"].items():

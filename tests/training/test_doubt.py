@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import rightfit
 from rightfit.console import Console
 from rightfit.errors import DataError
+from rightfit.records import DOUBTS, objects_of
 from rightfit.training import loop, treatment
 from rightfit.training.checkpoints import Checkpoints
 from rightfit.training.doctor import Condition
@@ -72,7 +73,7 @@ def doubts(seen, train=None, epochs=range(1, EPOCHS + 1), **changed):
     """Epochs after which labels are doubted, and where that leads."""
     own, found, train = progress(**changed), [], train or judged(0.4)[0]
     for epoch in epochs:
-        if decision := treatment.doubt(own, epoch, train, seen, lambda: seen):
+        if decision := treatment.doubt(own, epoch, train, seen, lambda kept: seen):
             assert decision.epoch == epoch and own.doctor["changed"] == epoch
             found.append(epoch)
     return found, own
@@ -96,8 +97,8 @@ def test_no_label_is_doubted_without_evidence(seen):
 
 def test_once_doubted_they_stay_so_whatever_validation_says():
     own, noisy = progress(), judged(0.4)[0]
-    assert treatment.doubt(own, 12, noisy, noisy, lambda: noisy)
-    assert treatment.doubt(own, 18, noisy, judged(0.0)[0], lambda: noisy)
+    assert treatment.doubt(own, 12, noisy, noisy, lambda kept: noisy)
+    assert treatment.doubt(own, 18, noisy, judged(0.0)[0], lambda kept: noisy)
 
 
 def test_none_is_doubted_once_labels_are_learnt_by_heart_late_or_on_the_last_descent():
@@ -107,8 +108,39 @@ def test_none_is_doubted_once_labels_are_learnt_by_heart_late_or_on_the_last_des
     assert doubts(noisy, annealed=0.5)[0] == []
 
 
+@pytest.mark.parametrize(("loss", "learning"), [(0.5, True), (1.1, False), (None, False)])
+def test_where_validation_has_surely_risen_answers_are_those_of_the_kept_weights_and_it_goes_back(
+    loss, learning
+):
+    noisy = judged(0.4)[0]
+    now = noisy.losses(noisy.temperature)
+    own, asked = progress(epoch=12, lowest_epoch=5), []
+    own.arrays = {} if loss is None else {"lowest": loss * now}
+    decision = treatment.doubt(own, 12, noisy, noisy, lambda kept: asked.append(kept) or noisy)
+    assert asked == [learning] and own.doctor["back"] == (12 if learning else 0)
+    assert ("validation's loss rose by" in decision.because) == learning
+
+
+def test_going_back_is_the_last_descent_from_the_weights_that_were_kept(write_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(treatment, "at_random", lambda *seen: True)
+    monkeypatch.setattr(treatment, "MISSED", -1.0)
+    monkeypatch.setattr(treatment, "risen", lambda *losses: (0.5, 0.1))
+    photos = write_images(tmp_path / "photos")
+    asked = {"image_size": 8, "batch_size": 16, "precision": "float32", "report": "none", "doctor": "act"}
+    run = rightfit.train(photos, output=tmp_path / "run", epochs=20, patience=20, quiet=True, **asked)
+    reached = Checkpoints(run.path, Console(quiet=True)).newest().progress
+    back = reached.doctor["back"]
+    assert back and reached.doctor["doubted"] == back, "doubted once"
+    assert reached.restarts == [back] and reached.annealed and reached.epochs == back + 3
+    settings = [decision["setting"] for decision in objects_of(run.path / "decisions.jsonl")]
+    assert settings[-4:] == [DOUBTS, "epochs", "epoch", "diagnosis"]
+    assert float(reached.history[-1]["learning_rate"]) < 0.2 * float(
+        reached.history[back - 1]["learning_rate"]
+    )
+
+
 def test_a_look_that_is_broken_off_changes_nothing():
-    def stopped():
+    def stopped(kept):
         raise KeyboardInterrupt
 
     own, noisy = progress(), judged(0.4)[0]
@@ -139,5 +171,5 @@ def test_doubts_of_data_that_have_changed_are_forgotten(write_images, picture, t
 
 def test_of_several_workers_all_do_what_the_first_says():
     noisy, clean = judged(0.4)[0], judged(0.0)[0]
-    assert treatment.doubt(progress(), 12, noisy, noisy, lambda: noisy, lambda mine: 0.0) is None
-    assert treatment.doubt(progress(), 12, noisy, clean, lambda: noisy, lambda mine: 1.0)
+    assert treatment.doubt(progress(), 12, noisy, noisy, lambda kept: noisy, lambda mine: 0.0) is None
+    assert treatment.doubt(progress(), 12, noisy, clean, lambda kept: noisy, lambda mine: 1.0)

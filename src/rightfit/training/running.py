@@ -187,6 +187,8 @@ class Training:
         stale = epoch - max(progress.best_epoch, span.first)
         if not self._in_time():
             progress.ended = f"time limit of {settings.time_limit} reached in epoch {epoch}"
+        elif progress.doctor.get("back") == epoch:
+            self._last_descent()
         elif not len(validation.rows) or span.annealed or progress.doctor.get("changed"):
             pass  # who learns something else from here on may take the whole schedule for it
         elif stale >= (settings.patience or 1) and not (self.acts and self._last_descent()):
@@ -291,9 +293,12 @@ class Training:
         micro, check = self.progress.micro, self.interrupt.check
         return judged_on(self.judge, images, self.settings, self.label_mode, micro, check, self.workers)
 
-    def _all_judged(self) -> Judged:
-        """What the judge's weights say of all training images, by the labels that they came with."""
+    def _all_judged(self, kept: bool) -> Judged:
+        """What the weights of now, or those that are `kept`, say of all training images, by the labels that they came
+        with."""
         plain = self.plain
+        if kept:
+            self.judge.set_weights(self.progress.weights)
         return self.judged(Validation(plain.images, plain.rows, plain.targets, plain.groups))
 
     def shorten(self, row: dict[str, Any], settings_for: Callable[[int], TrainSettings]) -> None:

@@ -14,10 +14,10 @@ from rightfit.data.loader import TrainLoader
 from rightfit.evaluation.intervals import half_width
 from rightfit.records import DOUBTS
 from rightfit.training import race
-from rightfit.training.diagnosis import MISSED, Measured, at_random, percent
+from rightfit.training.diagnosis import MISSED, Measured, at_random, nats, percent
 from rightfit.training.doctor import SETTLED, Condition, Look, decide, first_stride
 from rightfit.training.doubt import bootstrapped
-from rightfit.training.judging import Judged
+from rightfit.training.judging import Judged, risen
 from rightfit.training.recipe import Decision
 from rightfit.training.signals import surer_half
 from rightfit.training.state import Progress
@@ -88,17 +88,19 @@ def doubt(
     epoch: int,
     train: Judged,
     val: Judged,
-    all_of: Callable[[], Judged],
+    all_of: Callable[[bool], Judged],
     agreed: Callable[[float], float] = float,
 ) -> Decision | None:
     """Where labels are wrong at random and are not learnt by heart yet: targets for the epochs to come that are partly
-    the net's own answers, by what its weights say of `all_of` the training images; from time to time anew, as the net
-    gets better. Nothing is changed before `all_of` has returned. `agreed` is what the first of several workers says."""
+    the net's own answers, by what its weights say of all training images; from time to time anew, as the net gets
+    better. Where validation's loss has surely risen by then, the wrong ones are being learnt: answers are those of the
+    weights that are kept (`all_of(True)`), and it is time to go `back` to them. Nothing is changed before `all_of` has
+    returned. `agreed` is what the first of several workers says."""
     before, epochs = progress.doctor["doubted"], progress.epochs
     due = before + AGAIN * epochs if before else SOONEST * epochs
     if epoch < due or epoch == epochs or progress.annealed:
         return None
-    because = "by the losses of training images as they are now"
+    because, back = "by the losses of training images as they are now", False
     if not before:
         seen, right = surer_half(val), train.result
         learnt = right.accuracy + right.accuracy_half_width >= 1 - MISSED
@@ -111,15 +113,21 @@ def doubt(
                 f"answer in {percent(seen[1])} of those: wrong at random; the net's own answers are learnt in part of "
                 "training images whose loss is of the higher of two kinds"
             )
-    targets, share = bootstrapped(all_of(), val.temperature)
+        if progress.lowest is not None:
+            rise = Measured(*risen(val.losses(val.temperature), progress.lowest, val.images.groups))
+            back = bool(agreed(rise.low > 0))
+        if back:
+            because += f"; validation's loss rose by {nats(rise)} since epoch {progress.lowest_epoch}"
+    targets, share = bootstrapped(all_of(back), val.temperature)
     progress.arrays["targets"] = targets
-    progress.doctor |= {"doubted": epoch, "changed": epoch, "doubts": share}
+    progress.doctor |= {"doubted": epoch, "changed": epoch, "doubts": share, "back": epoch if back else 0}
     return Decision(DOUBTS, round(share, 4), because, epoch)
 
 
 def last_descent(progress: Progress, peak: float) -> Decision | None:
-    """When patience has run out: back to the weights that are kept, and from the rate at which they were reached down
-    to zero; `peak` is the schedule's. None where that was done already, or the rate was nearly zero anyway."""
+    """When patience has run out, or wrong labels are being learnt: back to the weights that are kept, and from the rate
+    at which they were reached down to zero; `peak` is the schedule's. None where that was done already, or the rate was
+    nearly zero anyway."""
     left = progress.epochs - progress.epoch
     rates = [row["learning_rate"] for row in progress.history if row["epoch"] == progress.best_epoch]
     share = min(1.0, rates[0] / (peak * progress.rate_factor)) if rates else 0.0
