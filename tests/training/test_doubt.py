@@ -108,23 +108,27 @@ def test_none_is_doubted_once_labels_are_learnt_by_heart_late_or_on_the_last_des
     assert doubts(noisy, annealed=0.5)[0] == []
 
 
-@pytest.mark.parametrize(("loss", "learning"), [(0.5, True), (1.1, False), (None, False)])
-def test_where_validation_has_surely_risen_answers_are_those_of_the_kept_weights_and_it_goes_back(
-    loss, learning
-):
+@pytest.mark.parametrize(
+    ("loss", "kept", "learning"),
+    [(0.5, 5, True), (0.5, 11, False), (1.1, 5, False), (None, 0, False)],
+    ids=["risen", "risen just now", "as good again", "never measured"],
+)
+def test_where_validation_has_risen_for_a_while_answers_are_those_of_the_kept_weights(loss, kept, learning):
     noisy = judged(0.4)[0]
     now = noisy.losses(noisy.temperature)
-    own, asked = progress(epoch=12, lowest_epoch=5), []
+    own, asked = progress(best_epoch=kept), []
     own.arrays = {} if loss is None else {"lowest": loss * now}
     decision = treatment.doubt(own, 12, noisy, noisy, lambda kept: asked.append(kept) or noisy)
     assert asked == [learning] and own.doctor["back"] == (12 if learning else 0)
-    assert ("validation's loss rose by" in decision.because) == learning
+    assert ("over a standard error above its lowest for 7 epochs" in decision.because) == learning
 
 
 def test_going_back_is_the_last_descent_from_the_weights_that_were_kept(write_images, tmp_path, monkeypatch):
     monkeypatch.setattr(treatment, "at_random", lambda *seen: True)
     monkeypatch.setattr(treatment, "MISSED", -1.0)
-    monkeypatch.setattr(treatment, "risen", lambda *losses: (0.5, 0.1))
+    monkeypatch.setattr(treatment, "as_good", lambda *losses: False)
+    monkeypatch.setattr(treatment, "TWICE", 0)
+    monkeypatch.setattr(treatment, "STALE", 0.0)
     photos = write_images(tmp_path / "photos")
     asked = {"image_size": 8, "batch_size": 16, "precision": "float32", "report": "none", "doctor": "act"}
     run = rightfit.train(photos, output=tmp_path / "run", epochs=20, patience=20, quiet=True, **asked)

@@ -94,14 +94,13 @@ def is_kept(
     if progress.lowest is None or losses.mean() < progress.lowest.mean():
         progress.arrays["lowest"], progress.lowest_epoch = losses, epoch
         return True
-    rise, half = risen(losses, progress.lowest, groups)
-    return rise <= half / Z  # of one group, which has no interval, never
+    return as_good(losses, progress.lowest, groups)
 
 
-def risen(
+def as_good(
     losses: NDArray[np.float64], lowest: NDArray[np.float64], groups: NDArray[np.int64] | None
-) -> tuple[float, float]:
-    """How far the mean loss is above the `lowest` on the same images, with half its 95 % interval, in nats."""
+) -> bool:
+    """Whether the mean loss is above the `lowest` by no more than the standard error of the difference."""
     # One image that is very far off widens an interval without end, and would make all epochs alike.
     worse = np.minimum(losses, FAR) - np.minimum(lowest, FAR)
-    return float(worse.mean()), half_width(worse, groups)
+    return bool(worse.mean() <= half_width(worse, groups) / Z)  # of one group, which has no interval, never

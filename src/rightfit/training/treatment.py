@@ -14,10 +14,10 @@ from rightfit.data.loader import TrainLoader
 from rightfit.evaluation.intervals import half_width
 from rightfit.records import DOUBTS
 from rightfit.training import race
-from rightfit.training.diagnosis import MISSED, Measured, at_random, nats, percent
+from rightfit.training.diagnosis import MISSED, Measured, at_random, percent
 from rightfit.training.doctor import SETTLED, Condition, Look, decide, first_stride
 from rightfit.training.doubt import bootstrapped
-from rightfit.training.judging import Judged, risen
+from rightfit.training.judging import Judged, as_good
 from rightfit.training.recipe import Decision
 from rightfit.training.signals import surer_half
 from rightfit.training.state import Progress
@@ -25,6 +25,7 @@ from rightfit.training.step import Step
 
 NEARLY_ZERO = 0.05  # of the peak rate
 SOONEST, AGAIN = 0.3, 0.15  # of the epochs, until labels are doubted, and again
+STALE, TWICE = 0.03, 2  # of the epochs, but so many at least, without a validation loss as good as the lowest
 SHORTEST, LENGTH = 3, 0.15  # epochs of the last descent, at least; of those that were planned
 
 
@@ -93,8 +94,8 @@ def doubt(
 ) -> Decision | None:
     """Where labels are wrong at random and are not learnt by heart yet: targets for the epochs to come that are partly
     the net's own answers, by what its weights say of all training images; from time to time anew, as the net gets
-    better. Where validation's loss has surely risen by then, the wrong ones are being learnt: answers are those of the
-    weights that are kept (`all_of(True)`), and it is time to go `back` to them. Nothing is changed before `all_of` has
+    better. Where validation's loss has risen for a while by then, the wrong ones are being learnt: answers are those of
+    the weights that are kept (`all_of(True)`), to which it is time to go back. Nothing is changed before `all_of` has
     returned. `agreed` is what the first of several workers says."""
     before, epochs = progress.doctor["doubted"], progress.epochs
     due = before + AGAIN * epochs if before else SOONEST * epochs
@@ -113,11 +114,14 @@ def doubt(
                 f"answer in {percent(seen[1])} of those: wrong at random; the net's own answers are learnt in part of "
                 "training images whose loss is of the higher of two kinds"
             )
-        if progress.lowest is not None:
-            rise = Measured(*risen(val.losses(val.temperature), progress.lowest, val.images.groups))
-            back = bool(agreed(rise.low > 0))
+        stale = epoch - progress.best_epoch
+        if progress.lowest is not None and stale >= max(TWICE, STALE * epochs):
+            losses = val.losses(val.temperature)
+            back = bool(agreed(not as_good(losses, progress.lowest, val.images.groups)))
         if back:
-            because += f"; validation's loss rose by {nats(rise)} since epoch {progress.lowest_epoch}"
+            because += (
+                f"; validation's loss has been over a standard error above its lowest for {stale} epochs"
+            )
     targets, share = bootstrapped(all_of(back), val.temperature)
     progress.arrays["targets"] = targets
     progress.doctor |= {"doubted": epoch, "changed": epoch, "doubts": share, "back": epoch if back else 0}
