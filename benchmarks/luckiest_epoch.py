@@ -107,11 +107,15 @@ def not_surely_worse(losses: np.ndarray) -> int:
 
 
 def within_a_standard_error(losses: np.ndarray) -> int:
-    from rightfit.training.judging import is_kept
+    from rightfit.training.judging import is_kept, remember
     from rightfit.training.state import Progress
 
-    progress = Progress()
-    return max(epoch for epoch, each in enumerate(losses) if is_kept(progress, each, epoch + 1, None))
+    progress, chosen = Progress(), 0
+    for epoch, each in enumerate(losses):
+        if is_kept(progress, each, None):
+            chosen = epoch
+        remember(progress, each, epoch + 1)
+    return chosen
 
 
 RULES = {"the lowest": lowest, "not surely worse": not_surely_worse, "rightfit's": within_a_standard_error}

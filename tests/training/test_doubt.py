@@ -11,7 +11,7 @@ import rightfit
 from rightfit.console import Console
 from rightfit.errors import DataError
 from rightfit.records import DOUBTS, objects_of
-from rightfit.training import loop, treatment
+from rightfit.training import loop, running, treatment
 from rightfit.training.checkpoints import Checkpoints
 from rightfit.training.doctor import Condition
 from rightfit.training.doubt import bootstrapped, in_doubt
@@ -69,11 +69,16 @@ def progress(**changed):
     return Progress(epochs=EPOCHS, doctor=asdict(Condition(0.3, 0.2)), **changed)
 
 
+def doubted(own, epoch, train, seen, stale=0, **how):
+    """Decisions after one look, where all training images are `train`."""
+    return treatment.doubt(own, epoch, train, seen, stale, 0.1, lambda kept: (train, 1.0), **how)
+
+
 def doubts(seen, train=None, epochs=range(1, EPOCHS + 1), **changed):
     """Epochs after which labels are doubted, and where that leads."""
     own, found, train = progress(**changed), [], train or judged(0.4)[0]
     for epoch in epochs:
-        if decision := treatment.doubt(own, epoch, train, seen, lambda kept: seen):
+        for decision in doubted(own, epoch, train, seen):
             assert decision.epoch == epoch and own.doctor["changed"] == epoch
             found.append(epoch)
     return found, own
@@ -97,8 +102,8 @@ def test_no_label_is_doubted_without_evidence(seen):
 
 def test_once_doubted_they_stay_so_whatever_validation_says():
     own, noisy = progress(), judged(0.4)[0]
-    assert treatment.doubt(own, 12, noisy, noisy, lambda kept: noisy)
-    assert treatment.doubt(own, 18, noisy, judged(0.0)[0], lambda kept: noisy)
+    assert doubted(own, 12, noisy, noisy)
+    assert doubted(own, 18, noisy, judged(0.0)[0])
 
 
 def test_none_is_doubted_once_labels_are_learnt_by_heart_late_or_on_the_last_descent():
@@ -109,38 +114,63 @@ def test_none_is_doubted_once_labels_are_learnt_by_heart_late_or_on_the_last_des
 
 
 @pytest.mark.parametrize(
-    ("loss", "kept", "learning"),
-    [(0.5, 5, True), (0.5, 11, False), (1.1, 5, False), (None, 0, False)],
-    ids=["risen", "risen just now", "as good again", "never measured"],
+    ("stale", "epochs", "rate", "back"),
+    [
+        (2, 40, 0.08, True),
+        (1, 40, 0.08, False),
+        (5, 160, 0.08, True),
+        (4, 160, 0.08, False),
+        (9, 40, 0.004, False),
+    ],
+    ids=["two at least", "just now", "3 %", "less", "the rate was nearly zero anyway"],
 )
-def test_where_validation_has_risen_for_a_while_answers_are_those_of_the_kept_weights(loss, kept, learning):
-    noisy = judged(0.4)[0]
-    now = noisy.losses(noisy.temperature)
-    own, asked = progress(best_epoch=kept), []
-    own.arrays = {} if loss is None else {"lowest": loss * now}
-    decision = treatment.doubt(own, 12, noisy, noisy, lambda kept: asked.append(kept) or noisy)
-    assert asked == [learning] and own.doctor["back"] == (12 if learning else 0)
-    assert ("over a standard error above its lowest for 7 epochs" in decision.because) == learning
+def test_where_no_epoch_is_as_good_as_the_kept_one_for_a_while_it_goes_back(stale, epochs, rate, back):
+    noisy, asked, epoch = judged(0.4)[0], [], 3 * epochs // 10
+    history = [{"epoch": epoch - stale, "learning_rate": rate}]
+    own = progress(best_epoch=epoch - stale, history=history, weights=[np.ones(1)])
+    own.epochs = epochs
+    found = treatment.doubt(
+        own, epoch, noisy, noisy, stale, 0.1, lambda kept: (asked.append(kept) or noisy, noisy.temperature)
+    )
+    assert asked == [back] and [decision.setting for decision in found] == [DOUBTS, "epochs"][: 1 + back]
+    assert (f"the answers of epoch {epoch - stale}," in found[0].because) == back
+    assert own.restarts == [epoch] * back and own.annealed == pytest.approx(0.8 if back else 0)
+    assert own.epochs == (epoch + 0.15 * epochs if back else epochs)
 
 
-def test_going_back_is_the_last_descent_from_the_weights_that_were_kept(write_images, tmp_path, monkeypatch):
+def test_going_back_is_to_the_weights_that_were_kept_and_down_to_zero(write_images, tmp_path, monkeypatch):
     monkeypatch.setattr(treatment, "at_random", lambda *seen: True)
     monkeypatch.setattr(treatment, "MISSED", -1.0)
-    monkeypatch.setattr(treatment, "as_good", lambda *losses: False)
-    monkeypatch.setattr(treatment, "TWICE", 0)
-    monkeypatch.setattr(treatment, "STALE", 0.0)
+    monkeypatch.setattr(running, "is_kept", lambda progress, losses, groups: progress.epoch + 1 not in (8, 9))
+    asked_by, made_of, kept = [], [], []
+    judge, make = running.Training._all_judged, running.Training._made
+
+    def all_judged(self, of_kept):
+        found = judge(self, of_kept)
+        asked_by.append((of_kept, self.judge.get_weights()))
+        kept.extend(self.progress.weights)
+        return found
+
+    def made(self, phase, weights):
+        made_of.append(weights)
+        return make(self, phase, weights)
+
+    monkeypatch.setattr(running.Training, "_all_judged", all_judged)
+    monkeypatch.setattr(running.Training, "_made", made)
     photos = write_images(tmp_path / "photos")
     asked = {"image_size": 8, "batch_size": 16, "precision": "float32", "report": "none", "doctor": "act"}
-    run = rightfit.train(photos, output=tmp_path / "run", epochs=20, patience=20, quiet=True, **asked)
+    run = rightfit.train(photos, output=tmp_path / "run", epochs=16, quiet=True, **asked)
     reached = Checkpoints(run.path, Console(quiet=True)).newest().progress
-    back = reached.doctor["back"]
-    assert back and reached.doctor["doubted"] == back, "doubted once"
-    assert reached.restarts == [back] and reached.annealed and reached.epochs == back + 3
+    assert (
+        reached.restarts == [9] and reached.epochs == reached.epoch == 12 and reached.doctor["doubted"] == 9
+    )
+    assert [of_kept for of_kept, _ in asked_by] == [True] and len(made_of) == 2
+    for weights in (asked_by[0][1], made_of[1]):
+        assert all(np.array_equal(mine, theirs) for mine, theirs in zip(weights, kept, strict=True))
     settings = [decision["setting"] for decision in objects_of(run.path / "decisions.jsonl")]
     assert settings[-4:] == [DOUBTS, "epochs", "epoch", "diagnosis"]
-    assert float(reached.history[-1]["learning_rate"]) < 0.2 * float(
-        reached.history[back - 1]["learning_rate"]
-    )
+    rates = [float(row["learning_rate"]) for row in reached.history]
+    assert rates[6] >= rates[9] > rates[10] > rates[11] and rates[11] < 0.2 * rates[6]
 
 
 def test_a_look_that_is_broken_off_changes_nothing():
@@ -149,7 +179,7 @@ def test_a_look_that_is_broken_off_changes_nothing():
 
     own, noisy = progress(), judged(0.4)[0]
     with pytest.raises(KeyboardInterrupt):
-        treatment.doubt(own, 12, noisy, noisy, stopped)
+        treatment.doubt(own, 12, noisy, noisy, 0, 0.1, stopped)
     assert own.arrays == {} and own.doctor == progress().doctor
 
 
@@ -175,5 +205,5 @@ def test_doubts_of_data_that_have_changed_are_forgotten(write_images, picture, t
 
 def test_of_several_workers_all_do_what_the_first_says():
     noisy, clean = judged(0.4)[0], judged(0.0)[0]
-    assert treatment.doubt(progress(), 12, noisy, noisy, lambda kept: noisy, lambda mine: 0.0) is None
-    assert treatment.doubt(progress(), 12, noisy, clean, lambda kept: noisy, lambda mine: 1.0)
+    assert doubted(progress(), 12, noisy, noisy, agreed=lambda mine: 0.0) == []
+    assert doubted(progress(), 12, noisy, clean, agreed=lambda mine: 1.0)

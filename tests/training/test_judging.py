@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 
-from rightfit.training.judging import is_kept
+from rightfit.training.judging import is_kept, remember
 from rightfit.training.state import Progress
 
 
-def kept(*epochs):
+def kept(*epochs, groups=None):
     """Whether each epoch's losses (N,) replaced those before it."""
-    progress = Progress()
-    return [
-        is_kept(progress, np.array(losses, float), number, None) for number, losses in enumerate(epochs, 1)
-    ]
+    progress, found = Progress(), []
+    for number, losses in enumerate(epochs, 1):
+        found.append(is_kept(progress, np.array(losses, float), groups))
+        remember(progress, np.array(losses, float), number)
+    return found
 
 
 FIRST = [0.5, 0.5, 0.6, 0.6, 0.4, 0.6]
@@ -34,10 +35,5 @@ def test_a_later_epoch_is_kept_unless_it_is_worse_by_more_than_a_standard_error(
 
 def test_of_one_group_only_the_lowest_is_kept():
     """Else no run of one patient's images would ever run out of patience."""
-    progress, group = Progress(), np.zeros(6, int)
-    losses = [np.array(FIRST), np.array(FIRST) + 0.001, np.array(FIRST) - 0.001]
-    assert [is_kept(progress, each, number, group) for number, each in enumerate(losses, 1)] == [
-        True,
-        False,
-        True,
-    ]
+    first = np.array(FIRST)
+    assert kept(first, first + 0.001, first - 0.001, groups=np.zeros(6, int)) == [True, False, True]

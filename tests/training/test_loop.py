@@ -506,6 +506,7 @@ def test_after_a_change_the_whole_schedule_is_taken(monkeypatch):
 
     def changed(progress, epoch, *seen):
         progress.doctor["changed"] = epoch
+        return []
 
     monkeypatch.setattr(treatment, "treat", lambda *seen: None)
     ended = train(**asked)

@@ -47,7 +47,6 @@ class Condition:
     changed: int = 0  # epoch of the last change of what is learnt
     doubted: int = 0  # epoch in which labels were last doubted
     doubts: float = 0.0  # share of the training images, by their probabilities
-    back: int = 0  # epoch after which it goes back to the kept weights: wrong labels were being learnt
 
 
 @dataclass(frozen=True)

@@ -81,26 +81,27 @@ def judged_on(
     return Judged(workers.gathered(logits, len(validation.rows)), validation, label_mode)
 
 
-def is_kept(
-    progress: Progress, losses: NDArray[np.float64], epoch: int, groups: NDArray[np.int64] | None
-) -> bool:
-    """Whether the weights of `epoch` replace those kept so far: where its mean loss is the lowest yet, or higher by no
-    more than the standard error of the difference on the same images.
+def is_kept(progress: Progress, losses: NDArray[np.float64], groups: NDArray[np.int64] | None) -> bool:
+    """Whether the weights of an epoch with these losses replace those kept so far: where their mean is the lowest yet,
+    or higher by no more than the standard error of the difference on the same images.
 
     The lowest of many noisy numbers is luck as much as merit, and of epochs that cannot be told apart the later has
     seen more of the schedule (the one-standard-error rule by which Breiman et al. 1984, section 3.4.3, choose among
     trees). benchmarks/luckiest_epoch.py weighs this rule against others.
     """
-    if progress.lowest is None or losses.mean() < progress.lowest.mean():
-        progress.arrays["lowest"], progress.lowest_epoch = losses, epoch
+    if _is_lowest(progress, losses):
         return True
-    return as_good(losses, progress.lowest, groups)
-
-
-def as_good(
-    losses: NDArray[np.float64], lowest: NDArray[np.float64], groups: NDArray[np.int64] | None
-) -> bool:
-    """Whether the mean loss is above the `lowest` by no more than the standard error of the difference."""
+    assert progress.lowest is not None
     # One image that is very far off widens an interval without end, and would make all epochs alike.
-    worse = np.minimum(losses, FAR) - np.minimum(lowest, FAR)
+    worse = np.minimum(losses, FAR) - np.minimum(progress.lowest, FAR)
     return bool(worse.mean() <= half_width(worse, groups) / Z)  # of one group, which has no interval, never
+
+
+def remember(progress: Progress, losses: NDArray[np.float64], epoch: int) -> None:
+    """The losses of an epoch whose mean is the lowest yet, for later ones to be compared with."""
+    if _is_lowest(progress, losses):
+        progress.arrays["lowest"], progress.lowest_epoch = losses, epoch
+
+
+def _is_lowest(progress: Progress, losses: NDArray[np.float64]) -> bool:
+    return progress.lowest is None or bool(losses.mean() < progress.lowest.mean())

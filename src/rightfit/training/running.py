@@ -23,7 +23,7 @@ from rightfit.nets.layers import fused
 from rightfit.training import race, treatment
 from rightfit.training.backend_steps import make_step
 from rightfit.training.interrupt import Interrupt
-from rightfit.training.judging import Judged, Validation, is_kept, judged_on
+from rightfit.training.judging import Judged, Validation, is_kept, judged_on, remember
 from rightfit.training.optimizers import make_optimizer
 from rightfit.training.phases import Phase, Span, schedule_of, span_at, thawed
 from rightfit.training.probe import Probe, choose
@@ -151,7 +151,8 @@ class Training:
                 f"a weight became no number in epoch {epoch}, though the loss is {row['loss']:.4g}"
             )
         judged = time.monotonic()
-        losses, decisions = None, []
+        losses, kept, stale, epochs = None, True, 0, progress.epochs
+        decisions: list[Decision | None] = []
         if len(validation.rows):
             self.judge.set_weights(weights)
             val = self.judged(validation)
@@ -160,35 +161,38 @@ class Training:
             # Strength changes how sure a net is; what is kept is calibrated on these images in any case. The fit of
             # a head, which borrowed weights have to beat, is compared as it is.
             losses = val.losses(val.temperature if self.acts and not progress.fitted else 1.0)
+            agreed = self.workers.agreed
+            kept = bool(agreed(is_kept(progress, losses, validation.groups)))
+            stale = 0 if kept else epoch - max(progress.best_epoch, span.first)
             if self.acts:
                 row["strength"] = progress.doctor["strength"]
-            if self.probe and self.probe.due(epoch, progress.epochs):
+            if self.probe and self.probe.due(epoch, epochs):
                 train = self.judged(self.probe.images)
                 row |= columns("probe", train)
                 if self.acts:
-                    agreed = self.workers.agreed
+                    assert settings.learning_rate
+                    peak, look = settings.learning_rate, self._all_judged
                     # In this order: a look may be broken off, and where labels are doubted no fit is treated.
                     decisions = [
-                        treatment.doubt(progress, epoch, train, val, self._all_judged, agreed),
+                        *treatment.doubt(progress, epoch, train, val, stale, peak, look, agreed),
                         treatment.treat(progress, epoch, train, val),
                     ]
         row["validation_seconds"] = round(time.monotonic() - judged, 3)
         if self.safety and self.safety.exploded(progress, row["loss"]):
             raise Diverged(f"loss rose to {row['loss']:.4g} in epoch {epoch}", highest(progress))
         progress.history.append(row)
-        if losses is None or is_kept(progress, losses, epoch, validation.groups):
+        if losses is not None:
+            remember(progress, losses, epoch)
+        if kept:
             progress.best_loss, progress.best_epoch = row.get("val_loss", -math.inf), epoch
             progress.weights = weights
         progress.epoch, progress.step, progress.part = epoch, 0, {}
-        self.console.say(epoch_line(row, progress.epochs, self.loader.steps))
+        self.console.say(epoch_line(row, epochs, self.loader.steps))
         for decision in filter(None, decisions):
             self._decided(decision)
             self.restrain()
-        stale = epoch - max(progress.best_epoch, span.first)
         if not self._in_time():
             progress.ended = f"time limit of {settings.time_limit} reached in epoch {epoch}"
-        elif progress.doctor.get("back") == epoch:
-            self._last_descent()
         elif not len(validation.rows) or span.annealed or progress.doctor.get("changed"):
             pass  # who learns something else from here on may take the whole schedule for it
         elif stale >= (settings.patience or 1) and not (self.acts and self._last_descent()):
@@ -210,7 +214,7 @@ class Training:
     def _last_descent(self) -> bool:
         """Did the doctor make the schedule's end come now, from the weights that are kept?"""
         assert self.settings.learning_rate
-        found = treatment.last_descent(self.progress, self.settings.learning_rate)
+        found = treatment.last_descent(self.progress, self.progress.epoch, self.settings.learning_rate)
         if found:
             self._decided(found)
         return found is not None
@@ -293,13 +297,14 @@ class Training:
         micro, check = self.progress.micro, self.interrupt.check
         return judged_on(self.judge, images, self.settings, self.label_mode, micro, check, self.workers)
 
-    def _all_judged(self, kept: bool) -> Judged:
+    def _all_judged(self, kept: bool) -> tuple[Judged, float]:
         """What the weights of now, or those that are `kept`, say of all training images, by the labels that they came
-        with."""
+        with, and the temperature that suits validation images."""
         plain = self.plain
         if kept:
             self.judge.set_weights(self.progress.weights)
-        return self.judged(Validation(plain.images, plain.rows, plain.targets, plain.groups))
+        every = Validation(plain.images, plain.rows, plain.targets, plain.groups)
+        return self.judged(every), self.judged(self.validation).temperature
 
     def shorten(self, row: dict[str, Any], settings_for: Callable[[int], TrainSettings]) -> None:
         """After the first epoch: what fits into the time limit becomes the whole schedule."""

@@ -17,7 +17,7 @@ from rightfit.training import race
 from rightfit.training.diagnosis import MISSED, Measured, at_random, percent
 from rightfit.training.doctor import SETTLED, Condition, Look, decide, first_stride
 from rightfit.training.doubt import bootstrapped
-from rightfit.training.judging import Judged, as_good
+from rightfit.training.judging import Judged
 from rightfit.training.recipe import Decision
 from rightfit.training.signals import surer_half
 from rightfit.training.state import Progress
@@ -25,7 +25,10 @@ from rightfit.training.step import Step
 
 NEARLY_ZERO = 0.05  # of the peak rate
 SOONEST, AGAIN = 0.3, 0.15  # of the epochs, until labels are doubted, and again
-STALE, TWICE = 0.03, 2  # of the epochs, but so many at least, without a validation loss as good as the lowest
+STALE, STALE_AT_LEAST = (
+    0.03,
+    2,
+)  # of the epochs, none as good as the kept one: wrong labels are being learnt; epochs
 SHORTEST, LENGTH = 3, 0.15  # epochs of the last descent, at least; of those that were planned
 
 
@@ -89,59 +92,69 @@ def doubt(
     epoch: int,
     train: Judged,
     val: Judged,
-    all_of: Callable[[bool], Judged],
+    stale: int,
+    peak: float,
+    all_of: Callable[[bool], tuple[Judged, float]],
     agreed: Callable[[float], float] = float,
-) -> Decision | None:
+) -> list[Decision]:
     """Where labels are wrong at random and are not learnt by heart yet: targets for the epochs to come that are partly
     the net's own answers, by what its weights say of all training images; from time to time anew, as the net gets
-    better. Where validation's loss has risen for a while by then, the wrong ones are being learnt: answers are those of
-    the weights that are kept (`all_of(True)`), to which it is time to go back. Nothing is changed before `all_of` has
-    returned. `agreed` is what the first of several workers says."""
+    better. Where for `stale` epochs none has been as good as the one that is kept, the wrong ones are being learnt:
+    answers are those of the weights that are kept, and the last descent begins there; `peak` is the schedule's rate.
+
+    `all_of(kept)` says of all training images what the weights of now, or those that are kept, do, and the temperature
+    that suits them; nothing is changed before it has returned. `agreed` is what the first of several workers says.
+    """
     before, epochs = progress.doctor["doubted"], progress.epochs
     due = before + AGAIN * epochs if before else SOONEST * epochs
     if epoch < due or epoch == epochs or progress.annealed:
-        return None
+        return []
     because, back = "by the losses of training images as they are now", False
     if not before:
         seen, right = surer_half(val), train.result
         learnt = right.accuracy + right.accuracy_half_width >= 1 - MISSED
         random = seen is not None and not learnt and at_random(*seen, val.logits.shape[1])
         if epoch > (1 - SETTLED) * epochs or not agreed(random):
-            return None
+            return []
         if seen is not None:
             because = (
                 f"{percent(seen[0])} of the surer half of validation's answers are not the label, which is the second "
                 f"answer in {percent(seen[1])} of those: wrong at random; the net's own answers are learnt in part of "
                 "training images whose loss is of the higher of two kinds"
             )
-        stale = epoch - progress.best_epoch
-        if progress.lowest is not None and stale >= max(TWICE, STALE * epochs):
-            losses = val.losses(val.temperature)
-            back = bool(agreed(not as_good(losses, progress.lowest, val.images.groups)))
+        back = stale >= max(STALE_AT_LEAST, STALE * epochs) and _share(progress, epoch, peak) > 0
         if back:
-            because += (
-                f"; validation's loss has been over a standard error above its lowest for {stale} epochs"
-            )
-    targets, share = bootstrapped(all_of(back), val.temperature)
+            because += f"; the answers of epoch {progress.best_epoch}, as wrong labels are being learnt since"
+    judged, temperature = all_of(back)
+    targets, share = bootstrapped(judged, temperature)
     progress.arrays["targets"] = targets
-    progress.doctor |= {"doubted": epoch, "changed": epoch, "doubts": share, "back": epoch if back else 0}
-    return Decision(DOUBTS, round(share, 4), because, epoch)
+    progress.doctor |= {"doubted": epoch, "changed": epoch, "doubts": share}
+    doubted = Decision(DOUBTS, round(share, 4), because, epoch)
+    descent = last_descent(progress, epoch, peak) if back else None
+    return [doubted, descent] if descent else [doubted]
 
 
-def last_descent(progress: Progress, peak: float) -> Decision | None:
-    """When patience has run out, or wrong labels are being learnt: back to the weights that are kept, and from the rate
-    at which they were reached down to zero; `peak` is the schedule's. None where that was done already, or the rate was
-    nearly zero anyway."""
-    left = progress.epochs - progress.epoch
-    rates = [row["learning_rate"] for row in progress.history if row["epoch"] == progress.best_epoch]
-    share = min(1.0, rates[0] / (peak * progress.rate_factor)) if rates else 0.0
-    if progress.annealed or share < NEARLY_ZERO or left < 1 or not progress.weights:
+def last_descent(progress: Progress, epoch: int, peak: float) -> Decision | None:
+    """When patience has run out after `epoch`, or wrong labels are being learnt: back to the weights that are kept, and
+    from the rate at which they were reached down to zero; `peak` is the schedule's. None where that was done already,
+    or the rate was nearly zero anyway."""
+    share = _share(progress, epoch, peak)
+    if not share:
         return None
-    progress.epochs = progress.epoch + min(left, max(SHORTEST, math.ceil(LENGTH * progress.epochs)))
-    progress.restarts.append(progress.epoch)
+    left = progress.epochs - epoch
+    progress.epochs = epoch + min(left, max(SHORTEST, math.ceil(LENGTH * progress.epochs)))
+    progress.restarts.append(epoch)
     progress.annealed = share
     because = (
         f"no validation loss is as good as that of epoch {progress.best_epoch} any more; back to its weights with "
         f"{share:.2f} of the peak learning rate, which falls to zero by epoch {progress.epochs}"
     )
-    return Decision("epochs", progress.epochs, because, progress.epoch)
+    return Decision("epochs", progress.epochs, because, epoch)
+
+
+def _share(progress: Progress, epoch: int, peak: float) -> float:
+    """Of the peak rate, what a last descent that begins after this epoch has to go down from; 0 where there is none."""
+    rates = [row["learning_rate"] for row in progress.history if row["epoch"] == progress.best_epoch]
+    share = min(1.0, rates[0] / (peak * progress.rate_factor)) if rates else 0.0
+    possible = not progress.annealed and share >= NEARLY_ZERO and epoch < progress.epochs and progress.weights
+    return share if possible else 0.0
