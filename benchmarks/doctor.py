@@ -20,8 +20,8 @@ validation gives.
     python benchmarks/doctor.py --quick           one task, few epochs; shows that it runs
 
 It can be stopped and started again: each run is a line of benchmarks/results/doctor.jsonl, with a digest of the code
-that made it; lines of other code are not counted. Each is on one thread, so those beside it do not change its
-result.
+that made it, and is made again where that has changed since; the tables are of the lines that are there. Each run is on
+one thread, so those beside it do not change its result.
 """
 
 from __future__ import annotations
@@ -313,7 +313,7 @@ def taken(run: dict[str, Any], quick: bool) -> dict[str, Any]:
     )
     validation = Validation(InMemory(images), val_rows, targets[labels[val_rows]], None)
     train = {"callbacks": with_callbacks, "one-cycle": with_one_cycle}.get(way, with_the_loop)
-    judge, word = train(settings, asked, facts, loader, validation, count, point, task)
+    judge, word, epochs = train(settings, asked, facts, loader, validation, count, point, task)
     val = judged_on(judge, validation, settings, "categorical", 0)
     test = Validation(InMemory(test_images), np.arange(len(test_images)), targets[test_labels], None)
     told = judged_on(judge, test, settings, "categorical", 0)
@@ -323,12 +323,13 @@ def taken(run: dict[str, Any], quick: bool) -> dict[str, Any]:
         "val_loss": round(float(val.losses(val.temperature).mean()), 5),
         "test": len(test_images),
         "word": word,
+        "epochs": epochs,
     }  # fmt: skip
 
 
 def with_the_loop(
     settings: Any, asked: Any, facts: Any, loader: Any, validation: Any, count: int, point: Any, task: Task
-) -> tuple[Any, str]:
+) -> tuple[Any, str, int]:
     """rightfit's own; at a point of the grid with a strength that stays."""
     from dataclasses import replace
 
@@ -353,15 +354,16 @@ def with_the_loop(
     judge = plain_graph(fused(model))
     judge.set_weights(reached.weights)
     if not reached.kept:
-        return judge, ""
+        return judge, "", reached.epoch
     lost = reached.ended if reached.lost else ""
     common = max(facts.class_counts) / sum(facts.class_counts)
-    return judge, diagnose(evidence(reached.kept, len(validation.rows), common, lost, count)).word
+    word = diagnose(evidence(reached.kept, len(validation.rows), common, lost, count)).word
+    return judge, word, reached.epoch
 
 
 def _fitted(
     settings: Any, loader: Any, validation: Any, count: int, optimizer: Any, callbacks: list[Any]
-) -> tuple[Any, str]:
+) -> tuple[Any, str, int]:
     """The same net by Keras' own `fit`, on the loader's batches."""
     import keras
 
@@ -382,18 +384,18 @@ def _fitted(
     held = validation.images.gather(validation.rows), validation.targets
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, jit_compile=False)
-    model.fit(
+    history = model.fit(
         batches(), steps_per_epoch=loader.steps, epochs=settings.epochs, verbose=0, validation_data=held,
         validation_batch_size=64, callbacks=callbacks,
     )  # fmt: skip
     judge = plain_graph(fused(model))
     judge.set_weights(model.get_weights())
-    return judge, ""
+    return judge, "", len(history.epoch)
 
 
 def with_callbacks(
     settings: Any, asked: Any, facts: Any, loader: Any, validation: Any, count: int, point: Any, task: Task
-) -> tuple[Any, str]:
+) -> tuple[Any, str, int]:
     import keras
 
     optimizer = keras.optimizers.SGD(
@@ -408,7 +410,7 @@ def with_callbacks(
 
 def with_one_cycle(
     settings: Any, asked: Any, facts: Any, loader: Any, validation: Any, count: int, point: Any, task: Task
-) -> tuple[Any, str]:
+) -> tuple[Any, str, int]:
     import keras
 
     peak, steps = 1e-3 * task.rate, loader.steps * settings.epochs
@@ -438,8 +440,18 @@ def with_one_cycle(
 # Tables ---------------------------------------------------------------------------------------------
 
 
+EQUAL_COST = ("off", "act", "callbacks", "one-cycle")
+FALSE_ALARMS = {
+    "label noise",
+    "shifted",
+    "leak suspected",
+    "batch-norm mismatch",
+}  # where nothing of the kind is
+
+
 def tables(rows: list[dict[str, Any]]) -> str:
     """Markdown: accuracy and loss of each way by task with what acting brings, the grid's distance, the words."""
+    rows = [row for row in rows if row["task"] in TASKS and row["of"] == repr(TASKS[row["task"]])]
     rows = list({key_of(row): row for row in rows}.values())
     ways = best_of_grid(rows)
     parts = [
@@ -448,29 +460,23 @@ def tables(rows: list[dict[str, Any]]) -> str:
         distances(ways),
         words(rows),
     ]
-    if failed := [row for row in rows if "error" in row]:
+    if failed := [row for row in ways if "error" in row]:
         parts.append(f"{len(failed)} runs ended with an error and count as NaN.")
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def compared(rows: list[dict[str, Any]], measure: str, unit: str, digits: int) -> str:
     """The ways at equal cost, and what is between acting and each of the others."""
-    others = ("off", "callbacks", "one-cycle")
-    header = [
-        f"test {measure}, {unit}",
-        "seeds",
-        "off",
-        "act",
-        *others[1:],
-        *(f"act − {way}" for way in others),
-    ]
+    others = [way for way in EQUAL_COST if way != "act"]
+    header = [f"test {measure}, {unit}", "seeds", *EQUAL_COST, *(f"act − {way}" for way in others)]
     lines = []
     for name in TASKS:
-        of = alike({way: values(rows, name, way, measure) for way in ("off", "act", *others[1:])})
-        if not of["off"]:
-            continue
-        lines.append([name, len(of["off"]), *(mean(of[way], digits) for way in ("off", "act", *others[1:]))])
-        lines[-1] += [apart(of["act"], of[way], digits) for way in others]
+        of = alike({way: values(rows, name, way, measure) for way in EQUAL_COST})
+        if of["off"]:
+            means = [mean(of[way], digits) for way in EQUAL_COST]
+            lines.append(
+                [name, len(of["off"]), *means, *(apart(of["act"], of[way], digits) for way in others)]
+            )
     return markdown(header, lines)
 
 
@@ -479,21 +485,23 @@ def distances(rows: list[dict[str, Any]]) -> str:
     header = ["mis-fit task", "seeds", "off", "act", "best of 16", "best − off", "act − best", "recovered"]
     lines, gains = [], []
     for name in [name for name, task in TASKS.items() if task.misfit]:
-        grid = values(rows, name, "grid", "accuracy")
-        off, act = (
-            {s: v for s, v in values(rows, name, way, "accuracy").items() if s in grid} for way in WAYS[:2]
-        )
-        if not grid or off.keys() != grid.keys() or act.keys() != grid.keys():
+        found = {way: values(rows, name, way, "accuracy") for way in ("off", "act", "grid")}
+        seeds = found["off"].keys() & found["act"].keys() & found["grid"].keys()
+        if not seeds:
             continue
-        near, far = (np.mean([one[seed] - off[seed] for seed in grid]) for one in (act, grid))
-        gains.append((near, far))
-        share = f"{100 * near / far:.0f} %" if far > NEAR else "–"
-        lines.append([name, len(grid), *(mean(of, 1) for of in (off, act, grid))])
+        off, act, grid = ({seed: of[seed] for seed in sorted(seeds)} for of in found.values())
+        near, far = difference(act, off)[0], difference(grid, off)
+        gains.append((near, far[0]))
+        share = f"{100 * near / far[0]:.0f} %" if far[0] - far[1] > 0 else "–"
+        lines.append([name, len(seeds), *(mean(of, 1) for of in (off, act, grid))])
         lines[-1] += [apart(grid, off, 1), apart(act, grid, 1), share]
     if not lines:
         return ""
     near, far = np.mean(gains, axis=0)
-    ending = f"Over all {len(gains)} acting gains {near:.1f} points, and the best of 16 gains {far:.1f}."
+    ending = (
+        "A share is told where the best is better beyond the interval, which takes two seeds. Over the "
+        f"{len(gains)} tasks measured acting gains {near:+.1f} points by the mean, and the best of 16 {far:+.1f}."
+    )
     return f"{markdown(header, lines)}\n\n{ending}"
 
 
@@ -504,13 +512,10 @@ def words(rows: list[dict[str, Any]]) -> str:
         said = [row["word"] for row in rows if row["task"] == name and row["way"] == "off"]
         if said:
             counted = ", ".join(f"{word} {said.count(word)}" for word in sorted(set(said)))
-            lines.append([name, task.planted or "none of those that can be planted", counted])
-        right += sum(word == task.planted if task.planted else word not in PLANTED for word in said)
+            lines.append([name, task.planted or "no false alarm", counted])
+        right += sum(word == task.planted if task.planted else word not in FALSE_ALARMS for word in said)
         asked += len(said)
-    ending = (
-        f"Right in {right} of {asked} runs; where nothing of the kind is planted, any word but "
-        f"{', '.join(sorted(PLANTED))} counts as right."
-    )
+    ending = f"Right in {right} of {asked} runs; a false alarm is any of {', '.join(sorted(FALSE_ALARMS))}."
     return f"{markdown(['words of off', 'should be', 'was'], lines)}\n\n{ending}"
 
 
@@ -519,18 +524,20 @@ def mean(of: dict[int, float], digits: int) -> str:
 
 
 def apart(one: dict[int, float], other: dict[int, float], digits: int) -> str:
-    """The mean difference over the seeds with its 95 % interval by Student's t, which takes two of them."""
+    if not one.keys() & other.keys():
+        return "–"
+    found, half = difference(one, other)
+    return f"{found:+.{digits}f}" + (f" ±{half:.{digits}f}" if half < math.inf else "")
+
+
+def difference(one: dict[int, float], other: dict[int, float]) -> tuple[float, float]:
+    """Mean over the seeds that both have, with half its 95 % interval by Student's t, which takes two of them."""
     from scipy.stats import t
 
     found = np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
-    if not len(found):
-        return "–"
-    half = t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else None
-    return f"{found.mean():+.{digits}f}" + ("" if half is None else f" ±{half:.{digits}f}")
-
-
-NEAR = 1.0  # points; of a distance that is shorter no share is told
-PLANTED = {"label noise", "shifted", "leak suspected", "batch-norm mismatch"}
+    if len(found) < 2:
+        return float(found.mean()), math.inf
+    return float(found.mean()), float(t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found)))
 
 
 def alike(found: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
@@ -547,7 +554,7 @@ def best_of_grid(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if row["way"] == "grid":
             grids.setdefault((row["task"], row["seed"]), []).append(row)
     whole = [found for found in grids.values() if len(found) == len(STRENGTHS) * len(RATES)]
-    best = [min(found, key=lambda row: row["val_loss"]) for found in whole]
+    best = [min(found, key=lambda row: (math.isnan(row["val_loss"]), row["val_loss"])) for found in whole]
     shared = [
         {**row, "task": name} for name, task in TASKS.items() for row in best if row["task"] == task.grid
     ]

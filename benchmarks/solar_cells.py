@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import yaml
 from common import ROOT, installed, lines_asked, lines_parser, markdown, read_lines, worked_off
-from doctor import apart, missing
+from doctor import missing
 
 PACKAGES = ("rightfit", "keras", "tensorflow-cpu", "numpy")
 RUNS = ROOT / "build" / "solar_cells"
@@ -48,7 +48,7 @@ def main() -> int:
         return 0
     done = {row["seed"] for row in read_lines(output)}
     runs = [{"seed": seed} for seed in range(1 if args.quick else args.seeds) if seed not in done]
-    taken = functools.partial(measured, quick=args.quick, cores=len(os.sched_getaffinity(0)))
+    taken = functools.partial(measured, quick=args.quick)
     for row in worked_off(runs, taken, output, args.processes, args.minutes):
         print(
             f"  seed {row['seed']}: {100 * row['test']['accuracy']['value']:.2f} % in {row['seconds']:.0f} s",
@@ -58,19 +58,21 @@ def main() -> int:
     return 0
 
 
-def measured(run: Mapping[str, Any], quick: bool, cores: int) -> dict[str, Any]:
-    """One training by the command, or the rest of it, and what the test says of it."""
+def measured(run: Mapping[str, Any], quick: bool) -> dict[str, Any]:
+    """One training by the command, or the rest of it, and what the test says of it, which is asked once."""
     place = RUNS / ("quick" if quick else f"seed-{run['seed']}")
-    if quick:
-        shutil.rmtree(place, ignore_errors=True)
     began = time.monotonic()
-    if place.exists():
-        _rightfit(cores, "resume", place)
+    if (place / "checkpoints" / "start.json").exists() and not quick:
+        _rightfit("resume", place)
     else:
+        shutil.rmtree(place, ignore_errors=True)
         few = ["--image-size", 32, "--epochs", 2] if quick else []
         asked = ["--weights", "none", "--seed", run["seed"], "--output", place, *few]
-        _rightfit(cores, "train", ROOT / "build" / "elpv", *asked)
-    test = json.loads(_rightfit(cores, "evaluate", place, "--json"))
+        _rightfit("train", ROOT / "build" / "elpv", *asked)
+    metrics = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
+    if unfinished := metrics.get("unfinished"):
+        raise SystemExit(f"{place} is not trained to its end: {unfinished}; the same command goes on with it")
+    test = metrics["test"] if "test" in metrics else json.loads(_rightfit("evaluate", place, "--json"))
     settings = yaml.safe_load((place / "config.yaml").read_text(encoding="utf-8"))
     with (place / "history.csv").open(encoding="utf-8", newline="") as file:
         history = list(csv.DictReader(file))
@@ -87,18 +89,20 @@ def measured(run: Mapping[str, Any], quick: bool, cores: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rightfit(cores: int, *arguments: Any) -> str:
+def _rightfit(*arguments: Any) -> str:
     """The command in its own process, on every core; what it prints."""
     command = [sys.executable, "-m", "rightfit", *map(str, arguments)]
-    threads = {"OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"}
-    environment = {name: value for name, value in os.environ.items() if name not in threads}
+    one_thread = {"OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"}
+    environment = {name: value for name, value in os.environ.items() if name not in one_thread}
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
 
 
 def tables(rows: list[dict[str, Any]]) -> str:
     """Markdown: what the test says of each split, with its interval, their mean, and the peers."""
+    if not rows:
+        return "Not measured yet.\n"
     rows = sorted(rows, key=lambda row: row["seed"])
-    header = ["seed", "test images", "accuracy, %", "balanced, %", "AUROC", "loss, nats", "hours"]
+    header = ["seed", "test images", "accuracy, %", "balanced, %", "AUROC", "loss, nats", "hours of steps"]
     lines = [
         [
             row["seed"],
@@ -109,13 +113,12 @@ def tables(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    reached = {row["seed"]: 100 * row["test"]["accuracy"]["value"] for row in rows}
-    ending = f"Over {len(rows)} splits {np.mean(list(reached.values())):.1f} % of the test images are right"
-    for name, accuracy in PEERS.items():
-        ending += (
-            f", {apart(reached, dict.fromkeys(reached, accuracy), 1)} points beside the {name} ({accuracy} %)"
-        )
-    return f"{markdown(header, lines)}\n\n{ending}.\n"
+    mean = np.mean([100 * row["test"]["accuracy"]["value"] for row in rows])
+    peers = ", ".join(f"{name} {accuracy} %" for name, accuracy in PEERS.items())
+    ending = (
+        f"The mean is {mean:.1f} %; on another split of the same photographs: {peers} (Deitsch et al. 2019)."
+    )
+    return f"{markdown(header, lines)}\n\n{ending}\n"
 
 
 def _told(found: Mapping[str, float], times: int, digits: int) -> str:
