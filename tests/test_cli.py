@@ -17,7 +17,8 @@ from rightfit.console import Console
 # As in pyproject.toml, whose filters `-W error` overrides.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-ONE_EPOCH = ("--image-size", 8, "--epochs", 1)
+TINY = ("--image-size", 8, "--model", "resnet8")
+ONE_EPOCH = (*TINY, "--epochs", 1)
 RUN_FILES = {
     "config.yaml",
     "data.csv",
@@ -42,6 +43,8 @@ EPOCH = re.compile(
 )
 # He et al. 2016 with projection shortcuts; the ImageNet rows are torchvision's. The last layer has 1000 units.
 PARAMETERS = {
+    "resnet8": 78_042 + 65 * 990,
+    "resnet14": 175_258 + 65 * 990,
     "resnet20": 272_474 + 65 * 990,
     "resnet32": 466_906 + 65 * 990,
     "resnet44": 661_338 + 65 * 990,
@@ -168,7 +171,7 @@ def test_training_never_sees_the_test_images(here, tmp_path, write_images):
             (test / "red").rename(test / "aside")
             (test / "blue").rename(test / "red")
             (test / "aside").rename(test / "blue")
-        arguments = ("--image-size", 8, "--epochs", 2, "--output", tmp_path / f"run-{name}")
+        arguments = (*TINY, "--epochs", 2, "--output", tmp_path / f"run-{name}")
         done = succeeded(here("train", tmp_path / name, *arguments))
         assert "36 to train on, 12 to validate, 12 sealed for the test" in done.stderr
     for file in ("weights.safetensors", "golden.npz"):
@@ -224,7 +227,7 @@ def test_a_multilabel_table_trains_and_predicts(here, photos, tmp_path, rows_of)
     labels = {"blue": "cold", "green": "cold|leaf", "red": ""}
     rows = [f"{path},{labels[path.parent.name]}" for path in sorted(photos.glob("*/*"))]
     (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]), encoding="utf-8")
-    arguments = ("--image-size", 8, "--epochs", 8, "--learning-rate", "0.1", "--output", tmp_path / "run")
+    arguments = (*TINY, "--epochs", 8, "--learning-rate", "0.1", "--output", tmp_path / "run")
     succeeded(here("train", tmp_path / "table.csv", *arguments))
     predictions = rows_of(succeeded(here("predict", tmp_path / "run", photos)).stdout)
     assert list(predictions[0]) == ["path", "label", "probability_cold", "probability_leaf"]
@@ -360,6 +363,7 @@ def test_arrays_train_predict_and_evaluate_from_python(digits, tmp_path):
     images, labels = digits
     arguments = {
         "image_size": 8,
+        "model": "resnet8",
         "epochs": 8,
         "output": tmp_path / "run",
         "quiet": True,
@@ -387,7 +391,13 @@ def test_a_data_frame_trains_and_predictions_are_a_data_frame(photos, tmp_path, 
     paths = [path.relative_to(photos).as_posix() for path in sorted(photos.glob("*/*"))]
     frame = pd.DataFrame({"path": paths, "label": [path.split("/")[0] for path in paths]})
     run = rightfit.train(
-        frame, image_size=(8, 12), epochs=1, output=tmp_path / "run", quiet=True, report="none"
+        frame,
+        image_size=(8, 12),
+        model="resnet8",
+        epochs=1,
+        output=tmp_path / "run",
+        quiet=True,
+        report="none",
     )
     assert run.image_size == (8, 12) and run.history["epoch"].tolist() == [1]
     (tmp_path / "empty.jpg").touch()
@@ -406,7 +416,7 @@ def test_a_home_folder_is_found_from_python_and_recorded_in_full(photos, tmp_pat
 
     monkeypatch.setenv("HOME", str(photos.parent))
     monkeypatch.chdir(tmp_path)
-    run = rightfit.train("~/photos", image_size=8, epochs=1, quiet=True, report="none")
+    run = rightfit.train("~/photos", image_size=8, model="resnet8", epochs=1, quiet=True, report="none")
     assert run.path.as_posix() == "runs/photos-1"
     assert run.settings.data == str(photos)
     monkeypatch.chdir(photos)
@@ -447,7 +457,7 @@ def read_until(running, wanted):
 def test_ctrl_c_stops_training_with_a_checkpoint_and_what_was_kept_so_far(
     photos, tmp_path, process, here, rows_of
 ):
-    arguments = ("train", photos, "--image-size", 8, "--epochs", 100_000, "--patience", 100_000)
+    arguments = ("train", photos, *TINY, "--epochs", 100_000, "--patience", 100_000)
     with start(process, *arguments, "--output", tmp_path / "run") as training:
         read_until(training, re.compile(r"Epoch +3/").match)
         training.send_signal(signal.SIGINT)
@@ -468,7 +478,7 @@ def test_ctrl_c_stops_training_with_a_checkpoint_and_what_was_kept_so_far(
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_twice_ends_at_once_and_breaks_nothing(photos, tmp_path, process, here):
     run = tmp_path / "run"
-    arguments = ("train", photos, "--image-size", 8, "--epochs", 100_000, "--patience", 100_000)
+    arguments = ("train", photos, *TINY, "--epochs", 100_000, "--patience", 100_000)
     with start(process, *arguments, "--output", run) as training:
         read_until(training, re.compile(r"Epoch +2/").match)
         training.send_signal(signal.SIGINT)
@@ -499,7 +509,7 @@ def test_ctrl_c_before_training_says_so_in_one_line(photos, tmp_path, process):
 
 
 def test_a_time_limit_ends_training_in_time_with_a_whole_run(photos, tmp_path, here, rows_of):
-    arguments = ("--image-size", 8, "--epochs", 100_000, "--time-limit", "4s", "--output", tmp_path / "run")
+    arguments = (*TINY, "--epochs", 100_000, "--time-limit", "4s", "--output", tmp_path / "run")
     done = succeeded(here("train", photos, *arguments))
     assert re.search(
         r"time limit of 4s reached in epoch \d+|epochs fit into the time limit of 4s", done.stderr
@@ -513,7 +523,7 @@ def test_tensorboard_reads_the_same_numbers_as_the_history(photos, tmp_path, her
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = tmp_path / "run"
-    succeeded(here("train", photos, "--image-size", 8, "--epochs", 2, "--tensorboard", "--output", run))
+    succeeded(here("train", photos, *TINY, "--epochs", 2, "--tensorboard", "--output", run))
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     history = rows_of(run / "history.csv")
     assert {"loss", "val_loss", "accuracy", "val_accuracy", "learning_rate"} <= set(events.Tags()["scalars"])
@@ -559,7 +569,7 @@ def test_borrowed_weights_are_tuned_and_history_says_what_was_trainable(
         "--epochs",
         1,
         "--model",
-        "resnet20",
+        "resnet8",
         "--weights",
         weights,
         "--finetune",
@@ -594,7 +604,7 @@ def test_an_ordinary_training_trains_everything(trained, rows_of):
 
 def test_a_run_says_what_it_started_from_and_why(trained):
     """The default models have no ImageNet weights, so nothing is fetched, and repeating the run asks nothing."""
-    why = "no ImageNet weights are published for resnet20"
+    why = "no ImageNet weights are published for resnet8"
     assert f"starting from scratch: {why}" in trained.done.stderr
     lines = (trained.folder / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
     (decision,) = (d for d in map(json.loads, lines) if d["setting"] == "weights")

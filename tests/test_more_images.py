@@ -87,7 +87,8 @@ def test_the_images_are_those_that_the_run_learnt_from_and_the_test_s_are_not_lo
     write_images, tmp_path, here
 ):
     photos, run = write_images(tmp_path / "photos"), tmp_path / "run"
-    assert here("train", photos, "--image-size", 12, "--epochs", 1, "--output", run).returncode == 0
+    asked = ("--image-size", 12, "--model", "resnet8", "--epochs", 1)
+    assert here("train", photos, *asked, "--output", run).returncode == 0
     splits = dict(line.split('","')[0:3:2] for line in (run / "data.csv").read_text().splitlines()[1:])
     for path, split in splits.items():
         if split == "test":
@@ -104,7 +105,7 @@ def test_a_head_alone_is_learnt_from_parts_too_and_data_in_memory_while_they_are
     tmp_path, digits, monkeypatch
 ):
     images, labels = (of[:240] for of in digits)
-    settings = {"image_size": "8", "epochs": 1, "report": "none", "model": "resnet20", "precision": "float32"}
+    settings = {"image_size": "8", "epochs": 1, "report": "none", "model": "resnet8", "precision": "float32"}
     first = rightfit.train((images, labels), output=str(tmp_path / "first"), quiet=True, **settings)
     head = rightfit.train(
         (images, labels), weights=str(tmp_path / "first/weights.safetensors"), finetune="head",

@@ -10,6 +10,8 @@ import pytest
 # As in pyproject.toml, whose filters `-W error` overrides.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
+TINY = ("--image-size", 8, "--model", "resnet8")
+
 
 def succeeded(done):
     assert done.returncode == 0, done.stderr
@@ -66,7 +68,7 @@ def test_two_classes_are_decided_at_the_threshold_of_validation(
 ):
     two = write_images(tmp_path / "two", classes=("blue", "green"))
     run = tmp_path / "run"
-    succeeded(here("train", two, "--image-size", 8, "--epochs", 1, "--output", run, "--ordinal"))
+    succeeded(here("train", two, *TINY, "--epochs", 1, "--output", run, "--ordinal"))
     threshold = json.loads((run / "calibration.json").read_text())["points"]["sensitivity-95"][0]
     rows = rows_of(succeeded(here("predict", run, two, "--operating-point", "sensitivity-95")).stdout)
     assert all((row["label"] == "green") == (float(row["probability_green"]) > threshold) for row in rows)
@@ -76,14 +78,14 @@ def test_two_classes_are_decided_at_the_threshold_of_validation(
 
 
 def test_grades_are_named_in_their_order_and_several_labels_have_none(photos, tmp_path, here):
-    said = here("train", photos, "--ordinal", "--image-size", 8, "--epochs", 1, "--output", tmp_path / "run")
+    said = here("train", photos, "--ordinal", *TINY, "--epochs", 1, "--output", tmp_path / "run")
     assert "grades, in the order of their names: blue < green < red" in said.stderr
     table = tmp_path / "labels.csv"
     files = sorted(photos.glob("*/*"))
     table.write_text(
         "path,label\n" + "".join(f"{f},{'a|b' if i % 2 else 'a'}\n" for i, f in enumerate(files))
     )
-    refused = here("train", table, "--ordinal", "--image-size", 8, "--output", tmp_path / "other")
+    refused = here("train", table, "--ordinal", *TINY, "--output", tmp_path / "other")
     assert refused.returncode == 2 and "several labels" in refused.stderr
 
 

@@ -13,7 +13,7 @@ from rightfit.data.reading import read
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
-ARGUMENTS = {"image_size": 8, "epochs": 1, "quiet": True, "report": "none"}
+ARGUMENTS = {"image_size": 8, "model": "resnet8", "epochs": 1, "quiet": True, "report": "none"}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,6 +31,14 @@ def relabelled(run, wrong):
         writer.writeheader()
         writer.writerows(rows)
     return {row["path"] for row in chosen}
+
+
+@pytest.fixture(scope="module")
+def trained(photos, tmp_path_factory):
+    """A run whose net is deep enough to tell the colours apart; copies of it are `copy_of_run`."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    asked = {"image_size": 12, "model": "resnet20", "epochs": 2, "report": "none", "quiet": True}
+    return SimpleNamespace(folder=rightfit.train(photos, output=folder, **asked).path)
 
 
 @pytest.fixture
@@ -104,6 +113,7 @@ def test_arrays_that_are_gone_are_named_as_the_reason_and_present_ones_serve(dig
     run = rightfit.train(
         (images[:90], labels[:90]),
         image_size=8,
+        model="resnet8",
         epochs=1,
         output=tmp_path / "run",
         quiet=True,

@@ -67,7 +67,7 @@ def training(tmp_path, capsys):
         change=lambda saved: None,
         **changes,
     ):
-        values = {"data": "toy", "model": "resnet20", "augment": "light", "epochs": 4, "batch_size": 16}
+        values = {"data": "toy", "model": "resnet8", "augment": "light", "epochs": 4, "batch_size": 16}
         values |= {
             "learning_rate": 0.1,
             "warmup_epochs": 0.5,

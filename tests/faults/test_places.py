@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMON = ("--image-size", 8, "--batch-size", 16, "--precision", "float32", "--learning-rate", "0.05")
+TINY = ("--image-size", 8, "--model", "resnet8")
+COMMON = (*TINY, "--batch-size", 16, "--precision", "float32", "--learning-rate", "0.05")
 COMMON += ("--patience", 400)
 EPOCHS = 40
 

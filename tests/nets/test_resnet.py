@@ -38,6 +38,8 @@ CIFAR = {
 # Trainable parameters of every net, 1000 classes at 224 px or 10 at 32 px: torchvision's and timm's own
 # counts where they have the net (benchmarks/import_check.py), the papers' millions for the others.
 PARAMETERS = {
+    "resnet8": 78_042,
+    "resnet14": 175_258,
     "resnet20": 272_474,
     "resnet32": 466_906,
     "resnet44": 661_338,

@@ -32,7 +32,8 @@ from rightfit.working import work
 
 rightfit_load = functools.partial(load, backend="onnxruntime")  # in this process, whatever Keras runs on
 SETTINGS = [
-    "--image-size", "8", "--weights", "none", "--report", "none", "--precision", "float32", "--split", "4:1:1",
+    "--image-size", "8", "--model", "resnet8", "--weights", "none", "--report", "none", "--precision", "float32",
+    "--split", "4:1:1",
 ]  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def test_a_search_that_is_killed_goes_on_and_one_whose_node_is_lost_takes_every_
         "learning_rate: {low: 0.01, high: 0.1, log: true}\nimage_size: [8, 12]\n", encoding="utf-8"
     )
     asked = [
-        "tune", images, *SETTINGS, "--epochs", "2", "--trials", "8", "--batch-size", "32", "--model", "resnet20",
+        "tune", images, *SETTINGS, "--epochs", "2", "--trials", "8", "--batch-size", "32",
         "--backend", "tensorflow", "--ray", cluster.address, "--output", place, "--space", space,
     ]  # fmt: skip
     killed = subprocess.Popen(process.command(*asked), env=process.environment(), stderr=subprocess.DEVNULL)

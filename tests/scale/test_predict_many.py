@@ -36,8 +36,8 @@ def run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("runs") / "run"
     folder.mkdir()
-    model = build("resnet20", 3, (12, 12), 3)
-    described = bundle.Description("resnet20", ("blue", "green", "red"), "categorical", (12, 12), "stretch")
+    model = build("resnet8", 3, (12, 12), 3)
+    described = bundle.Description("resnet8", ("blue", "green", "red"), "categorical", (12, 12), "stretch")
     bundle.save(folder, model, described, bundle.synthetic_images(12, 12))
     write_json(folder / "calibration.json", {"temperature": 0.2, "points": {}})
     return folder

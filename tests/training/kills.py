@@ -88,7 +88,7 @@ def run(folder, every):
     checkpoints = Checkpoints(folder, Console(quiet=True))
     checkpoints.every = every
     saved = checkpoints.newest()
-    values = {"data": "toy", "model": "resnet20", "augment": "light", "epochs": EPOCHS, "batch_size": BATCH}
+    values = {"data": "toy", "model": "resnet8", "augment": "light", "epochs": EPOCHS, "batch_size": BATCH}
     values |= {
         "learning_rate": 0.05 / 36,
         "warmup_epochs": 1.0,

@@ -12,6 +12,7 @@ from rightfit.training import interrupt
 MODES = ("disk", "memory", "none")
 TINY = {
     "image_size": 8,
+    "model": "resnet8",
     "batch_size": 16,
     "epochs": 4,
     "precision": "float32",
@@ -69,7 +70,7 @@ def test_a_file_that_vanishes_is_named_and_the_run_goes_on_once_it_is_back(
 ):
     photos = write_images(tmp_path / "photos")
     fitted = when == "while the head is fitted"
-    more = {"weights": str(runs["disk"].path / "weights.safetensors"), "model": "resnet20"} if fitted else {}
+    more = {"weights": str(runs["disk"].path / "weights.safetensors")} if fitted else {}
     whole = rightfit.train(photos, output=tmp_path / "whole", **TINY, **more)
     lost, aside = photos / "red" / "00.png", tmp_path / "aside.png"
     batches = []

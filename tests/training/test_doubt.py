@@ -158,7 +158,14 @@ def test_going_back_is_to_the_weights_that_were_kept_and_down_to_zero(write_imag
     monkeypatch.setattr(running.Training, "_all_judged", all_judged)
     monkeypatch.setattr(running.Training, "_made", made)
     photos = write_images(tmp_path / "photos")
-    asked = {"image_size": 8, "batch_size": 16, "precision": "float32", "report": "none", "doctor": "act"}
+    asked = {
+        "image_size": 8,
+        "model": "resnet8",
+        "batch_size": 16,
+        "precision": "float32",
+        "report": "none",
+        "doctor": "act",
+    }
     run = rightfit.train(photos, output=tmp_path / "run", epochs=16, quiet=True, **asked)
     reached = Checkpoints(run.path, Console(quiet=True)).newest().progress
     assert (
@@ -188,7 +195,14 @@ def test_doubts_of_data_that_have_changed_are_forgotten(write_images, picture, t
     monkeypatch.setattr(treatment, "at_random", lambda *seen: True)
     monkeypatch.setattr(treatment, "MISSED", -1.0)
     photos = write_images(tmp_path / "photos")
-    asked = {"image_size": 8, "batch_size": 16, "precision": "float32", "report": "none", "doctor": "act"}
+    asked = {
+        "image_size": 8,
+        "model": "resnet8",
+        "batch_size": 16,
+        "precision": "float32",
+        "report": "none",
+        "doctor": "act",
+    }
     run = rightfit.train(photos, output=tmp_path / "run", epochs=12, patience=12, quiet=True, **asked).path
     before = Checkpoints(run, Console(quiet=True)).newest().progress
     assert before.doctor["doubted"] and before.arrays["targets"].shape == (40, 3)

@@ -47,7 +47,7 @@ class Toy:
 
 
 def settled(**changes):
-    values = {"data": "toy", "model": "resnet20", "augment": "light", "epochs": 5, "batch_size": 16}
+    values = {"data": "toy", "model": "resnet8", "augment": "light", "epochs": 5, "batch_size": 16}
     values |= {
         "learning_rate": 0.01,
         "warmup_epochs": 0.5,
@@ -63,7 +63,7 @@ def tuned(tmp_path):
     """tuned(toy, how, ...) -> model before, progress, decisions."""
 
     def run(toy, how, images=160, rows=None, **changes):
-        model = build("resnet20", CLASSES, (SIDE, SIDE))
+        model = build("resnet8", CLASSES, (SIDE, SIDE))
         before = model.get_weights()
         loader, validation = toy.parts(images)
         if rows is not None:
@@ -206,7 +206,7 @@ def test_a_rate_of_a_tenth_moves_a_layer_a_tenth_as_far():
     loader, _ = toy.parts()
     moved = []
     for rate in (1.0, 0.1):
-        model = fused(build("resnet20", CLASSES, (SIDE, SIDE)))
+        model = fused(build("resnet8", CLASSES, (SIDE, SIDE)))
         before = model.get_layer("stem_conv").kernel.numpy()
         settings = settled(weight_decay=0.0)
         step = make_step(model, make_optimizer(settings, model), "categorical", False, {"stem_conv": rate})

@@ -132,7 +132,7 @@ class Pictures:
 
 @pytest.fixture(scope="module")
 def net():
-    return build("resnet20", 3, (SIDE, SIDE))
+    return build("resnet8", 3, (SIDE, SIDE))
 
 
 def test_features_and_the_head_give_the_logits_of_the_net(net, tmp_path):

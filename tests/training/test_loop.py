@@ -82,7 +82,7 @@ def small_net(outputs=CLASSES, seed=0):
 def settled(**changes):
     values = {
         "data": "toy",
-        "model": "resnet20",
+        "model": "resnet8",
         "augment": "light",
         "epochs": 3,
         "batch_size": 16,
@@ -118,8 +118,8 @@ def same(first, second):
 
 @pytest.fixture(scope="module")
 def learnt():
-    """A resnet20, trained twice alike."""
-    return [train(build("resnet20", CLASSES, (SIDE, SIDE)), epochs=8, learning_rate=0.05) for _ in range(2)]
+    """A resnet8, trained twice alike."""
+    return [train(build("resnet8", CLASSES, (SIDE, SIDE)), epochs=8, learning_rate=0.05) for _ in range(2)]
 
 
 def test_it_learns_what_can_be_learnt(learnt):
@@ -155,7 +155,7 @@ def diagnosis_of(run, images, shares=1 / CLASSES):
 def test_of_labels_drawn_at_random_it_says_that_nothing_carries_over():
     toy = Toy()
     toy.codes = np.random.default_rng(2).integers(0, CLASSES, 144)
-    model = build("resnet20", CLASSES, (SIDE, SIDE))
+    model = build("resnet8", CLASSES, (SIDE, SIDE))
     run = train(model, toy.validation(), loader=toy.loader(), epochs=40, learning_rate=0.05, augment="none")
     assert diagnosis_of(run, 48).word == "label noise"
 

@@ -23,7 +23,8 @@ from rightfit.nets.layers import fused
 from rightfit.training.backend_steps import make_step
 from rightfit.training.optimizers import make_optimizer
 
-SMALL = ("--image-size", 8, "--batch-size", 16, "--precision", "float32", "--learning-rate", "0.05")
+TINY = ("--image-size", 8, "--model", "resnet8")
+SMALL = (*TINY, "--batch-size", 16, "--precision", "float32", "--learning-rate", "0.05")
 KILLS = {"tensorflow": 19, "jax": 3, "torch": 3}
 SEEDS = {"tensorflow": 10, "jax": 13, "torch": 5}  # AdamW where they are odd
 SAME = ("weights.safetensors", "golden.npz", "data.csv", "config.yaml", "architecture.json")
@@ -158,7 +159,7 @@ def test_fine_tuning_stopped_and_resumed_decides_and_weighs_the_same(
     photos = write_images(tmp_path / "photos", count=60)
     weights = tmp_path / "given.safetensors"
     weights.write_bytes((whole / "weights.safetensors").read_bytes())
-    common = ("--model", "resnet20", "--finetune", "auto", "--epochs", 6, "--image-size", 8, "--ema", "0.5")
+    common = (*TINY, "--finetune", "auto", "--epochs", 6, "--ema", "0.5")
     arguments = ("train", photos, "--weights", weights, *common)
     runs = [tmp_path / "whole" / "run", tmp_path / "parts" / "run"]
     assert here(*arguments, "--output", runs[0]).returncode == 0
@@ -294,6 +295,7 @@ def test_a_run_on_arrays_goes_on_with_the_same_arrays_and_no_others(digits, tmp_
     thread = stopping(lambda: epochs_in(run) >= 1)
     arguments = {
         "image_size": 8,
+        "model": "resnet8",
         "epochs": 4,
         "batch_size": 32,
         "precision": "float32",

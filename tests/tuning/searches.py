@@ -34,7 +34,7 @@ from rightfit.tuning import halving  # noqa: E402
 
 ASKED = {
     "epochs": 6,
-    "model": "resnet20",
+    "model": "resnet8",
     "precision": "float32",
     "report": "none",
     "batch_size": 32,

@@ -51,6 +51,7 @@ def variant_named(name: str) -> Variant:
 
 RESNET = "He et al. 2016, Deep Residual Learning for Image Recognition, arXiv:1512.03385"
 CIFAR = f"{RESNET}, section 4.2, option B"
+SMALLEST = f"{CIFAR}, with fewer blocks; as in Tian et al. 2020, arXiv:1910.10699"
 IMAGENET = f"{RESNET}, table 1; stride in the 3x3 as in torchvision (v1.5)"
 PREACT = "He et al. 2016, Identity Mappings in Deep Residual Networks, arXiv:1603.05027"
 WIDE = "Zagoruyko and Komodakis 2016, Wide Residual Networks, arXiv:1605.07146"
@@ -72,6 +73,8 @@ DEPTHS = {
 def _table() -> dict[str, Variant]:
     rows: dict[str, Variant] = {}
     small = Variant("basic", (), CIFAR, stem="cifar", width=16, stem_width=16)
+    for depth in (8, 14):
+        rows[f"resnet{depth}"] = replace(small, depths=((depth - 2) // 6,) * 3, paper=SMALLEST)
     for depth in (20, 32, 44, 56, 110, 1202):
         rows[f"resnet{depth}"] = replace(small, depths=((depth - 2) // 6,) * 3)
     preact = replace(small, block="bottleneck", preact=True, paper=f"{PREACT}, section 4 (CIFAR)")
