@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # before any test imports Keras
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # threads that wait for work by spinning take it from the worker beside
+# Threads that wait for work by spinning take it from the worker beside.
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
@@ -158,10 +157,9 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(photos, tmp_path_factory, process):
-    """A run of two epochs of a ResNet-8 at 12 px, by the command, once; tests copy `folder` to change it."""
+    """`rightfit train photos --image-size 12 --epochs 2 --output RUN`, once; tests copy `folder` to change it."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    asked = ("--image-size", 12, "--model", "resnet8", "--epochs", 2)
-    done = process("train", photos, *asked, "--output", folder)
+    done = process("train", photos, "--image-size", 12, "--epochs", 2, "--output", folder)
     return SimpleNamespace(done=done, folder=folder)
 
 

@@ -398,7 +398,7 @@ def foreign_layer(file):
         ("weights.safetensors", cut, "the file is not whole"),
         ("weights.safetensors", os.remove, "weights.safetensors is not there"),
         ("weights.safetensors", negate_logits, "the weights give other logits than when they were saved"),
-        ("architecture.json", cut, "architecture.json: no JSON: "),
+        ("architecture.json", cut, "architecture.json: no JSON: Unterminated string"),
         ("architecture.json", foreign_layer, "the architecture asks for 'Lambda'"),
         ("golden.npz", cut, "golden.npz: damaged (File is not a zip file)"),
     ],

@@ -569,7 +569,7 @@ def test_borrowed_weights_are_tuned_and_history_says_what_was_trainable(
         "--epochs",
         1,
         "--model",
-        "resnet8",
+        "resnet20",
         "--weights",
         weights,
         "--finetune",
@@ -604,7 +604,7 @@ def test_an_ordinary_training_trains_everything(trained, rows_of):
 
 def test_a_run_says_what_it_started_from_and_why(trained):
     """The default models have no ImageNet weights, so nothing is fetched, and repeating the run asks nothing."""
-    why = "no ImageNet weights are published for resnet8"
+    why = "no ImageNet weights are published for resnet20"
     assert f"starting from scratch: {why}" in trained.done.stderr
     lines = (trained.folder / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
     (decision,) = (d for d in map(json.loads, lines) if d["setting"] == "weights")

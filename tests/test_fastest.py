@@ -105,6 +105,7 @@ def test_speeds_of_another_machine_or_version_are_not_known(remembered):
 
 
 def test_the_key_changes_with_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = runtime.hardware_and_versions()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert runtime.hardware_and_versions() != before

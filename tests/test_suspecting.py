@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 
@@ -31,14 +30,6 @@ def relabelled(run, wrong):
         writer.writeheader()
         writer.writerows(rows)
     return {row["path"] for row in chosen}
-
-
-@pytest.fixture(scope="module")
-def trained(photos, tmp_path_factory):
-    """A run whose net is deep enough to tell the colours apart; copies of it are `copy_of_run`."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    asked = {"image_size": 12, "model": "resnet20", "epochs": 2, "report": "none", "quiet": True}
-    return SimpleNamespace(folder=rightfit.train(photos, output=folder, **asked).path)
 
 
 @pytest.fixture

@@ -34,7 +34,6 @@ def main(number, count, port, folder):
     rows, held = np.arange(IMAGES), np.arange(IMAGES, IMAGES + HELD)
     asked = TrainSettings(
         data="", image_size=str(SIDE), batch_size=32, epochs=4, augment="medium", weights="none", doctor="act",
-        model="resnet8",
         learning_rate=0.025, seed=3, precision="float32",
     )  # fmt: skip
     settings, _ = recipe.resolve(asked, recipe.Facts(IMAGES, (53, 54, 53), "categorical", SIDE))

@@ -133,7 +133,7 @@ def test_gradual_says_what_was_trainable_when(tuned):
 
 
 def test_frozen_layers_keep_every_weight_and_statistic(tuned, monkeypatch):
-    top = finetune.phases(build("resnet20", CLASSES, (SIDE, SIDE)), "gradual")[0]
+    top = finetune.phases(build("resnet8", CLASSES, (SIDE, SIDE)), "gradual")[0]
     monkeypatch.setattr(finetune, "phases", lambda model, how: (Phase(top.name, 1.0, top.rates),))
     model, before, progress, _, _ = tuned(Toy(), "gradual", rows=np.arange(0), epochs=1)
     assert progress.best_epoch == 1

@@ -163,7 +163,8 @@ class Training:
             losses = val.losses(val.temperature if self.acts and not progress.fitted else 1.0)
             agreed = self.workers.agreed
             kept = bool(agreed(is_kept(progress, losses, validation.groups)))
-            stale = 0 if kept else epoch - max(progress.best_epoch, span.first)
+            # Where no time is left, nothing begins.
+            stale = 0 if kept or not self._in_time() else epoch - max(progress.best_epoch, span.first)
             if self.acts:
                 row["strength"] = progress.doctor["strength"]
             if self.probe and self.probe.due(epoch, epochs):
@@ -297,14 +298,14 @@ class Training:
         micro, check = self.progress.micro, self.interrupt.check
         return judged_on(self.judge, images, self.settings, self.label_mode, micro, check, self.workers)
 
-    def _all_judged(self, kept: bool) -> tuple[Judged, float]:
+    def _all_judged(self, kept: bool) -> tuple[Judged, float | None]:
         """What the weights of now, or those that are `kept`, say of all training images, by the labels that they came
-        with, and the temperature that suits validation images."""
+        with, and the temperature at which the kept ones suit validation."""
         plain = self.plain
         if kept:
             self.judge.set_weights(self.progress.weights)
         every = Validation(plain.images, plain.rows, plain.targets, plain.groups)
-        return self.judged(every), self.judged(self.validation).temperature
+        return self.judged(every), self.judged(self.validation).temperature if kept else None
 
     def shorten(self, row: dict[str, Any], settings_for: Callable[[int], TrainSettings]) -> None:
         """After the first epoch: what fits into the time limit becomes the whole schedule."""

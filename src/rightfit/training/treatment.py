@@ -94,7 +94,7 @@ def doubt(
     val: Judged,
     stale: int,
     peak: float,
-    all_of: Callable[[bool], tuple[Judged, float]],
+    all_of: Callable[[bool], tuple[Judged, float | None]],
     agreed: Callable[[float], float] = float,
 ) -> list[Decision]:
     """Where labels are wrong at random and are not learnt by heart yet: targets for the epochs to come that are partly
@@ -103,7 +103,8 @@ def doubt(
     answers are those of the weights that are kept, and the last descent begins there; `peak` is the schedule's rate.
 
     `all_of(kept)` says of all training images what the weights of now, or those that are kept, do, and the temperature
-    that suits them; nothing is changed before it has returned. `agreed` is what the first of several workers says.
+    that suits the kept ones; nothing is changed before it has returned. `agreed` is what the first of several workers
+    says.
     """
     before, epochs = progress.doctor["doubted"], progress.epochs
     due = before + AGAIN * epochs if before else SOONEST * epochs
@@ -126,12 +127,11 @@ def doubt(
         if back:
             because += f"; the answers of epoch {progress.best_epoch}, as wrong labels are being learnt since"
     judged, temperature = all_of(back)
-    targets, share = bootstrapped(judged, temperature)
+    targets, share = bootstrapped(judged, temperature or val.temperature)
     progress.arrays["targets"] = targets
     progress.doctor |= {"doubted": epoch, "changed": epoch, "doubts": share}
-    doubted = Decision(DOUBTS, round(share, 4), because, epoch)
     descent = last_descent(progress, epoch, peak) if back else None
-    return [doubted, descent] if descent else [doubted]
+    return [Decision(DOUBTS, round(share, 4), because, epoch), *([descent] if descent else [])]
 
 
 def last_descent(progress: Progress, epoch: int, peak: float) -> Decision | None:
