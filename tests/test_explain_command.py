@@ -19,14 +19,8 @@ SIDE = 16
 def run(photos, tmp_path_factory):
     """A run of one epoch on the three colours, whose last map has 4x4 places."""
     folder = tmp_path_factory.mktemp("explained") / "run"
-    settings = {
-        "image_size": SIDE,
-        "model": "resnet8",
-        "epochs": 1,
-        "batch_size": 20,
-        "precision": "float32",
-        "report": "none",
-    }
+    settings = {"image_size": SIDE, "model": "resnet8", "epochs": 1, "batch_size": 20}
+    settings |= {"precision": "float32", "report": "none"}
     return rightfit.train(photos, output=folder, quiet=True, **settings)
 
 

@@ -19,18 +19,8 @@ DEMO = Path(__file__).parents[2] / "runs" / "demo" / "report.html"
 def drawn(photos, tmp_path_factory, process):
     """A run that was trained with its page."""
     folder = tmp_path_factory.mktemp("drawn") / "run"
-    arguments = (
-        "--image-size",
-        12,
-        "--model",
-        "resnet8",
-        "--epochs",
-        2,
-        "--report",
-        "en",
-        "--output",
-        folder,
-    )
+    small = ("--image-size", 12, "--model", "resnet8", "--epochs", 2)
+    arguments = (*small, "--report", "en", "--output", folder)
     done = process("train", photos, *arguments)
     assert done.returncode == 0, done.stderr
     return folder, done

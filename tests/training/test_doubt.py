@@ -1,5 +1,6 @@
 """Where labels are wrong at random, what is learnt of the images in doubt is the net's own answer, and nowhere else."""
 
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -19,6 +20,14 @@ from rightfit.training.judging import Judged, Validation
 from rightfit.training.state import Progress
 
 COUNT, CLASSES, EPOCHS = 600, 10, 40
+TINY = {
+    "image_size": 8,
+    "model": "resnet8",
+    "batch_size": 16,
+    "precision": "float32",
+    "report": "none",
+    "doctor": "act",
+}
 
 
 def judged(wrong, classes=CLASSES, hard=False):
@@ -158,19 +167,10 @@ def test_going_back_is_to_the_weights_that_were_kept_and_down_to_zero(write_imag
     monkeypatch.setattr(running.Training, "_all_judged", all_judged)
     monkeypatch.setattr(running.Training, "_made", made)
     photos = write_images(tmp_path / "photos")
-    asked = {
-        "image_size": 8,
-        "model": "resnet8",
-        "batch_size": 16,
-        "precision": "float32",
-        "report": "none",
-        "doctor": "act",
-    }
-    run = rightfit.train(photos, output=tmp_path / "run", epochs=16, quiet=True, **asked)
+    run = rightfit.train(photos, output=tmp_path / "run", epochs=16, quiet=True, **TINY)
     reached = Checkpoints(run.path, Console(quiet=True)).newest().progress
-    assert (
-        reached.restarts == [9] and reached.epochs == reached.epoch == 12 and reached.doctor["doubted"] == 9
-    )
+    assert reached.restarts == [9] and reached.doctor["doubted"] == 9
+    assert reached.epochs == reached.epoch == 12
     assert [of_kept for of_kept, _ in asked_by] == [True] and len(made_of) == 2
     for weights in (asked_by[0][1], made_of[1]):
         assert all(np.array_equal(mine, theirs) for mine, theirs in zip(weights, kept, strict=True))
@@ -178,6 +178,30 @@ def test_going_back_is_to_the_weights_that_were_kept_and_down_to_zero(write_imag
     assert settings[-4:] == [DOUBTS, "epochs", "epoch", "diagnosis"]
     rates = [float(row["learning_rate"]) for row in reached.history]
     assert rates[6] >= rates[9] > rates[10] > rates[11] and rates[11] < 0.2 * rates[6]
+
+
+@pytest.mark.parametrize("after", [9, 10], ids=["as it turns", "on the way down"])
+def test_killed_where_it_goes_back_and_resumed_it_is_the_run_that_nobody_disturbed(
+    after, write_images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(treatment, "at_random", lambda *seen: True)
+    monkeypatch.setattr(treatment, "MISSED", -1.0)
+    monkeypatch.setattr(running, "is_kept", lambda progress, losses, groups: progress.epoch + 1 not in (8, 9))
+    whole, killed, save = tmp_path / "whole", tmp_path / "killed", Checkpoints.save
+
+    def save_and_copy(self, progress, tensors, steps):
+        save(self, progress, tensors, steps)
+        if (progress.epoch, progress.step) == (after, 0) and not killed.exists():
+            self.wait()
+            shutil.copytree(whole, killed)
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_copy)
+    rightfit.train(write_images(tmp_path / "photos"), output=whole, epochs=16, quiet=True, **TINY)
+    rightfit.resume(killed, quiet=True)
+    reached = [Checkpoints(run, Console(quiet=True)).newest().progress for run in (whole, killed)]
+    assert [progress.restarts for progress in reached] == [[9], [9]]
+    for name in ("weights.safetensors", "golden.npz"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
 
 
 def test_a_look_that_is_broken_off_changes_nothing():
@@ -195,15 +219,7 @@ def test_doubts_of_data_that_have_changed_are_forgotten(write_images, picture, t
     monkeypatch.setattr(treatment, "at_random", lambda *seen: True)
     monkeypatch.setattr(treatment, "MISSED", -1.0)
     photos = write_images(tmp_path / "photos")
-    asked = {
-        "image_size": 8,
-        "model": "resnet8",
-        "batch_size": 16,
-        "precision": "float32",
-        "report": "none",
-        "doctor": "act",
-    }
-    run = rightfit.train(photos, output=tmp_path / "run", epochs=12, patience=12, quiet=True, **asked).path
+    run = rightfit.train(photos, output=tmp_path / "run", epochs=12, patience=12, quiet=True, **TINY).path
     before = Checkpoints(run, Console(quiet=True)).newest().progress
     assert before.doctor["doubted"] and before.arrays["targets"].shape == (40, 3)
     (photos / "blue" / "01.jpg").write_bytes(picture(suffix=".jpg"))

@@ -27,6 +27,7 @@ from rightfit.training.diagnosis import diagnose, evidence
 from rightfit.training.judging import Validation
 from rightfit.training.optimizers import FusedSGD, make_optimizer
 from rightfit.training.schedule import WarmupCosine, averaging_decay
+from rightfit.training.workers import Workers
 
 SIDE = 8  # px
 CLASSES = 3
@@ -479,6 +480,12 @@ def test_weight_decay_zero_moves_nothing_without_a_gradient(optimizer):
     step(Batch(images, targets, 0 * weights), 0.5, None)
     after = dict(zip((v.path for v in model.weights), step.weights(), strict=True))
     assert same(before, [after[v.path] for v in model.trainable_variables])
+
+
+def test_what_is_kept_is_what_the_first_worker_says(monkeypatch):
+    said = iter([1.0, 1.0, 0.0])
+    monkeypatch.setattr(Workers, "agreed", lambda self, value: next(said))
+    assert train(epochs=3).best_epoch == 2
 
 
 def test_a_doctor_that_acts_ends_patience_with_a_descent_to_zero():

@@ -61,6 +61,17 @@ class Judged:
         return fitted_temperature(self.logits[::every], self.images.targets[::every], self.label_mode)
 
 
+def columns(name: str, judged: Judged) -> dict[str, float]:
+    """Of history.csv: loss and accuracy, each with half its 95 % interval."""
+    result = judged.result
+    return {
+        f"{name}_loss": result.loss,
+        f"{name}_accuracy": result.accuracy,
+        f"{name}_accuracy_half_width": result.accuracy_half_width,
+        f"{name}_loss_half_width": half_width(judged.losses(), judged.images.groups),
+    }
+
+
 def judged_on(
     model: keras.Model,
     validation: Validation,

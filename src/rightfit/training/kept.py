@@ -13,9 +13,9 @@ from rightfit.memory import is_short
 from rightfit.training import inner, signals
 from rightfit.training.diagnosis import MISSED, Measured
 from rightfit.training.interrupt import Stop
-from rightfit.training.judging import Judged
+from rightfit.training.judging import Judged, columns
 from rightfit.training.phases import ALL
-from rightfit.training.running import Training, columns
+from rightfit.training.running import Training
 
 
 def look_at_the_kept(training: Training) -> None:

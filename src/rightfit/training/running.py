@@ -17,13 +17,12 @@ from rightfit.config import TrainSettings, parse_seconds
 from rightfit.console import Console, duration
 from rightfit.data.loader import TrainLoader
 from rightfit.evaluation.infer import plain_graph
-from rightfit.evaluation.intervals import half_width
 from rightfit.memory import words
 from rightfit.nets.layers import fused
 from rightfit.training import race, treatment
 from rightfit.training.backend_steps import make_step
 from rightfit.training.interrupt import Interrupt
-from rightfit.training.judging import Judged, Validation, is_kept, judged_on, remember
+from rightfit.training.judging import Judged, Validation, columns, is_kept, judged_on, remember
 from rightfit.training.optimizers import make_optimizer
 from rightfit.training.phases import Phase, Span, schedule_of, span_at, thawed
 from rightfit.training.probe import Probe, choose
@@ -366,14 +365,3 @@ class Training:
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.began
-
-
-def columns(name: str, judged: Judged) -> dict[str, float]:
-    """Of history.csv: loss and accuracy, each with half its 95 % interval."""
-    result = judged.result
-    return {
-        f"{name}_loss": result.loss,
-        f"{name}_accuracy": result.accuracy,
-        f"{name}_accuracy_half_width": result.accuracy_half_width,
-        f"{name}_loss_half_width": half_width(judged.losses(), judged.images.groups),
-    }

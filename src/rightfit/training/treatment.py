@@ -25,10 +25,8 @@ from rightfit.training.step import Step
 
 NEARLY_ZERO = 0.05  # of the peak rate
 SOONEST, AGAIN = 0.3, 0.15  # of the epochs, until labels are doubted, and again
-STALE, STALE_AT_LEAST = (
-    0.03,
-    2,
-)  # of the epochs, none as good as the kept one: wrong labels are being learnt; epochs
+# Wrong labels are being learnt where no epoch is as good as the kept one for this share of all, and so many at least.
+STALE, STALE_AT_LEAST = 0.03, 2
 SHORTEST, LENGTH = 3, 0.15  # epochs of the last descent, at least; of those that were planned
 
 
