@@ -16,7 +16,7 @@ from rightfit.learning import on_record, trained
 from rightfit.precision import measured_gain, uses_gpu
 from rightfit.provenance import Job, machine, why_this_backend, write_image_digests
 from rightfit.records import LEARNING_CURVE
-from rightfit.run import CALIBRATION, VALIDATION, Run
+from rightfit.run import BATCH, CALIBRATION, VALIDATION, Run
 from rightfit.runtime import cache_folder
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ def _fit(
     run = Run(place, dataset=dataset)
     metrics = None
     if len(held_out):
-        metrics = run.measure("val", Console(quiet=True), calibrating=True, logits=progress.logits)
+        known, at_once = progress.logits, progress.micro or BATCH  # where memory is short, it still is
+        metrics = run.measure("val", Console(quiet=True), True, known, at_once)
     speed, diagnosis = _speed(job, progress), _diagnosis(job, progress)
     if diagnosis:
         record(_decision("diagnosis", diagnosis["word"], diagnosis["sentence"]))

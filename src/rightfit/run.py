@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from rightfit.saving.ledger import Before
 
 CALIBRATION = "calibration.json"
+BATCH = 64  # images looked at at a time
 VALIDATION = "validation.npz"  # the logits that calibration and metrics.json were made from
 
 
@@ -185,11 +186,13 @@ class Run:
         console: Console,
         calibrating: bool = False,
         logits: NDArray[np.float32] | None = None,
+        batch_size: int = BATCH,
     ) -> dict[str, Any]:
         """Metrics of one split, each with its interval; `evaluate` is the way to open the test set.
 
         `calibrating` fits temperature and operating points to these images first, and saves them.
-        `logits` (N, outputs) are this model's where they are known already.
+        `logits` (N, outputs) are this model's where they are known already; else `batch_size` images at a time are
+        looked at.
         """
         import numpy as np
 
@@ -202,7 +205,7 @@ class Run:
         images, targets = Brightness(dataset.images), dataset.targets(rows)
         areas = pixels_beside(dataset.table.paths(rows))
         if logits is None:
-            logits = self.logits(split, console, images)
+            logits = self.logits(split, console, images, batch_size)
         if calibrating:
             write_with(self.path / VALIDATION, lambda path: np.savez(path, logits=logits))
             found = calibrate(logits, targets, self.label_mode)
@@ -219,14 +222,18 @@ class Run:
             slices=slices_of(images.of(dataset.image_rows[rows]), areas(), named),
         )
 
-    def logits(self, split: str, console: Console, images: Images | None = None) -> NDArray[np.float32]:
+    def logits(
+        self, split: str, console: Console, images: Images | None = None, batch_size: int = BATCH
+    ) -> NDArray[np.float32]:
         """(N, outputs) of the images of one split, as the model gives them; `images` stand for the store."""
         from rightfit.evaluation.infer import all_logits
 
         dataset, rows = self._data(), self._rows(split)
         with console.bar("Evaluating", len(rows)) as bar:
             model = self.predictor(console)
-            return all_logits(model, images or dataset.images, dataset.image_rows[rows], 64, bar.update)
+            return all_logits(
+                model, images or dataset.images, dataset.image_rows[rows], batch_size, bar.update
+            )
 
     def recorded_logits(self, images: int) -> NDArray[np.float32] | None:
         """(images, outputs) of the validation images, as training left them; None where there are none."""
@@ -287,7 +294,7 @@ class Run:
         self,
         paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         output: str | os.PathLike[str] | TextIO | None = None,
-        batch_size: int = 64,
+        batch_size: int = BATCH,
         quiet: bool = False,
         operating_point: str | None = None,
     ) -> pd.DataFrame | int:

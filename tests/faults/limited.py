@@ -5,6 +5,7 @@ import os
 import resource
 import sys
 
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # each thread takes some, of however many cores
 importlib.import_module("keras")
 importlib.import_module(os.environ["KERAS_BACKEND"])
 

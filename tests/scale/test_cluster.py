@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,9 @@ def images(tmp_path_factory, write_images):
 def rightfit(*arguments):
     """A command in its own process, as a person has it: its exit code and what it said."""
     command = [sys.executable, "-m", "rightfit", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    # After a loss Ray may ask for as many workers as before, and waits so many seconds for the room.
+    environment = os.environ | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
     return done.returncode, done.stderr
 
 
