@@ -99,6 +99,12 @@ def test_names_are_text_and_never_markup(read):
     assert seen.text.count(HOSTILE) >= 5
 
 
+def test_a_command_in_the_evidence_is_set_as_one():
+    because = "`rightfit suspects` lists labels"
+    text = page(told(decisions=[{"setting": "diagnosis", "value": "label noise", "evidence": because}]))
+    assert "<td><code>rightfit suspects</code> lists labels</td>" in text
+
+
 def test_what_a_page_says_is_what_the_run_holds(read):
     story = told()
     accuracy = story.metrics["validation"]["accuracy"]

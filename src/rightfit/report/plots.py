@@ -54,10 +54,11 @@ class Line:
 def learning_curves(
     panels: Mapping[str, Sequence[Line]], x_label: str, kept: int | None, marks: Mapping[str, Sequence[float]]
 ) -> str:
-    """A panel for each measure, by its name; a line down at epoch `kept`; `marks`, epochs by marker, along the foot."""
+    """A panel for each measure, by its name, of the same lines each; a line down at epoch `kept`; `marks`, epochs by
+    marker, along the foot."""
     from matplotlib.ticker import MaxNLocator
 
-    with _drawing(len(panels) * 3.4, 2.6, len(panels)) as drawn:
+    with _drawing(len(panels) * 3.4, 2.8, len(panels)) as drawn:
         for axes, (measure, lines) in zip(drawn.axes, panels.items(), strict=True):
             for number, line in enumerate(lines):
                 colour = (FIRST, SECOND)[number % 2]
@@ -83,7 +84,8 @@ def learning_curves(
             axes.set_ylabel(measure)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(x=0.03)
-            axes.legend()
+        handles, names = drawn.axes[0].get_legend_handles_labels()
+        drawn.figure.legend(handles, names, loc="outside upper left", ncols=len(names))
         return drawn.svg()
 
 

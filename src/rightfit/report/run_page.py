@@ -23,6 +23,7 @@ def page(story: Story, language: str = "en") -> str:
         story=story,
         t=words,
         text=lambda phrase, **values: with_code(words(phrase, **values)),
+        code=with_code,
         lead=[with_code(line) for line in _lead(story, words)],
         refresh=AGAIN if story.going_on else None,
         learning=sections.learning(story, words),
