@@ -52,6 +52,7 @@ class Task:
     side: int
     epochs: int
     precision: str = "float32"
+    model: str = "resnet8"  # a thousand trainings are taken
 
 
 TASKS = {
@@ -121,8 +122,8 @@ def trials_of(task: Task, seed: int, work: Path, quick: bool) -> Trials:
     os.environ["RIGHTFIT_CACHE"] = str(work / "cache")
     (work / "search" / FOLDER).mkdir(parents=True)
     settings = {
-        "epochs": 6 if quick else task.epochs, "seed": seed, "precision": task.precision, "report": "none",
-        "weights": "none", "backend": "tensorflow",
+        "model": task.model, "epochs": 6 if quick else task.epochs, "seed": seed, "precision": task.precision,
+        "report": "none", "weights": "none", "backend": "tensorflow",
     }  # fmt: skip
     console = Console(quiet=True)
     asked, source = asking.settled(drawn_from(task.source, task.images, task.side, seed), None, settings)
