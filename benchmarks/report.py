@@ -18,7 +18,10 @@ from typing import Any
 
 from common import RESULTS, ROOT, markdown, read_lines, rows_of
 
-PAGES = [ROOT / "docs" / name for name in ("benchmarks.md", "doctor.md", "how-to/would-more-images-help.md")]
+PAGES = [
+    ROOT / "docs" / name
+    for name in ("benchmarks.md", "doctor.md", "how-to/tune.md", "how-to/would-more-images-help.md")
+]
 PLOTS = ROOT / "docs" / "images"
 BLOCK = re.compile(r"(<!-- results (\S+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 

@@ -2,7 +2,7 @@
 
     python benchmarks/tune.py                    what is not in the results yet, a run a core; hours
     python benchmarks/tune.py --task NAME ...    only these
-    python benchmarks/tune.py --table            what was found, from benchmarks/results/tune.jsonl
+    python benchmarks/tune.py --table            the table of docs/how-to/tune.md from benchmarks/results
     python benchmarks/tune.py --quick            a few tiny trials; shows that it runs
 
 Both searches see the same images and the same ranges, which are bad on purpose: learning rates over four and a half
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from common import installed, lines_asked, lines_parser, read_lines, text_table, worked_off
+from common import installed, lines_asked, lines_parser, markdown, read_lines, worked_off
 from doctor import drawn_from, missing
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def main() -> int:
     made.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME")
     args, output = lines_asked(made, "tune")
     if args.table:
-        print(table(read_lines(output)))
+        print(tables(read_lines(output)))
         return 0
     names, chance, seeds = args.task, RANDOM, args.seeds
     if args.quick:
@@ -90,7 +90,7 @@ def main() -> int:
             f"  {row['task']}, seed {row['seed']}, {who}: {row['loss']:.4f} in {row['seconds']:.0f} s",
             flush=True,
         )
-    print(table(read_lines(output)))
+    print(tables(read_lines(output)))
     return 0
 
 
@@ -195,29 +195,37 @@ def trained(own: Trials, chosen: dict[str, Any]) -> tuple[dict[str, Any], int]:
     return {of: figures_of(job, progress, at) for of, at in rows.items()}, progress.epoch * steps
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """By task: steps to the best of the random search as a share of its own, and errors of what was told."""
-    head = (
-        "task",
-        "seeds",
-        "reached",
-        "share of the steps",
-        "told less test, rightfit",
-        "told less test, best of N",
-    )
-    lines = [list(head)]
+def tables(rows: list[dict[str, Any]]) -> str:
+    """Markdown: by task, steps to the best of the random search as a share of its own, what both searches chose, and
+    how far each was from the test in what it told."""
+    header = [
+        "task", "seeds", "reached", "share of the steps", "test loss of the chosen, nats", "of the best of 64",
+        "told − test", "best of 64's − test",
+    ]  # fmt: skip
+    lines = []
     for name in TASKS:
         pairs = [pair for seed in range(64) if (pair := pair_of(rows, name, seed))]
         if not pairs:
             continue
         shares = [share for ours, chance in pairs if (share := share_of(ours, chance)) is not None]
-        best = [min(chance, key=lambda row: row["loss"]) for _, chance in pairs]
+        searches = (
+            [ours for ours, _ in pairs],
+            [min(chance, key=lambda row: row["loss"]) for _, chance in pairs],
+        )
+        losses = [spread([row["test"]["loss"] for row in of], "{:.3f}") for of in searches]
         lines.append(
-            [name, str(len(pairs)), f"{len(shares)} of {len(pairs)}", spread(shares, "{:.3f}")]
-            + [spread([row["told"]["loss"] - row["test"]["loss"] for row in of], "{:+.4f}")
-               for of in ([ours for ours, _ in pairs], best)]
+            [name, len(pairs), f"{len(shares)} of {len(pairs)}", spread([100 * s for s in shares], "{:.0f}") + " %"]
+            + losses + [apart(of) for of in searches]
         )  # fmt: skip
-    return text_table(lines)
+    return f"{markdown(header, lines)}\n" if lines else "Not measured yet.\n"
+
+
+def apart(searches: list[dict[str, Any]]) -> str:
+    """How far what was told is above the test, and in how many searches by no more than the interval of the two."""
+    found = [row["told"]["loss"] - row["test"]["loss"] for row in searches]
+    halves = [math.hypot(row["told"]["loss_half"], row["test"]["loss_half"]) for row in searches]
+    within = sum(abs(far) <= half for far, half in zip(found, halves, strict=True))
+    return f"{spread(found, '{:+.3f}')}; {within} of {len(found)} within"
 
 
 def pair_of(
