@@ -216,15 +216,14 @@ def resume(
 
 
 def _print_run(run: Run, json: bool) -> None:
+    searching = not (run.path / "metrics.json").exists()
     if json:
-        found = (
-            run.metrics
-            if (run.path / "metrics.json").exists()
-            else {"unfinished": "a search that was stopped"}
-        )
+        found = {"unfinished": "a search that was stopped"} if searching else run.metrics
         _print_json({"run": str(run.path), **found})
     else:
         print(run.path)
+    if searching:  # there is no model that a next command could use
+        raise SystemExit(130)
 
 
 @app.command()

@@ -6,7 +6,6 @@ who asked.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
@@ -14,6 +13,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +38,7 @@ ABSENT = (
     "Could not find any running Ray instance",
     "Failed to connect to GCS",
 )  # none, or one that was killed
+REFUSED = ("InvalidAuthToken", "UNAUTHENTICATED", "AuthenticationError")
 PATIENCE = 30.0  # seconds for a cluster to answer
 LOOKS, WAIT = 4, 2.0  # at what nodes see, so many seconds apart
 SEEN = ".seen-"  # begins the name of a file that nodes are asked for
@@ -99,9 +100,12 @@ def _connected(address: str, console: Console) -> Iterator[None]:
 
 
 def check_installed() -> None:
-    """UsageError where Ray is not installed."""
-    if importlib.util.find_spec("ray") is None:
-        raise UsageError("--ray needs Ray: pip install 'rightfit[ray]'")
+    """UsageError where Ray is not installed, or not wholly."""
+    try:
+        import ray  # noqa: F401 - whether it can be
+    except ImportError as error:
+        why = "" if isinstance(error, ModuleNotFoundError) and error.name == "ray" else f" ({error})"
+        raise UsageError(f"--ray needs Ray{why}: pip install 'rightfit[ray]'") from None
 
 
 def _answers(address: str) -> bool:
@@ -131,7 +135,7 @@ def _answers(address: str) -> bool:
         raise _unreachable(address, f"no answer within {PATIENCE:.0f} s") from None
     if asked.returncode == 0:
         return True
-    if "InvalidAuthToken" in asked.stderr or "UNAUTHENTICATED" in asked.stderr:
+    if any(word in asked.stderr for word in REFUSED):
         raise UsageError(
             f"--ray {address}: the cluster asks for a token; RAY_AUTH_MODE=token sends it the one in "
             "~/.ray/auth_token, or at RAY_AUTH_TOKEN_PATH"
@@ -143,7 +147,7 @@ def _answers(address: str) -> bool:
 
 def _unreachable(address: str, reason: str) -> UsageError:
     return UsageError(
-        f"--ray {address}: no cluster answers ({reason}); "
+        f"--ray {address}: no cluster answers ({textwrap.shorten(reason, 160, placeholder=' ...')}); "
         "`ray start --head` begins one, and --ray local is one for this command alone"
     )
 

@@ -57,7 +57,8 @@ def describe(job: Job) -> dict[str, Any]:
 def machine() -> dict[str, str]:
     """What decides bits besides the run itself."""
     backend = choose_backend()
-    threads = {n: os.environ[n] for n in THREADS if n in os.environ}
+    named = [name for name in THREADS if backend == "tensorflow" or not name.startswith("TF_")]
+    threads = {name: os.environ[name] for name in named if name in os.environ}
     return {
         "backend": backend,
         backend: installed_backends()[backend],

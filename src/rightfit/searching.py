@@ -100,14 +100,15 @@ def tune(
         held.enter_context(cluster.connected(ray, console))
     places = Here(own) if ray is None else Nodes(place, prepared.backend)
     study = Study(own, knobs, ends.trials, seconds, console, places)
+    again = f"rightfit resume {place}" + (f" --ray {ray}" if ray else "")
     try:
         with tensorflow_quiet():
             study.run()
     except Interrupted as stopped:
-        console.say(f"{stopped}; `rightfit resume {place}` goes on with the search")
+        console.say(f"{stopped}; `{again}` goes on with the search")
         return Run(place, unfinished=True)
     except (DataError, WriteError):
-        console.say(f"the search stops; once that is mended, `rightfit resume {place}` goes on")
+        console.say(f"the search stops; once that is mended, `{again}` goes on")
         raise
     return _ended(study, held)
 

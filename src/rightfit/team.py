@@ -46,8 +46,9 @@ class Team:
             raise UsageError("workers reach images by their path; data in memory are this process's alone")
         if settings.batch_size != self.batch_for(settings.batch_size or 1):
             raise UsageError(
-                f"a batch of {settings.batch_size} cannot be dealt out evenly to {self} workers; "
-                f"--batch-size {self.batch_for(settings.batch_size or 1)} can be, or as many workers as divide it"
+                f"a batch of {settings.batch_size} cannot be dealt out evenly to {self} workers; in a new run "
+                f"--batch-size {self.batch_for(settings.batch_size or 1)} can be, and this one to as many workers as "
+                "divide it"
             )
 
     def check_backend(self, backend: str) -> None:
@@ -150,7 +151,7 @@ class Team:
         said = f"{self.fewest} workers are asked for, and there is room for {room}"
         if self.address == "local":
             raise UsageError(f"{said}: a worker takes a processor, or a GPU where there are any")
-        console.say(f"{said}; waiting for the cluster to grow")
+        console.say(f"{said}; waiting for the cluster to grow, {WAITS} minutes at most, or until Ctrl-C")
 
 
 def team_of(

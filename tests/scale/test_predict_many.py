@@ -236,11 +236,17 @@ def test_an_address_that_leads_nowhere_is_said_at_once(address, said, run, image
     assert time.monotonic() - began < 20
 
 
-def test_without_ray_it_is_said_what_to_install(run, images, tmp_path, here, monkeypatch):
+@pytest.mark.parametrize("broken", [False, True])
+def test_without_ray_it_is_said_what_to_install(broken, run, images, tmp_path, here, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
+    if broken:
+        monkeypatch.delitem(sys.modules, "ray")
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / "ray.py").write_text("raise ImportError('a library of its own is gone')")
     done = here("predict", run, images, "--ray", "auto", "--output", tmp_path / "out.parquet")
     assert done.returncode == 2
-    assert done.stderr == "rightfit: --ray needs Ray: pip install 'rightfit[ray]'\n"
+    why = " (a library of its own is gone)" if broken else ""
+    assert done.stderr == f"rightfit: --ray needs Ray{why}: pip install 'rightfit[ray]'\n"
     assert not (tmp_path / "out.parquet").exists()
 
 

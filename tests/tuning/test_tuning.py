@@ -533,6 +533,20 @@ def test_an_epoch_of_the_default_recipe_that_fails_ends_a_search_that_would_be_f
     assert not search.record.epochs
 
 
+def test_a_search_that_is_stopped_ends_with_a_code_of_its_own_as_there_is_no_model(
+    write_images, tmp_path, here, monkeypatch
+):
+    def stopped(study):
+        raise Interrupted("stopped before the first trial")
+
+    monkeypatch.setattr("rightfit.study.Study.run", stopped)
+    photos, run = write_images(tmp_path / "photos", count=48, side=8), tmp_path / "run"
+    asked = ("--image-size", 8, "--weights", "none", "--backend", "tensorflow", "--split", "2:1:1")
+    done = here("tune", photos, *asked, "--trials", 2, "--output", run)
+    assert (done.returncode, done.stdout) == (130, f"{run}\n")
+    assert f"`rightfit resume {run}` goes on with the search" in done.stderr
+
+
 def test_a_range_test_that_is_stopped_stops_the_search_and_is_no_failure(tmp_path, monkeypatch):
     def stopped(*job):
         raise Stop
