@@ -199,8 +199,8 @@ def tables(rows: list[dict[str, Any]]) -> str:
     """Markdown: by task, steps to the best of the random search as a share of its own, what both searches chose, and
     how far each was from the test in what it told."""
     header = [
-        "task", "seeds", "reached", "share of the steps", "test loss of the chosen, nats", "of the best of 64",
-        "told − test", "best of 64's − test",
+        "task", "seeds", "reached", "share of the steps, %", "test loss of its choice, nats",
+        f"of the best of {RANDOM}", "what it told − test", f"what the best of {RANDOM} told − test",
     ]  # fmt: skip
     lines = []
     for name in TASKS:
@@ -214,7 +214,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
         )
         losses = [spread([row["test"]["loss"] for row in of], "{:.3f}") for of in searches]
         lines.append(
-            [name, len(pairs), f"{len(shares)} of {len(pairs)}", spread([100 * s for s in shares], "{:.0f}") + " %"]
+            [name, len(pairs), f"{len(shares)} of {len(pairs)}", spread([100 * s for s in shares], "{:.0f}")]
             + losses + [apart(of) for of in searches]
         )  # fmt: skip
     return f"{markdown(header, lines)}\n" if lines else "Not measured yet.\n"

@@ -65,9 +65,7 @@ def main() -> None:
         print(f"rightfit: {error}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:
-        if (
-            isinstance(end, SystemExit) and end.code != 130
-        ):  # 130 is what typer makes of Ctrl-C, without a word
+        if isinstance(end, SystemExit) and end.code != 130:  # which typer makes of Ctrl-C
             raise
         print("rightfit: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -222,7 +220,7 @@ def _print_run(run: Run, json: bool) -> None:
         _print_json({"run": str(run.path), **found})
     else:
         print(run.path)
-    if searching:  # there is no model that a next command could use
+    if searching:  # as of Ctrl-C elsewhere: it has no model that a next command could use
         raise SystemExit(130)
 
 

@@ -39,6 +39,7 @@ ABSENT = (
     "Failed to connect to GCS",
 )  # none, or one that was killed
 REFUSED = ("InvalidAuthToken", "UNAUTHENTICATED", "AuthenticationError")
+OWN = "rightfit_own"  # a resource of a cluster that was begun for one command
 PATIENCE = 30.0  # seconds for a cluster to answer
 LOOKS, WAIT = 4, 2.0  # at what nodes see, so many seconds apart
 SEEN = ".seen-"  # begins the name of a file that nodes are asked for
@@ -78,14 +79,15 @@ def _connected(address: str, console: Console) -> Iterator[None]:
         return
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or address
-    own: dict[str, Any] = {}
+    begun: dict[str, Any] = {}
     if address == "local" or not _answers(address):
         if address == "auto":
             console.say("no Ray cluster runs here; one is begun on this machine for this command")
-        address, own = "local", {"include_dashboard": False, "num_cpus": cpu_count()}
+        address = "local"
+        begun = {"include_dashboard": False, "num_cpus": cpu_count(), "resources": {OWN: 1}}
     try:
         with without_notices():
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **begun)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise _unreachable(address, str(error).strip().splitlines()[0]) from None
     try:
@@ -97,6 +99,13 @@ def _connected(address: str, console: Console) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def is_own() -> bool:
+    """Whether the cluster was begun for this command, and so does not grow."""
+    import ray
+
+    return OWN in ray.cluster_resources()
 
 
 def check_installed() -> None:
@@ -136,9 +145,11 @@ def _answers(address: str) -> bool:
     if asked.returncode == 0:
         return True
     if any(word in asked.stderr for word in REFUSED):
+        where = "~/.ray/auth_token, or at RAY_AUTH_TOKEN_PATH"
+        if os.environ.get("RAY_AUTH_MODE") == "token":
+            raise UsageError(f"--ray {address}: no token, or not the cluster's, is in {where}")
         raise UsageError(
-            f"--ray {address}: the cluster asks for a token; RAY_AUTH_MODE=token sends it the one in "
-            "~/.ray/auth_token, or at RAY_AUTH_TOKEN_PATH"
+            f"--ray {address}: the cluster asks for a token; RAY_AUTH_MODE=token sends it the one in {where}"
         )
     if address == "auto" and any(word in asked.stderr for word in ABSENT):
         return False

@@ -20,6 +20,9 @@ from rightfit.run import BATCH, CALIBRATION, VALIDATION, Run
 from rightfit.runtime import cache_folder
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from rightfit.training.checkpoints import Checkpoints
     from rightfit.training.recipe import Decision
     from rightfit.training.state import Progress, Saved
@@ -97,8 +100,7 @@ def _fit(
     run = Run(place, dataset=dataset)
     metrics = None
     if len(held_out):
-        known, at_once = progress.logits, progress.micro or BATCH  # where memory is short, it still is
-        metrics = run.measure("val", Console(quiet=True), True, known, at_once)
+        metrics = _on_validation(run, progress, progress.logits)
     speed, diagnosis = _speed(job, progress), _diagnosis(job, progress)
     if diagnosis:
         record(_decision("diagnosis", diagnosis["word"], diagnosis["sentence"]))
@@ -164,7 +166,7 @@ def _stopped(job: Job, progress: Progress, console: Console) -> Run:
         content["epoch"] = progress.best_epoch
         if len(job.dataset.table.rows("val")):
             run = Run(job.place, dataset=job.dataset)
-            content["validation"] = run.measure("val", Console(quiet=True), calibrating=True)
+            content["validation"] = _on_validation(run, progress)
     folder.write_json(job.place / "metrics.json", content)
     kept = f"; until then it holds epoch {progress.best_epoch}" if usable else ""
     console.say(f"{progress.stopped}; `rightfit resume {job.place}` goes on{kept}")
@@ -172,6 +174,12 @@ def _stopped(job: Job, progress: Progress, console: Console) -> Run:
     if usable:
         _draw(run, console)
     return run
+
+
+def _on_validation(run: Run, progress: Progress, logits: NDArray[np.float32] | None = None) -> dict[str, Any]:
+    """Calibrated, and measured; by no more images at a time than a step took, where memory is short."""
+    at_once = min(progress.micro or BATCH, BATCH)
+    return run.measure("val", Console(quiet=True), calibrating=True, logits=logits, batch_size=at_once)
 
 
 def _write_model(job: Job, progress: Progress) -> None:

@@ -46,9 +46,8 @@ class Team:
             raise UsageError("workers reach images by their path; data in memory are this process's alone")
         if settings.batch_size != self.batch_for(settings.batch_size or 1):
             raise UsageError(
-                f"a batch of {settings.batch_size} cannot be dealt out evenly to {self} workers; in a new run "
-                f"--batch-size {self.batch_for(settings.batch_size or 1)} can be, and this one to as many workers as "
-                "divide it"
+                f"a batch of {settings.batch_size} cannot be dealt out evenly to {self} workers; take as many as "
+                f"divide it, or begin a run with --batch-size {self.batch_for(settings.batch_size or 1)}"
             )
 
     def check_backend(self, backend: str) -> None:
@@ -149,7 +148,7 @@ class Team:
         if room >= self.fewest:
             return
         said = f"{self.fewest} workers are asked for, and there is room for {room}"
-        if self.address == "local":
+        if cluster.is_own():
             raise UsageError(f"{said}: a worker takes a processor, or a GPU where there are any")
         console.say(f"{said}; waiting for the cluster to grow, {WAITS} minutes at most, or until Ctrl-C")
 

@@ -220,7 +220,7 @@ def test_what_a_batch_that_failed_held_is_free_before_the_halves_are_tried():
 
 @pytest.fixture
 def large(tmp_path, write_images):
-    """Arguments of a run whose batch of 32 takes 4 to 8 GB a step."""
+    """Arguments of a run whose batch of 32 takes over 1 GB a step."""
     photos = write_images(tmp_path / "photos", count=12, side=256)
     run = tmp_path / "run"
     sizes = ("--image-size", 256, "--model", "resnet8", "--batch-size", 32, "--epochs", 1)

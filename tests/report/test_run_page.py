@@ -99,6 +99,18 @@ def test_names_are_text_and_never_markup(read):
     assert seen.text.count(HOSTILE) >= 5
 
 
+def test_lines_look_alike_in_each_panel_and_are_named_once():
+    epochs = np.arange(3.0)
+    both, second = plots.Line("both", epochs, epochs), plots.Line("second", epochs, epochs)
+    drawn = plots.learning_curves({"loss": [second], "accuracy": [both, second]}, "epoch", None, {})
+    assert drawn.count(">both<") == drawn.count(">second<") == 1
+    lines = [
+        len(re.findall(f'"fill: none; stroke[^"]*: {colour}', drawn))
+        for colour in (plots.FIRST, plots.SECOND)
+    ]
+    assert lines == [3, 2], "each once more in the legend"
+
+
 def test_a_command_in_the_evidence_is_set_as_one():
     because = "`rightfit suspects` lists labels"
     text = page(told(decisions=[{"setting": "diagnosis", "value": "label noise", "evidence": because}]))

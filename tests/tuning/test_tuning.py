@@ -533,7 +533,7 @@ def test_an_epoch_of_the_default_recipe_that_fails_ends_a_search_that_would_be_f
     assert not search.record.epochs
 
 
-def test_a_search_that_is_stopped_ends_with_a_code_of_its_own_as_there_is_no_model(
+def test_a_search_that_is_stopped_ends_with_the_code_of_ctrl_c_as_there_is_no_model(
     write_images, tmp_path, here, monkeypatch
 ):
     def stopped(study):

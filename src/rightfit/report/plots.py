@@ -54,23 +54,22 @@ class Line:
 def learning_curves(
     panels: Mapping[str, Sequence[Line]], x_label: str, kept: int | None, marks: Mapping[str, Sequence[float]]
 ) -> str:
-    """A panel for each measure, by its name, of the same lines each; a line down at epoch `kept`; `marks`, epochs by
-    marker, along the foot."""
+    """A panel for each measure, by its name; a line down at epoch `kept`; `marks`, epochs by marker, along the foot.
+    A line looks alike in each panel that has it, and its name is said once, above them."""
     from matplotlib.ticker import MaxNLocator
 
+    numbers = {
+        name: n for n, name in enumerate(dict.fromkeys(line.name for of in panels.values() for line in of))
+    }
+    named: dict[str, Any] = {}
     with _drawing(len(panels) * 3.4, 2.8, len(panels)) as drawn:
         for axes, (measure, lines) in zip(drawn.axes, panels.items(), strict=True):
-            for number, line in enumerate(lines):
+            for line in lines:
+                number = numbers[line.name]
                 colour = (FIRST, SECOND)[number % 2]
                 marker = "o" if len(line.epochs) < 25 else ""
-                axes.plot(
-                    line.epochs,
-                    line.values,
-                    LINES[number],
-                    color=colour,
-                    marker=marker,
-                    ms=3,
-                    label=line.name,
+                (named[line.name],) = axes.plot(
+                    line.epochs, line.values, LINES[number], color=colour, marker=marker, ms=3
                 )
                 if line.half is not None:
                     low, high = line.values - line.half, line.values + line.half
@@ -84,8 +83,7 @@ def learning_curves(
             axes.set_ylabel(measure)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.margins(x=0.03)
-        handles, names = drawn.axes[0].get_legend_handles_labels()
-        drawn.figure.legend(handles, names, loc="outside upper left", ncols=len(names))
+        drawn.figure.legend([named[n] for n in numbers], list(numbers), loc="outside upper left", ncols=3)
         return drawn.svg()
 
 
