@@ -7,7 +7,7 @@
 
 Both searches see the same images and the same ranges, which are bad on purpose: learning rates over four and a half
 decades. Random search trains 64 trials to their ends. Of rightfit's, with 48 trials at most, which take about a
-quarter of those steps, it is counted how many it took to a trial whose selection loss is as low as the best of the 64,
+third of those steps, it is counted how many it took to a trial whose selection loss is as low as the best of the 64,
 the steps of its range test and of its default recipe among them. Then what each search would tell is held against the
 sealed test, which this script alone opens: rightfit's figure of the reporting half, and the selection loss of the best
 of the 64, which chose it.
