@@ -176,7 +176,11 @@ def code_of(way: str) -> str:
 
 def of_this_code(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Lines of tasks and code as they are now."""
-    return [row for row in of_these_tasks(rows) if code_of(row["way"]) in (row["code"], row.get("holds_for"))]
+    return [row for row in of_these_tasks(rows) if holds(row)]
+
+
+def holds(row: Mapping[str, Any]) -> bool:
+    return code_of(row["way"]) in (row["code"], row.get("holds_for"))
 
 
 def of_these_tasks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -190,7 +194,7 @@ def confirmed(output: Path, ways: list[str], lines: int, processes: int) -> int:
     rows, failed = of_these_tasks(read_lines(output)), False
     for way in ways:
         current = code_of(way)
-        old = [row for row in rows if row["way"] == way and row not in of_this_code(rows)]
+        old = [row for row in rows if row["way"] == way and not holds(row)]
         drawn = np.random.default_rng(int(current, 16)).permutation(len(old))[:lines]
         runs = [{name: old[n][name] for name in ("task", "seed", "way", "point")} for n in drawn]
         before = {key_of(old[n]): old[n] for n in drawn}
@@ -206,10 +210,10 @@ def confirmed(output: Path, ways: list[str], lines: int, processes: int) -> int:
         for row in old if alike else []:
             row["holds_for"] = current
         failed |= not alike
+        part = output.with_name(output.name + ".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        part.replace(output)
         print(f"{way}: {len(old)} old lines, {len(runs)} made again, {'all equal' if alike else 'not equal'}")
-    part = output.with_name(output.name + ".part")
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    part.replace(output)
     return int(failed)
 
 

@@ -13,7 +13,7 @@ from rightfit import asking, beginning, cluster, continuing, working
 from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.errors import UsageError
-from rightfit.run import Run
+from rightfit.run import BATCH, Run
 from rightfit.runtime import choose_backend
 from rightfit.team import team_of
 
@@ -191,7 +191,7 @@ def predict_many(
     output: str | os.PathLike[str],
     *,
     ray: str = "auto",
-    batch_size: int = 64,
+    batch_size: int = BATCH,
     operating_point: str | None = None,
     precision: str = "float32",
     backend: str = "auto",

@@ -24,7 +24,7 @@ from rightfit.flags import (
     with_settings,
 )
 from rightfit.report import tables
-from rightfit.run import Run
+from rightfit.run import BATCH, Run
 
 app = typer.Typer(
     name="rightfit",
@@ -291,7 +291,7 @@ def predict(
     ] = None,
     backend: Backend = "auto",
     precision: Precision = "float32",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a step")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step")] = BATCH,
     ray: Ray = None,
     quiet: Quiet = False,
 ) -> None:

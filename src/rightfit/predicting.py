@@ -62,9 +62,9 @@ def predict(
 
     `backend` is what the workers are to compute on; "auto" each chooses for its own machine.
     """
+    folder = _folder(output)
     cluster.check_installed()
     cluster.refuse_client(address)
-    folder = _folder(output)
     run.thresholds(operating_point)
     named = [os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     home = "" if all(is_url(path) or os.path.isabs(path) for path in named) else os.getcwd()

@@ -17,7 +17,7 @@ from rightfit.console import Console
 from rightfit.errors import DataError, RightfitError, UsageError
 from rightfit.files import write_text
 from rightfit.records import epochs_of, kept_epoch, learning_curve_of, objects_of, search_of
-from rightfit.run import Run
+from rightfit.run import BATCH, Run
 
 if TYPE_CHECKING:
     from rightfit.data.dataset import Dataset
@@ -169,7 +169,9 @@ def _with_answers(story: Story, run: Run, table: Table, dataset: Dataset | None,
     logits = run.recorded_logits(len(rows))
     try:
         if logits is None and dataset is not None:
-            logits = all_logits(run.model, dataset.images, dataset.image_rows[dataset.table.rows("val")], 64)
+            logits = all_logits(
+                run.model, dataset.images, dataset.image_rows[dataset.table.rows("val")], BATCH
+            )
         if logits is None:
             return story
         raw, mode, targets = logits.astype("float64"), run.label_mode, table.targets(rows)

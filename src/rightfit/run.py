@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from rightfit.saving.ledger import Before
 
 CALIBRATION = "calibration.json"
-BATCH = 64  # images looked at at a time
 VALIDATION = "validation.npz"  # the logits that calibration and metrics.json were made from
+BATCH = 64  # images that are predicted at a time
 
 
 class Run:

@@ -158,7 +158,7 @@ def test_what_cannot_be_shared_is_said(tmp_path):
         team_of(None, "auto", work)
     settings = TrainSettings(data="", backend="jax", batch_size=32)
     team_of(2, None, work).check(settings, "a.png")
-    with pytest.raises(UsageError, match="--batch-size 33"):
+    with pytest.raises(UsageError, match="as many as divide it, or begin a run with --batch-size 33"):
         team_of(3, None, work).check(settings, "a.png")
     with pytest.raises(UsageError, match="train on JAX"):
         team_of(2, None, work).check(settings.model_copy(update={"backend": "torch"}), "a.png")
