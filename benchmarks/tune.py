@@ -146,7 +146,8 @@ def searched(own: Trials, most: int) -> dict[str, Any]:
     from rightfit.study import Study
     from rightfit.tuning.choosing import choose
 
-    study = Study(own, space(), most, None, Console(quiet=True), Here(own))
+    quiet = Console(quiet=True)
+    study = Study(own, space(), most, None, quiet, Here(own, quiet))
     study.run()
     choice = choose(study.trials, study.levels)
     assert choice is not None

@@ -54,6 +54,18 @@ def test_a_folder_that_is_not_there(refused, tmp_path):
     assert f"{tmp_path / 'nowhere'}: no such file or folder" in refused(UNUSABLE, tmp_path / "nowhere")
 
 
+def test_what_is_wrong_with_the_data_is_said_before_keras_is_imported(tmp_path):
+    """Which takes seconds; and where several backends are installed, these are measured first, for a minute."""
+    code = (
+        "import sys; from rightfit.cli import main\n"
+        f"sys.argv = ['rightfit', 'train', {str(tmp_path / 'nowhere')!r}]\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'keras' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == [str(UNUSABLE), "False"], done.stderr
+
+
 def test_an_empty_folder_says_what_a_full_one_looks_like(refused, tmp_path):
     (tmp_path / "empty").mkdir()
     said = refused(UNUSABLE, tmp_path / "empty")

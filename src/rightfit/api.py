@@ -84,8 +84,8 @@ def train(
         shared.check_backend(asked.backend)
     console = Console(quiet)
     with ExitStack() as held:
-        if shared:  # before images are decoded for a cluster that does not answer
-            held.enter_context(cluster.connected(shared.address, console))
+        if shared:  # before images are decoded for a cluster that does not answer, or is too small
+            held.enter_context(shared.connected(console))
         prepared = beginning.prepared(asked, source, config, console)
         return beginning.begin(prepared, console, held, team=shared)
 

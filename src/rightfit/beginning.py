@@ -54,14 +54,14 @@ class Prepared:
 
 def prepared(asked: TrainSettings, source: Any, config: str | Path | None, console: Console) -> Prepared:
     """Of what was `asked`: images decoded and split, the image size, backend and precision, and why these two."""
+    from rightfit.data.dataset import prepare, read
+
+    found = read(source, asked)  # before Keras is imported, and perhaps backends are measured
     cache = cache_folder(asked.cache_folder)
     backend, reason = fastest.choose(asked.backend, cache, console)
     precision, because = choose_precision(asked.precision, cache)
     asking.check(asked)
-
-    from rightfit.data.dataset import prepare
-
-    dataset, asked = prepare(source, asked, console, asking.split_beside(config, asked))
+    dataset, asked = prepare(source, asked, console, asking.split_beside(config, asked), found)
     if asked.ordinal:
         asking.say_grades(dataset.table.classes, dataset.table.label_mode, console)
     return Prepared(dataset, asked, backend, precision, {"backend": reason, "precision": because})

@@ -82,7 +82,7 @@ def _run(
     ray = None if searched and asked.workers is None else asked.ray
     team = team_of(asked.workers, ray, working.work)
     if team:
-        held.enter_context(cluster.connected(team.address, console))
+        held.enter_context(team.connected(console))
     if saved is not None:
         return resuming.go_on(
             place, checkpoints, saved, asked.data, asked.epochs, asked.micro_batch, asked.accept_data_changes,

@@ -100,7 +100,7 @@ def images_of(job: Job) -> tuple[TrainLoader, Validation]:
     loader = TrainLoader(
         dataset.images,
         dataset.image_rows[rows],
-        dataset.targets(rows),
+        table.held_targets(rows),
         weights,
         settings.batch_size,
         settings.seed,

@@ -6,17 +6,24 @@ Both take a task and give back what became of it; what a place knows beside that
 from __future__ import annotations
 
 import functools
+import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rightfit import cluster, trials
+from rightfit import cluster, records, trials
 from rightfit.aside import Interrupted
+from rightfit.console import Console
+from rightfit.files import write_text
 from rightfit.tuning.halving import Task
 
 CPUS = 4  # of a trial, where nodes have them: small nets do not use more
 LOST = 8  # times that a trial is begun again elsewhere, from its checkpoint, before it counts as failed
 PATIENCE = 60  # seconds for trials to save where they stand
+NOTE, ENDED = "at-work.json", 3  # what is at work here; ends in one of these, after which a way out is named
 
 
 class Places(Protocol):
@@ -37,18 +44,47 @@ class Places(Protocol):
 class Here:
     count = 1
 
-    def __init__(self, own: trials.Trials) -> None:
-        self.trials = own
+    def __init__(self, own: trials.Trials, console: Console) -> None:
+        self.trials, self.console = own, console
         self._done: list[tuple[Task, dict[str, Any]]] = []
 
     def begin(self, task: Task, chosen: dict[str, Any], last: int) -> None:
-        self._done.append((task, self.trials.attempt(task, chosen, last)))
+        with self._noted(f"trial {task.trial}, seed {task.seed}, up to epoch {task.epochs}"):
+            self._done.append((task, self.trials.attempt(task, chosen, last)))
 
     def next_done(self) -> tuple[Task, dict[str, Any]]:
         return self._done.pop()
 
     def ask(self, what: str) -> dict[str, Any]:
-        return self.trials.ask(what)
+        with self._noted(what.replace("_", " ")):
+            return self.trials.ask(what)
+
+    @contextmanager
+    def _noted(self, what: str) -> Iterator[None]:
+        """A note for as long as the body is at work; where it is there already, the process was ended in it."""
+        note = self.trials.place / trials.FOLDER / NOTE
+        before = records.object_in(note)
+        times = int(before["times"]) if before.get("at work on") == what else 0
+        if times >= ENDED:
+            self.console.say(
+                f"{what}: the process was ended in it {times} times; where memory is too short for it, "
+                f"`rightfit resume {self.trials.place} --micro-batch N` sums gradients over parts of N images"
+            )
+        write_text(note, json.dumps({"at work on": what, "times": times + 1}))
+        try:
+            yield
+        finally:
+            note.unlink(missing_ok=True)
+
+
+@dataclass
+class _Sent:
+    """To a node: a method of `Trials` and what it takes, when, and how often its process was lost."""
+
+    what: tuple[Any, ...]
+    task: Task | None = None
+    began: float = field(default_factory=time.monotonic)
+    lost: int = 0
 
 
 class Nodes:
@@ -61,55 +97,55 @@ class Nodes:
         room = cluster.room(CPUS)
         self.place = str(place.resolve())
         variables = cluster.environment(KERAS_BACKEND=backend, **cluster.threads(room.cpus))
+        # Ray's own tries have no end where its memory monitor ends a process (task_oom_retries).
         self._call = ray.remote(
-            num_cpus=room.cpus,
-            num_gpus=room.gpus,
-            max_retries=LOST,
-            runtime_env={"env_vars": variables},
+            num_cpus=room.cpus, num_gpus=room.gpus, max_retries=0, runtime_env={"env_vars": variables}
         )(_called)
-        self._going: dict[Any, tuple[Task, float]] = {}  # with when it was begun
+        self._going: dict[Any, _Sent] = {}
 
     @property
     def count(self) -> int:
         return cluster.room(CPUS).workers  # now: a cluster grows and shrinks
 
     def begin(self, task: Task, chosen: dict[str, Any], last: int) -> None:
-        self._going[self._call.remote(self.place, "attempt", task, chosen, last)] = task, time.monotonic()
+        self._send(_Sent(("attempt", task, chosen, last), task))
 
     def next_done(self) -> tuple[Task, dict[str, Any]]:
-        import ray
-
-        try:
-            done, _ = ray.wait(list(self._going), num_returns=1)
-        except KeyboardInterrupt:
-            self._stop()
-            raise Interrupted(f"stopped with {len(self._going)} trials under way") from None
-        task, began = self._going.pop(done[0])
-        found = self._result(done[0])
-        return task, {"seconds": round(time.monotonic() - began, 1), **found}
+        sent, found = self._back()
+        assert sent.task
+        return sent.task, found
 
     def ask(self, what: str) -> dict[str, Any]:
+        self._send(_Sent(("ask", what)))
+        return self._back()[1]
+
+    def _send(self, sent: _Sent) -> None:
+        self._going[self._call.remote(self.place, *sent.what)] = sent
+
+    def _back(self) -> tuple[_Sent, dict[str, Any]]:
+        """What is done first; what is lost on the way is sent again."""
         import ray
 
-        began, asked = time.monotonic(), self._call.remote(self.place, "ask", what)
-        try:
-            found = self._result(asked)
-        except KeyboardInterrupt:
-            ray.cancel(asked)
-            raise Interrupted("stopped before the first trial") from None
-        return {"seconds": round(time.monotonic() - began, 1), **found}
-
-    def _result(self, reference: Any) -> dict[str, Any]:
-        import ray
-
-        try:
-            found: dict[str, Any] = ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except ray.exceptions.RayError as error:
-            why = cluster.reason_of(error)
-            return {"failed": f"its process was lost {LOST + 1} times: {why}"}
-        return found
+        while True:
+            try:
+                done, _ = ray.wait(list(self._going), num_returns=1)
+            except KeyboardInterrupt:
+                self._stop()
+                trials = sum(sent.task is not None for sent in self._going.values())
+                under_way = f"with {trials} trial{'s' if trials > 1 else ''} under way"
+                raise Interrupted(f"stopped {under_way if trials else 'before the first trial'}") from None
+            sent = self._going.pop(done[0])
+            try:
+                found: dict[str, Any] = ray.get(done[0])
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            except ray.exceptions.RayError as error:
+                sent.lost += 1
+                if sent.lost <= LOST:
+                    self._send(sent)
+                    continue
+                found = {"failed": f"its process was lost {sent.lost} times: {cluster.reason_of(error)}"}
+            return sent, {"seconds": round(time.monotonic() - sent.began, 1), **found}
 
     def _stop(self) -> None:
         """Trials save where they stand."""

@@ -26,12 +26,12 @@ def objects_of(path: Path) -> list[dict[str, Any]]:
 
 def search_of(place: Path) -> dict[str, Any]:
     """What the search for settings found that the run in `place` ended; {} where there was none."""
-    return _object_in(place / SEARCHED)
+    return object_in(place / SEARCHED)
 
 
 def learning_curve_of(place: Path) -> dict[str, Any]:
     """What parts of the training images of the run in `place` taught; {} where that was not asked."""
-    found = _object_in(place / LEARNING_CURVE)
+    found = object_in(place / LEARNING_CURVE)
     whole = {"of", "validation", "half_width", "points", "forecasts"} <= found.keys()
     return found if whole and found["points"] and found["forecasts"] else {}
 
@@ -42,7 +42,8 @@ def would_help(curve: Mapping[str, Any]) -> str:
     return "help" if ahead["low"] > now else "harm" if ahead["high"] < now else "unsure"
 
 
-def _object_in(path: Path) -> dict[str, Any]:
+def object_in(path: Path) -> dict[str, Any]:
+    """Of a JSON file; {} where it is not there or holds no object."""
     with suppress(OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}

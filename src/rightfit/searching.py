@@ -98,7 +98,7 @@ def tune(
     own = Trials(place, prepared, base, facts)
     if ray is not None:
         held.enter_context(cluster.connected(ray, console))
-    places = Here(own) if ray is None else Nodes(place, prepared.backend)
+    places = Here(own, console) if ray is None else Nodes(place, prepared.backend)
     study = Study(own, knobs, ends.trials, seconds, console, places)
     again = f"rightfit resume {place}" + (f" --ray {ray}" if ray else "")
     try:
@@ -138,7 +138,7 @@ def go_on(
     if not begun:
         raise RunError(f"{place}: its journal says nothing of how the search was begun; begin another one")
     folder.remove_half_written(place / FOLDER)
-    console.say(f"{place}: a search goes on, {len(record.trials):,} trials begun")
+    console.say(f"{place}: a search goes on, {len(record.trials):,} of its trials begun")
     prepared = beginning.prepared_again(place, begun, data, micro_batch, console)
     dataset = prepared.dataset
     with tempfile.TemporaryDirectory() as beside:

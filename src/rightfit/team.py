@@ -62,26 +62,31 @@ class Team:
         found = -(-size // each) * each
         return found if most is None or found <= most else max(each, most // each * each)
 
-    def train(self, place: Path, console: Console) -> None:
-        """Train the run on from its newest checkpoint to the end of training. RightfitError, or the error of a worker,
-        where that is not reached; the checkpoint stays."""
+    @contextmanager
+    def connected(self, console: Console) -> Iterator[None]:
+        """To the cluster. UsageError where none answers, or it can never hold the fewest workers."""
         with cluster.connected(self.address, console):
-            own = place.resolve() / "checkpoints" / OWN
+            self._check_room(console)
+            yield
+
+    def train(self, place: Path, console: Console) -> None:
+        """Train the run on from its newest checkpoint to the end of training, while `connected`. RightfitError, or the
+        error of a worker, where that is not reached; the checkpoint stays."""
+        own = place.resolve() / "checkpoints" / OWN
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir()
+        try:
+            cluster.refuse_unshared(place)
+            with _told(place / "log.txt", console):
+                self._fit(place.resolve(), own)
+        except KeyboardInterrupt:
+            console.say(
+                f"stopped; `rightfit resume {place} --workers {self} --ray {self.address}` goes on from the last "
+                "checkpoint"
+            )
+            raise
+        finally:
             shutil.rmtree(own, ignore_errors=True)
-            own.mkdir()
-            try:
-                self._check_room(console)
-                cluster.refuse_unshared(place)
-                with _told(place / "log.txt", console):
-                    self._fit(place.resolve(), own)
-            except KeyboardInterrupt:
-                console.say(
-                    f"stopped; `rightfit resume {place} --workers {self} --ray {self.address}` goes on from the last "
-                    "checkpoint"
-                )
-                raise
-            finally:
-                shutil.rmtree(own, ignore_errors=True)
 
     def _fit(self, place: Path, own: Path) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -142,7 +147,7 @@ class Team:
             ) from error
 
     def _check_room(self, console: Console) -> None:
-        """UsageError where a cluster of this machine's own can never hold the fewest workers; others may grow."""
+        """A cluster of this machine's own cannot grow; others may."""
         share = cluster.share(self.most)
         room = cluster.room(share.cpus).workers
         if room >= self.fewest:
@@ -150,7 +155,9 @@ class Team:
         said = f"{self.fewest} workers are asked for, and there is room for {room}"
         if cluster.is_own():
             raise UsageError(f"{said}: a worker takes a processor, or a GPU where there are any")
-        console.say(f"{said}; waiting for the cluster to grow, {WAITS} minutes at most, or until Ctrl-C")
+        console.say(
+            f"{said}; training waits for the cluster to grow, {WAITS} minutes at most, or until Ctrl-C"
+        )
 
 
 def team_of(

@@ -291,6 +291,34 @@ def test_multilabel_codes_are_multi_hot():
     assert table.codes().dtype == np.uint8
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0, 1, 1, 0], [[0], [1], [0]]),
+        ([2, 0, 1, 2], [[0, 0, 1], [1, 0, 0], [0, 0, 1]]),
+        ([[1, 0, 1], [0, 1, 1], [0, 1, 0], [1, 0, 0]], [[1, 0, 0], [0, 1, 1], [1, 0, 1]]),
+    ],
+    ids=["binary", "categorical", "multilabel"],
+)
+def test_targets_are_float32_however_they_are_held(labels, expected):
+    table, rows = read((np.zeros((4, 2, 2), np.uint8), np.array(labels))), np.array([3, 1, 0])
+    held, expected = table.held_targets(rows), np.array(expected, np.float32)
+    assert np.array_equal(table.targets(rows), expected) and expected.shape[1] == table.outputs
+    for part in (slice(None), slice(1, 3), np.array([2, 0, 2])):
+        assert np.array_equal(held[part], expected[part]) and held[part].dtype == np.float32
+
+
+def test_targets_of_many_classes_are_held_as_a_number_an_image():
+    held = Table(
+        pd.DataFrame({"label": pd.Categorical.from_codes(np.arange(1000) % 500, [*map(str, range(500))])}),
+        tuple(map(str, range(500))),
+        "categorical",
+        "",
+    ).held_targets(np.arange(1000))
+    assert held.codes.nbytes == 4 * 1000
+    assert np.array_equal(held[:].argmax(axis=1), np.arange(1000) % 500) and held[:].sum() == 1000
+
+
 def test_binary_wants_two_classes():
     with pytest.raises(UsageError, match="two classes, these are 3"):
         read((np.zeros((3, 2, 2), np.uint8), [0, 1, 2]), label_mode="binary")

@@ -1,6 +1,6 @@
 """One of several processes that train a small net together, without Ray: python pair.py NUMBER COUNT PORT FOLDER.
 
-Leaves in FOLDER the weights, the history, and the rows that were looked at.
+Trains it once a case. Leaves in FOLDER the weights of each, the history, and the rows that were looked at.
 """
 
 import json
@@ -8,7 +8,18 @@ import os
 import sys
 from pathlib import Path
 
+from rightfit.data.loader import TrainLoader
+from rightfit.training.workers import Workers
+
 IMAGES, HELD, SIDE, CLASSES = 160, 71, 8, 3
+CASES = {
+    "plain": {},
+    "poisoned": {},  # a loss is lost in the second epoch, by the images of one process
+    "in parts": {"epochs": 2, "micro_batch": 8},
+    "limited": {"epochs": 2000, "time_limit": "4s"},
+}
+POISON = [(1, 2)]  # epoch and step of a batch
+ALONE = ("plain", "poisoned")  # what the others do is not one process's, to rounding
 
 
 def main(number, count, port, folder):
@@ -17,17 +28,22 @@ def main(number, count, port, folder):
 
     if count > 1:
         jax.distributed.initialize(f"127.0.0.1:{port}", count, number)
+    workers = Workers(number, count)
+    for case, asked in CASES.items():
+        if count > 1 or case in ALONE:
+            train(case, asked, workers, folder)
+
+
+def train(case, changed, workers, folder):
     import numpy as np
 
     from rightfit.config import TrainSettings
     from rightfit.console import Console
     from rightfit.data.augment import policy_named
-    from rightfit.data.loader import TrainLoader
     from rightfit.training import loop, recipe
     from rightfit.training.checkpoints import Checkpoints
     from rightfit.training.judging import Validation
     from rightfit.training.safety import Safety
-    from rightfit.training.workers import Workers
 
     images = Counted()
     targets = np.eye(CLASSES, dtype=np.float32)[images.codes]
@@ -36,13 +52,14 @@ def main(number, count, port, folder):
         data="", image_size=str(SIDE), batch_size=32, epochs=4, augment="medium", weights="none", doctor="act",
         learning_rate=0.025, seed=3, precision="float32",
     )  # fmt: skip
+    asked = asked.model_copy(update=changed)
     settings, _ = recipe.resolve(asked, recipe.Facts(IMAGES, (53, 54, 53), "categorical", SIDE))
-    loader = TrainLoader(
+    kind = Poisoned if case == "poisoned" else TrainLoader
+    loader = kind(
         images, rows, targets[rows], np.ones(IMAGES, np.float32), 32, 3, policy_named("medium", False)
     )
-    place = folder / f"of-{count}"
+    place = folder / f"{case}-{workers.count}"
     place.mkdir(exist_ok=True)
-    workers = Workers(number, count)
     checkpoints = Checkpoints(place, Console(quiet=True), workers)
     validation = Validation(images, held, targets[held], None)
     reached = loop.train(
@@ -50,9 +67,9 @@ def main(number, count, port, folder):
         Console(quiet=True), lambda progress: None, "float32", lambda epochs: settings,
         safety=Safety(checkpoints, lambda decision: None, lambda positions: []), workers=workers,
     )  # fmt: skip
-    np.savez(folder / f"weights-{count}-{number}.npz", *reached.weights)
-    told = {"rows": images.seen, "history": reached.history}
-    (folder / f"told-{count}-{number}.json").write_text(json.dumps(told))
+    np.savez(place / f"weights-{workers.number}.npz", *reached.weights)
+    told = {"rows": images.seen, "history": reached.history, "rate_factor": reached.rate_factor}
+    (place / f"told-{workers.number}.json").write_text(json.dumps(told))
 
 
 def small_net():
@@ -89,6 +106,18 @@ class Counted:
     def gather(self, rows):
         self.seen += rows.tolist()
         return self.images[rows]
+
+
+class Poisoned(TrainLoader):
+    """Once, in the second epoch, an image of the first process has a weight that is no number."""
+
+    def batch(self, epoch, step):
+        made = super().batch(epoch, step)
+        if (epoch, step) in POISON:
+            POISON.remove((epoch, step))
+            if self.part is None or self.part.start == 0:
+                made.weights[0] = float("nan")
+        return made
 
 
 if __name__ == "__main__":

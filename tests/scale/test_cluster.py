@@ -6,11 +6,13 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -19,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rightfit import cluster as cluster_module
-from rightfit import working
-from rightfit.api import load
+from rightfit import places, working
+from rightfit.api import load, train
 from rightfit.cluster import connected, nodes_without, refuse_unshared
 from rightfit.config import TrainSettings
 from rightfit.console import Console
@@ -29,6 +31,7 @@ from rightfit.team import Team, refusal, refuse, team_of
 from rightfit.training.checkpoints import Checkpoints
 from rightfit.training.state import Progress
 from rightfit.training.workers import Workers
+from rightfit.tuning.halving import Task
 from rightfit.working import work
 
 rightfit_load = functools.partial(load, backend="onnxruntime")  # in this process, whatever Keras runs on
@@ -99,6 +102,9 @@ def test_two_workers_of_which_one_is_lost_end_as_one_that_was_alone_from_the_sta
         losses[1], abs=0.05
     )  # on noise, rounding grows as fast as without workers
     assert not (two / "checkpoints" / "ray").exists()
+    code, said = rightfit("resume", two, "--epochs", "6", "--workers", "1", "--ray", cluster.address)
+    assert code == 0 and "1 worker goes on from step 0 of epoch 6 " in said, said
+    assert [row["epoch"] for row in rows(two / "history.csv")] == list("123456")
 
 
 def test_a_search_that_is_killed_goes_on_and_one_whose_node_is_lost_takes_every_trial_to_its_end(
@@ -189,6 +195,76 @@ def test_nodes_on_which_a_folder_is_not_are_named_before_a_worker_begins(cluster
         refuse_unshared(tmp_path)  # a disk that shows a file late is shared
         with pytest.raises(UsageError, match=r"is not there on 10.0.0.8; .* on a disk that all nodes share"):
             refuse_unshared(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("says", "mode", "message"),
+    [
+        ("UNAUTHENTICATED: InvalidAuthToken", "", "asks for a token; RAY_AUTH_MODE=token sends it"),
+        (
+            "UNAUTHENTICATED: InvalidAuthToken",
+            "token",
+            "no token, or not the cluster's, is in ~/.ray/auth_token",
+        ),
+        (
+            "it is ill " + 100 * "and ill ",
+            "",
+            r"no cluster answers \(it is ill [and il]+ \.\.\.\); `ray start",
+        ),
+    ],
+)
+def test_a_cluster_that_does_not_let_in_says_why(monkeypatch, says, mode, message):
+    monkeypatch.setattr(cluster_module, "PROBE", f"raise SystemExit({says!r})")
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(UsageError, match=message), connected("auto", Console(quiet=True)):
+        pass
+
+
+def test_no_cluster_here_is_no_mistake(monkeypatch):
+    monkeypatch.setattr(
+        cluster_module, "PROBE", "raise SystemExit('Could not find any running Ray instance')"
+    )
+    assert not cluster_module._answers("auto")
+
+
+def test_workers_that_a_cluster_cannot_hold_are_refused_before_anything_is_written(
+    cluster, images, tmp_path, monkeypatch, capsys
+):
+    asked = {"output": tmp_path / "run", "ray": cluster.address, "backend": "jax"}
+    with connected(cluster.address, Console(quiet=True)):
+        monkeypatch.setattr(cluster_module, "is_own", lambda: True)
+        with pytest.raises(
+            UsageError, match="9 workers are asked for, and there is room for 3: a worker takes"
+        ):
+            train(images, workers=9, **asked)
+        assert not (tmp_path / "run").exists()
+        monkeypatch.setattr(cluster_module, "is_own", lambda: False)
+        with Team(9, 9, cluster.address, work).connected(Console()):
+            assert "room for 3; training waits for the cluster to grow" in capsys.readouterr().err
+
+
+def test_what_loses_its_process_is_sent_again_and_not_for_ever(cluster, tmp_path, monkeypatch):
+    """Ray's own tries have no end where memory is short."""
+    monkeypatch.setattr(places, "LOST", 2)
+
+    def called(place, what, task, *chosen):
+        path = Path(place) / f"{task.trial}"
+        with path.open("a") as file:
+            file.write("begun ")
+        if task.trial == 0 or path.read_text().count("begun") < 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"loss": 0.5}
+
+    monkeypatch.setattr(places, "_called", called)
+    with connected(cluster.address, Console(quiet=True)):
+        nodes = places.Nodes(tmp_path, "jax")
+        for trial in (0, 1):
+            nodes.begin(Task(trial, 0, 2), {}, 2)
+        done = {task.trial: found for task, found in (nodes.next_done() for _ in range(2))}
+    assert "its process was lost 3 times" in done[0]["failed"]
+    assert done[1]["loss"] == 0.5 and [(tmp_path / name).read_text().split() for name in "01"] == 2 * [
+        3 * ["begun"]
+    ]
 
 
 class Pair(Workers):

@@ -16,7 +16,10 @@ from rightfit.data.loader import TrainLoader
 from rightfit.training.workers import Workers
 
 PAIR = Path(__file__).with_name("pair.py")
-IMAGES, HELD = 160, 71  # that pair.py trains on and validates with
+# As there.
+IMAGES, HELD = 160, 71
+CASES = {"plain": {}, "poisoned": {}, "in parts": {"epochs": 2}, "limited": {"epochs": 2000}}
+ALONE = ("plain", "poisoned")
 
 
 class Noise:
@@ -57,7 +60,7 @@ def test_each_image_is_in_one_part(images, count):
 
 
 def trained(folder, count):
-    """The weights, history and rows of each of `count` processes that train together."""
+    """Case -> weights and what is told of it, of each of `count` processes that train together."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,24 +69,53 @@ def trained(folder, count):
     for process in processes:
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said.decode()[-2000:]
-    found = []
-    for number in range(count):
-        with np.load(folder / f"weights-{count}-{number}.npz") as weights:
-            told = json.loads((folder / f"told-{count}-{number}.json").read_text())
-            found.append((list(weights.values()), told["history"], told["rows"]))
+    found = {}
+    for place in folder.glob(f"*-{count}"):
+        found[place.name.removesuffix(f"-{count}")] = []
+        for number in range(count):
+            with np.load(place / f"weights-{number}.npz") as weights:
+                told = json.loads((place / f"told-{number}.json").read_text())
+                found[place.name.removesuffix(f"-{count}")].append((list(weights.values()), told))
     return found
 
 
-def test_two_processes_reach_one_process_s_weights_and_look_at_each_image_once(tmp_path):
-    [(alone, history, _)] = trained(tmp_path, 1)
-    (first, told, one), (second, _, other) = trained(tmp_path, 2)
-    for mine, theirs, whole in zip(first, second, alone, strict=True):
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("alone"), 1)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("pair"), 2)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_two_processes_decide_they_decide_alike(pair, case):
+    """One that took another step, or another number of them, would wait for the other for ever."""
+    (first, told), (second, other) = pair[case]
+    for mine, theirs in zip(first, second, strict=True):
         np.testing.assert_array_equal(mine, theirs)
-        np.testing.assert_allclose(
-            mine, whole, rtol=0, atol=1e-5
-        )  # after 20 steps, batch normalisation included
+    assert [row["val_loss"] for row in told["history"]] == [row["val_loss"] for row in other["history"]]
+    epochs, factor = len(told["history"]), 0.5 if case == "poisoned" else 1.0
+    assert told["rate_factor"] == other["rate_factor"] == factor
+    assert (
+        2 <= epochs < CASES[case]["epochs"] if case == "limited" else epochs == CASES[case].get("epochs", 4)
+    )
+
+
+@pytest.mark.parametrize("case", ALONE)
+def test_two_processes_reach_one_process_s_weights(alone, pair, case):
+    [(whole, history)], [(mine, told), _] = alone[case], pair[case]
     for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
-        np.testing.assert_allclose([row[name] for row in told], [row[name] for row in history], atol=1e-5)
+        of_both = [[row[name] for row in run["history"]] for run in (told, history)]
+        np.testing.assert_allclose(*of_both, atol=1e-5)
+    for one, other in zip(mine, whole, strict=True):  # after 20 steps, batch normalisation included
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+def test_two_processes_look_at_each_image_once(alone, pair):
+    [(_, told)], [(_, first), (_, second)] = alone["plain"], pair["plain"]
+    history, one, other = told["history"], first["rows"], second["rows"]
     seen = Counter(one + other)
     looks = 1 + sum("probe_loss" in row for row in history) / len(history)
     assert {seen[row] for row in range(IMAGES)} == {round(looks * len(history))}, (

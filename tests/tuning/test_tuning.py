@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +28,7 @@ from rightfit.training.recipe import Facts
 from rightfit.trials import Trials
 from rightfit.tuning import journal
 from rightfit.tuning.choosing import choose
-from rightfit.tuning.halving import ETA, SEEDS, finalists, next_seed, next_task, promotable, rungs
+from rightfit.tuning.halving import ETA, SEEDS, Task, finalists, next_seed, next_task, promotable, rungs
 from rightfit.tuning.journal import Trial
 from rightfit.tuning.parts import halves
 from rightfit.tuning.space import (
@@ -482,7 +484,8 @@ def untrained(
     own = Untrained(
         folder, Prepared(SimpleNamespace(table=table), asked, "tensorflow", "float32", {}), RESOLVED, FACTS
     )
-    return Study(own, SPACE, trials, seconds, Console(quiet=True), Here(own))
+    quiet = Console(quiet=True)
+    return Study(own, SPACE, trials, seconds, quiet, Here(own, quiet))
 
 
 RANGED = {"rates": [0.01, 1.0], "losses": [2.3, 1.9], "suggested": 0.3, "steps": 2}
@@ -595,6 +598,28 @@ def test_what_no_settings_have_caused_stops_the_search_and_fails_no_trial(tmp_pa
     with pytest.raises(type(error)):
         search.run()
     assert not any(t.failed for t in journal.read(tmp_path / "search" / "journal.jsonl").trials)
+
+
+def test_a_process_that_is_ended_in_the_same_trial_again_and_again_names_a_way_out(tmp_path, capfd):
+    own, note = untrained(tmp_path, [0, 1] * 20).own, tmp_path / "search" / "at-work.json"
+
+    def said(epochs, killed):
+        child = os.fork()
+        if not child:
+            if killed:
+                own.attempt = lambda *asked: os.kill(os.getpid(), signal.SIGKILL)
+            Here(own, Console()).begin(Task(1, 0, epochs), {}, 9)
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert note.exists() == killed
+        return capfd.readouterr().err
+
+    assert [said(3, killed=True) for _ in range(3)] == ["", "", ""]
+    told = said(3, killed=True)
+    assert "trial 1, seed 0, up to epoch 3: the process was ended in it 3 times" in told
+    assert f"`rightfit resume {tmp_path} --micro-batch N`" in told
+    assert said(9, killed=True) == "", "another task"
+    assert said(9, killed=False) == said(9, killed=True) == ""
 
 
 def test_short_memory_fails_a_trial_and_a_bug_does_not(tmp_path):

@@ -60,17 +60,28 @@ class Dataset:
         return tuple(map(int, np.bincount(codes, minlength=len(self.table.classes))))
 
 
+def read(source: Any, settings: TrainSettings) -> table.Table:
+    """The source as a table. What is wrong with it, or with its settings, is known before anything is decoded."""
+    split.parse_ratio(settings.split)
+    return reading.read(source, settings.label, settings.label_mode, settings.group_by)
+
+
 def prepare(
-    source: Any, settings: TrainSettings, console: Console, known: Mapping[str, str] | None = None
+    source: Any,
+    settings: TrainSettings,
+    console: Console,
+    known: Mapping[str, str] | None = None,
+    found: table.Table | None = None,
 ) -> tuple[Dataset, TrainSettings]:
     """Read, decode (or find decoded), leave out the unreadable, split. Returns the settings with the
     image size filled in.
 
-    `known` (path -> split) is an earlier run's split to keep; without it the last split made here of
-    the same source with the same seed and shares is kept, so adding images moves none. Raises DataError.
+    `found` is what `read` gave, where that was called before. `known` (path -> split) is an earlier run's split
+    to keep; without it the last split made here of the same source with the same seed and shares is kept, so
+    adding images moves none. Raises DataError.
     """
-    shares = split.parse_ratio(settings.split)
-    found = reading.read(source, settings.label, settings.label_mode, settings.group_by)
+    if found is None:
+        found = read(source, settings)
     if settings.image_size == "auto":
         settings = settings.model_copy(update={"image_size": str(_usual_size(found, LARGEST))})
     height, width = settings.height_width
@@ -99,7 +110,7 @@ def prepare(
         everything = zip(readable.frame["name"], readable.paths(np.arange(len(readable))), strict=True)
         kept = {name: known[path] for name, path in everything if path in known}
     given = bool((readable.frame["split"] != "").any())
-    divided = split.assign(readable, shares, settings.seed, kept)
+    divided = split.assign(readable, split.parse_ratio(settings.split), settings.seed, kept)
     if not len(divided.rows("train")):
         raise DataError("no image is left to train on; see the splits and `--split`")
     if record is not None and known is None:

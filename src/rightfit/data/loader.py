@@ -24,6 +24,12 @@ class Images(Protocol):
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]: ...
 
 
+class Targets(Protocol):
+    """(N, outputs) float32, or what is read like that."""
+
+    def __getitem__(self, rows: NDArray[np.int64] | slice, /) -> NDArray[np.float32]: ...
+
+
 class Batch(NamedTuple):
     images: NDArray[np.uint8]  # (B, H, W, 3)
     targets: NDArray[np.float32]  # (B, outputs)
@@ -41,7 +47,7 @@ class TrainLoader:
 
     images: Images
     rows: NDArray[np.int64]  # the training rows of the store
-    targets: NDArray[np.float32]  # (len(rows), outputs)
+    targets: Targets  # (len(rows), outputs)
     weights: NDArray[np.float32]  # (len(rows),)
     batch_size: int
     seed: int

@@ -25,6 +25,24 @@ STRATUM_SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True, eq=False)
+class OneHot:
+    """Targets of images of one class each, held as that class's number: 4 bytes an image, however many classes."""
+
+    codes: npt.NDArray[np.int32]  # (N,)
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: npt.NDArray[np.int64] | slice) -> npt.NDArray[np.float32]:
+        """(len(rows), classes), a one in each row."""
+        codes = self.codes[rows]
+        targets = np.zeros((len(codes), self.classes), np.float32)
+        targets[np.arange(len(codes)), codes] = 1
+        return targets
+
+
+@dataclass(frozen=True, eq=False)
 class Table:
     """One row per image; `select` and `with_splits` give new tables, nothing changes in place.
 
@@ -70,12 +88,15 @@ class Table:
 
     def targets(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """(len(rows), outputs): one-hot, or the 0/1 of the second class for binary, or multi-hot."""
+        return self.held_targets(rows)[:]
+
+    def held_targets(self, rows: npt.NDArray[np.int64]) -> OneHot | npt.NDArray[np.float32]:
+        """What `targets` gives, to be read a few rows at a time."""
         codes = self.codes()[rows]
-        if self.label_mode == "multilabel":
-            return codes.astype(np.float32)
-        if self.label_mode == "binary":
-            return codes.astype(np.float32)[:, None]
-        return np.eye(len(self.classes), dtype=np.float32)[codes]
+        if self.label_mode == "categorical":
+            return OneHot(codes, len(self.classes))
+        targets = codes.astype(np.float32)
+        return targets[:, None] if self.label_mode == "binary" else targets
 
     def groups(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
         """(len(rows),) numbers of the groups, an image without one being its own; None if none has one."""

@@ -112,7 +112,7 @@ def _fit_head(
     blocks = [extractor.features(loader.rows, None, 0, 0, console)]
     for view in range(1, views + 1):
         blocks.append(extractor.features(loader.rows, loader.policy, settings.seed, view, console))
-    train = Samples(blocks, loader.targets, loader.weights)
+    train = Samples(blocks, loader.targets[:], loader.weights)
     held = None
     if len(validation.rows):
         features = extractor.features(validation.rows, None, 0, 0, console)
@@ -127,7 +127,7 @@ def _fit_head(
     line = f"head fitted to {len(loader.rows):,} images"
     if views:
         line += f" and {views} changed view{'s' if views > 1 else ''} of each"
-    line += f" in {duration(time.monotonic() - started)} · loss {seen.loss:.4f} · acc {seen.accuracy:.3f}"
+    line += f" in {duration(time.monotonic() - started)} · loss {seen.loss:.4f} acc {seen.accuracy:.3f}"
     fit_weights = model.get_weights()
     progress = Progress([row], weights=fit_weights, ended="the head is fitted", fitted=fit_weights)
     if held is not None:
@@ -139,7 +139,7 @@ def _fit_head(
         progress.arrays["lowest"] = image_losses(logits, held.targets, label_mode)
         progress.logits = logits if precision == "float32" else None  # else not quite the saved model's
         line += (
-            f" · val_loss {result.loss:.4f} · val_acc {result.accuracy:.3f} ±{result.accuracy_half_width:.3f}"
+            f" · val_loss {result.loss:.4f} val_acc {result.accuracy:.3f} ±{result.accuracy_half_width:.3f}"
         )
     console.say(line)
     losses = ", ".join(f"{penalty:g}: {loss:.4f}" for penalty, loss in tried.items())

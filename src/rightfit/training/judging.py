@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.config import TrainSettings
-from rightfit.data.loader import Images
+from rightfit.data.loader import Images, Targets
+from rightfit.data.table import OneHot
 from rightfit.evaluation.calibration import fitted_temperature
 from rightfit.evaluation.infer import all_logits
 from rightfit.evaluation.intervals import Z, half_width
@@ -33,8 +34,11 @@ class Validation:
     groups: NDArray[np.int64] | None
 
 
-def codes_of(targets: NDArray[np.float32]) -> NDArray[np.int64]:
+def codes_of(held: Targets) -> NDArray[np.int64]:
     """(N,) a class for each image: of several labels, the first that it has."""
+    if isinstance(held, OneHot):
+        return held.codes.astype(np.int64)
+    targets = held[:]
     return targets.argmax(axis=1) if targets.shape[1] > 1 else targets[:, 0].astype(np.int64)
 
 

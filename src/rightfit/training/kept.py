@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rightfit.data.table import OneHot
 from rightfit.evaluation.intervals import half_width
 from rightfit.evaluation.metrics import image_hits
 from rightfit.memory import is_short
@@ -88,8 +89,10 @@ def _most_learnt(training: Training) -> Measured | None:
 
 def _shares(training: Training) -> NDArray[np.float64]:
     """(K,) of the training images, as training weighs them, by class; of two for a single output."""
-    loader = training.plain
-    weighed = np.average(loader.targets, axis=0, weights=loader.weights).astype(np.float64)
+    targets, weights = training.plain.targets, training.plain.weights
+    if isinstance(targets, OneHot):
+        return np.bincount(targets.codes, weights, targets.classes) / weights.sum(dtype=np.float64)
+    weighed = np.average(targets[:], axis=0, weights=weights).astype(np.float64)
     return weighed if len(weighed) > 1 else np.array([1 - weighed[0], weighed[0]])
 
 

@@ -269,7 +269,7 @@ class Training:
                 part.setdefault("first_step_seconds", time.monotonic() - asked)
                 if bar.due():
                     sums = totals()
-                    bar.update(progress.step, f"loss {sums[0] / sums[2]:.4f} · acc {sums[1] / sums[2]:.3f}")
+                    bar.update(progress.step, f"loss {sums[0] / sums[2]:.4f} acc {sums[1] / sums[2]:.3f}")
                 if self.safety and progress.step < loader.steps and self.safety.checkpoints.due():
                     if self.workers.alone:  # the others would not know; a lost state is not written either
                         self._check({"loss": float(totals()[0]), "epoch": progress.epoch + 1}, "loss")
@@ -303,7 +303,7 @@ class Training:
         plain = self.plain
         if kept:
             self.judge.set_weights(self.progress.weights)
-        every = Validation(plain.images, plain.rows, plain.targets, plain.groups)
+        every = Validation(plain.images, plain.rows, plain.targets[:], plain.groups)
         return self.judged(every), self.judged(self.validation).temperature if kept else None
 
     def shorten(self, row: dict[str, Any], settings_for: Callable[[int], TrainSettings]) -> None:

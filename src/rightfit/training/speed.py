@@ -163,14 +163,13 @@ def seconds_of_an_epoch(row: Mapping[str, Any]) -> float:
 
 
 def epoch_line(row: Mapping[str, Any], epochs: int, steps: int) -> str:
-    """Epoch 3/100  1137/1137 · 42s 37ms/step · loss 0.3712 · acc 0.824 · val_loss 0.3770 · val_acc 0.805 ±0.010"""
-    seconds = row["train_seconds"]
-    pace = 1000 * seconds / max(1, row["steps"])
+    """Epoch 12/12 · 34s · loss 0.5586 acc 0.769 · val_loss 0.5107 val_acc 0.788 ±0.047; 80 columns are enough."""
+    cut_short = f" · {row['steps']} of {steps} steps" if row["steps"] != steps else ""
     line = (
-        f"Epoch {row['epoch']}/{epochs}  {row['steps']}/{steps} · {duration(seconds)} {pace:.0f}ms/step"
-        f" · loss {row['loss']:.4f} · acc {row['accuracy']:.3f}"
+        f"Epoch {row['epoch']}/{epochs}{cut_short} · {duration(row['train_seconds'])}"
+        f" · loss {row['loss']:.4f} acc {row['accuracy']:.3f}"
     )
     if "val_loss" in row:
-        line += f" · val_loss {row['val_loss']:.4f} · val_acc {row['val_accuracy']:.3f}"
+        line += f" · val_loss {row['val_loss']:.4f} val_acc {row['val_accuracy']:.3f}"
         line += f" ±{row['val_accuracy_half_width']:.3f}"
     return line
