@@ -1,6 +1,7 @@
 """A run is measured on its own images, labels and splits, whatever became of the source it was trained on."""
 
 import csv
+import logging
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import rightfit
 from rightfit.data.reading import read
+from rightfit.runtime import choose_backend
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -113,6 +115,20 @@ def test_images_that_can_no_longer_be_read_are_named(trained_on, tmp_path):
     for path, data in zip(lost, kept, strict=True):
         path.write_bytes(data)
     assert run.evaluate(quiet=True)["images"] == 13
+
+
+def test_many_nets_that_predict_in_one_process_are_no_news(monkeypatch):
+    choose_backend("tensorflow")
+    import keras
+
+    said = []
+    shown = logging.Handler()
+    shown.emit = lambda record: said.append(record.getMessage())
+    monkeypatch.setattr(logging.getLogger("tensorflow"), "handlers", [shown])
+    for _ in range(8):
+        net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        net.predict_on_batch(np.zeros((1, 2)))
+    assert not [text for text in said if "retracing" in text]
 
 
 def test_a_multilabel_run_is_read_back_as_it_was(photos, tmp_path):

@@ -4,9 +4,6 @@ reached. Trials of a search and points of a learning curve are such; what they d
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,18 +73,6 @@ def free() -> None:
     import keras
 
     keras.utils.clear_session(free_memory=True)
-
-
-@contextmanager
-def tensorflow_quiet() -> Iterator[None]:
-    """It warns of functions that are made again and again: each net has its own."""
-    logger = logging.getLogger("tensorflow")
-    before = logger.level
-    logger.setLevel("ERROR")
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _unrecorded(decision: Decision) -> None:

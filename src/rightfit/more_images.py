@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightfit import reporting, resuming
-from rightfit.aside import Interrupted, figures_of, free, job_aside, tensorflow_quiet, trained_aside
+from rightfit.aside import Interrupted, figures_of, free, job_aside, trained_aside
 from rightfit.beginning import BEGUN
 from rightfit.config import TrainSettings, train_settings
 from rightfit.console import Console
@@ -93,8 +93,7 @@ def learning_curve(run: Run, console: Console) -> LearningCurve:
         for other in (place / FOLDER).glob("*"):
             if other != apart:  # of the run as it was before
                 shutil.rmtree(other, ignore_errors=True)
-        with tensorflow_quiet():
-            found = _measured(run, whole, asked, dataset, apart, console)
+        found = _measured(run, whole, asked, dataset, apart, console)
         record = {name: value for name, value in found.to_dict().items() if name != "run"}
         folder.write_json(place / LEARNING_CURVE, {"of": identity, **record})
         shutil.rmtree(place / FOLDER, ignore_errors=True)

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import logging
 import math
 import os
 import sys
@@ -107,8 +108,14 @@ def _import_keras(backend: str) -> None:
             if importlib.util.find_spec("tensorflow"):
                 # Keras imports it on any backend when it first reads a layer's configuration.
                 importlib.import_module("tensorflow")
+                logging.getLogger("tensorflow").addFilter(_of_one_net)
     except ImportError as error:
         raise BackendError(f"the {backend} backend is installed but does not import: {error}") from error
+
+
+def _of_one_net(record: logging.LogRecord) -> bool:
+    """TensorFlow takes the fifth net that predicts in a process for one that is compiled for the fifth time."""
+    return "make_predict_function" not in record.getMessage()
 
 
 def _keep_programs() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightfit import beginning, cluster
-from rightfit.aside import Interrupted, tensorflow_quiet
+from rightfit.aside import Interrupted
 from rightfit.beginning import Prepared
 from rightfit.config import parse_seconds, train_settings
 from rightfit.console import Console
@@ -102,8 +102,7 @@ def tune(
     study = Study(own, knobs, ends.trials, seconds, console, places)
     again = f"rightfit resume {place}" + (f" --ray {ray}" if ray else "")
     try:
-        with tensorflow_quiet():
-            study.run()
+        study.run()
     except Interrupted as stopped:
         console.say(f"{stopped}; `{again}` goes on with the search")
         return Run(place, unfinished=True)

@@ -457,6 +457,12 @@ def test_what_lies_at_the_end_of_its_range_is_named_unless_it_can_go_no_further(
 # Ends -----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def nothing_to_free(monkeypatch):
+    """It takes half a second a task."""
+    monkeypatch.setattr("rightfit.trials.free", lambda: None)
+
+
 class Untrained(Trials):
     """Its trainings are said to have happened."""
 
