@@ -15,13 +15,14 @@ ROWS = {
     "torch": {"images_per_second": 30.5},
 }
 SETTLED = "KERAS_BACKEND, or Keras in this process, has settled it"
-# A fresh process, in which Keras is not yet imported: the speeds it is given stand for measured ones.
+# A fresh process, in which Keras is not imported, which takes seconds: the speeds it is given stand for measured ones.
 CHOOSE = """
 import json, sys
 from pathlib import Path
 from rightfit import fastest, runtime
 from rightfit.console import Console
 cache, rows = Path(sys.argv[1]), json.loads(sys.argv[2])
+runtime._import_keras = lambda backend: None
 runtime.installed_backends = fastest.installed_backends = lambda: dict.fromkeys(sys.argv[3:], "1")
 measured = []
 fastest.measured_apart = lambda name, *rest: measured.append(name) or rows[name]
