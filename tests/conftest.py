@@ -1,6 +1,7 @@
 """What the tests share: a cache of their own, small real images, and the command, here or in its own process."""
 
 import csv
+import importlib
 import io
 import os
 import shutil
@@ -186,6 +187,11 @@ def rows_of():
 @pytest.fixture
 def without_rights():
     """A folder, and a context in which this process may not do there what its permissions forbid, root or not."""
+    from rightfit.runtime import choose_backend
+
+    choose_backend()  # all is imported before: Python's own folder may be closed to others
+    for module in ("rightfit.api", "rightfit.data.dataset", "rightfit.saving.folder"):
+        importlib.import_module(module)
     folder = Path(tempfile.mkdtemp(prefix="rightfit-test-"))  # pytest's own are closed to other users
     folder.chmod(0o755)
 

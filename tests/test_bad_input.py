@@ -54,16 +54,30 @@ def test_a_folder_that_is_not_there(refused, tmp_path):
     assert f"{tmp_path / 'nowhere'}: no such file or folder" in refused(UNUSABLE, tmp_path / "nowhere")
 
 
-def test_what_is_wrong_with_the_data_is_said_before_keras_is_imported(tmp_path):
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (UNUSABLE, ("{nowhere}",)),
+        (WRONG_USE, ("{photos}", "--model", "resnt18")),
+        (WRONG_USE, ("{photos}", "--weights", "none", "--finetune", "head")),
+        (FAILED, ("{photos}", "--weights", "{nowhere}.pt")),
+        (WRONG_USE, ("{photos}", "--output", "{photos}/red/00.png")),
+    ],
+    ids=["data", "model", "fine-tuning", "weights", "output"],
+)
+def test_what_is_known_at_once_is_said_before_keras_is_imported(tmp_path, photos, code, arguments):
     """Which takes seconds; and where several backends are installed, these are measured first, for a minute."""
-    code = (
+    arguments = [text.format(nowhere=tmp_path / "nowhere", photos=photos) for text in arguments]
+    script = (
         "import sys; from rightfit.cli import main\n"
-        f"sys.argv = ['rightfit', 'train', {str(tmp_path / 'nowhere')!r}]\n"
+        f"sys.argv = {['rightfit', 'train', *arguments]!r}\n"
         "try: main()\n"
         "except SystemExit as end: print(end.code, 'keras' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == [str(UNUSABLE), "False"], done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == [str(code), "False"], done.stderr
 
 
 def test_an_empty_folder_says_what_a_full_one_looks_like(refused, tmp_path):
@@ -346,6 +360,39 @@ def test_predicting_into_a_folder_that_is_not_there(here, trained, photos, tmp_p
     assert said == f"{output}: cannot be written: No such file or directory\n"
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["predict {run} {photos}/red -o", "suspects {run} -o", "neighbours {run} {photos}/red -o", "report {run} -o",
+     "check {photos} --html", "import-weights {run}/weights.safetensors --model resnet8 -o"],
+    ids=lambda command: command.split()[0],
+)  # fmt: skip
+def test_no_result_is_written_over_somebody_s_file_or_a_run_s(here, copy_of_run, photos, tmp_path, command):
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label,eye\na.png,ill,left\n")
+    of_run = copy_of_run / "weights.safetensors"
+    before = of_run.read_bytes()
+    arguments = command.format(run=copy_of_run, photos=photos).split()
+    for place in (table, of_run, tmp_path):
+        said = message(here(*arguments, place), WRONG_USE)
+        assert f"{place} is there and no earlier result" in said or f"{place} is a folder" in said
+    assert table.read_text() == "path,label,eye\na.png,ill,left\n" and of_run.read_bytes() == before
+
+
+def test_a_result_is_written_over_the_one_before(here, trained, photos, tmp_path):
+    for name, arguments in {
+        "labels.csv": ("predict", trained.folder, photos / "red", "--output"),
+        "page.html": ("report", trained.folder, "--output"),
+        "check.html": ("check", photos, "--html"),
+    }.items():
+        for _ in range(2):
+            assert here(*arguments, tmp_path / name).returncode == 0
+
+
+def test_a_spreadsheet_is_not_what_is_written(here, trained, photos, tmp_path):
+    said = message(here("predict", trained.folder, photos / "red", "-o", tmp_path / "a.xlsx"), WRONG_USE)
+    assert "this writes CSV, which spreadsheets open; name it .csv" in said
+
+
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_an_unknown_precision(here, trained, photos, command):
     paths = [photos / "red"] if command == "predict" else []
@@ -470,9 +517,7 @@ def test_a_read_only_output_folder(here, write_images, without_rights):
             folder / "runs" / "mine",
         )
     said = message(done, FAILED)
-    assert (
-        f"{folder / 'runs' / 'mine'} cannot be written: no permission to write in {folder / 'runs'}" in said
-    )
+    assert f"{folder / 'runs' / 'mine'} cannot be written: Permission denied in {folder / 'runs'}" in said
     assert not list(cache.iterdir()), "said before any work"
 
 

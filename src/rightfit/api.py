@@ -43,7 +43,10 @@ def check(
     Raises UsageError for settings that are wrong, DataError when there are no images or one class only.
     """
     from rightfit.data.audit import check as audits
+    from rightfit.saving.folder import check_page
 
+    if html is not None:
+        check_page(html)
     source = os.fspath(data) if isinstance(data, os.PathLike) else data
     found = audits.check(source, label, label_mode, group_by, split, seed, Console(quiet))
     if html is not None:
@@ -161,7 +164,8 @@ def resume(
     warm restart; Loshchilov and Hutter 2017), which is another run than one that was planned so long.
     `micro_batch` is for a run whose process was ended for want of memory: from here on gradients are summed
     over parts of so many images. `workers` and `ray` are those of `train`; a run may go on with another number of
-    workers than it began with. `trials` and `time_limit` are of a search, in place of what it was to end with.
+    workers than it began with. `trials` and `time_limit` are of a search, in place of what it was to end with; with
+    `epochs`, `time_limit` is that of the epochs to come, which have none without it.
 
     Raises DataError when images, labels or splits have changed, unless `accept_data_changes`; UsageError
     when config.yaml has, or another process works on the run; RunError when no checkpoint is whole.
@@ -247,7 +251,10 @@ def report(
     `rightfit.reporting.write`. Training draws it too; after `evaluate` it has the test's numbers.
     """
     from rightfit import reporting
+    from rightfit.saving.folder import check_page
 
+    if output is not None:
+        check_page(output)
     opened = _opened(run, precision)
     return reporting.write(opened, Path(output) if output else None, language, Console(quiet))
 
@@ -292,7 +299,10 @@ def suspects(
     """Training and validation images whose label is probably wrong, the most suspicious first, as a data
     frame and, with `output`, a CSV file: `rightfit.suspecting.suspects`. The test set stays sealed."""
     from rightfit import suspecting
+    from rightfit.saving.folder import check_csv
 
+    if output is not None:
+        check_csv(output, suspecting.SUSPECTS)
     opened = _opened(run, precision)
     frame = suspecting.suspects(opened, Console(quiet))
     if output is not None:
@@ -312,7 +322,10 @@ def neighbours(
     """The `k` training images most like each image of `paths`, with their labels, as a data frame and, with
     `output`, a CSV file: `rightfit.suspecting.neighbours`."""
     from rightfit import suspecting
+    from rightfit.saving.folder import check_csv
 
+    if output is not None:
+        check_csv(output, suspecting.NEIGHBOURS)
     opened = _opened(run, precision)
     frame = suspecting.neighbours(opened, paths, k, Console(quiet))
     if output is not None:
@@ -355,6 +368,9 @@ def import_weights(path: str | os.PathLike[str], model: str, output: str | os.Pa
     checkpoints (TF-Slim, official models, Sonnet) and TensorLayer's .npz. Returns the library's name.
     Raises WeightsError when anything is missing, left over or of another shape.
     """
+    from rightfit.saving.folder import check_output
+
+    check_output(output, lambda text: '"rightfit 1"' in text)
     choose_backend()
     from safetensors.numpy import save_file
 

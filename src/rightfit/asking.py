@@ -28,27 +28,33 @@ def settled(data: Any, config: str | Path | None, settings: dict[str, Any]) -> t
         asked = asked.model_copy(update={"cache_folder": _absolute(asked.cache_folder)})
     if asked.weights not in ("auto", "imagenet", "none"):
         asked = asked.model_copy(update={"weights": _absolute(asked.weights)})
-    if asked.output:
-        from rightfit.saving.folder import check_free
+    from rightfit.saving.folder import RUNS, check_can_be_made, check_free
 
+    if asked.output:
         check_free(asked.output)
+    else:
+        check_can_be_made(Path(RUNS))
+    _check_early(asked)
     return asked, asked.data if named else data
 
 
 def check(asked: TrainSettings) -> None:
-    """UsageError for a model, weights or a package that there is not."""
+    """UsageError for a model or weights that there are not, where it takes Keras to know."""
     if asked.model != "auto":
         from rightfit.nets import catalogue, pretrained
 
         catalogue.check(asked.model)
         pretrained.check(asked.weights, asked.model)
-    _check_start(asked)
+
+
+def _check_early(asked: TrainSettings) -> None:
+    """UsageError for a ResNet, weights to start from or a package that there is not."""
+    if asked.model != "auto" and ":" not in asked.model:
+        from rightfit.nets.variants import variant_named
+
+        variant_named(asked.model)
     if asked.tensorboard:
         _require("tensorboard")
-
-
-def _check_start(asked: TrainSettings) -> None:
-    """UsageError for weights that cannot be started from, before an image is decoded."""
     if asked.weights == "none" and asked.finetune != "auto":
         raise UsageError(f"--finetune {asked.finetune} needs weights to start from; give --weights")
     if asked.weights not in ("auto", "imagenet", "none"):

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rightfit.console import fitted
 from rightfit.errors import DataError, RightfitError, UsageError
 from rightfit.flags import (
     AsJson,
@@ -59,10 +60,10 @@ def main() -> None:
     try:
         app()
     except RightfitError as error:
-        print(f"rightfit: {error}", file=sys.stderr)
+        print(fitted(f"rightfit: {error}", sys.stderr), file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:  # it names the file and says what the system said
-        print(f"rightfit: {error}", file=sys.stderr)
+        print(fitted(f"rightfit: {error}", sys.stderr), file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != 130:  # which typer makes of Ctrl-C
@@ -106,7 +107,7 @@ def check(
     else:
         from rightfit.report.audit_text import as_text
 
-        print(as_text(audit))
+        print(fitted(as_text(audit), sys.stdout))
     if html and not quiet:
         print(f"→ {html}", file=sys.stderr)
     if audit.pointless:
@@ -191,7 +192,10 @@ def resume(
     ] = None,
     time_limit: Annotated[
         str | None,
-        typer.Option(help="Of a search: end it after so long in all, such as 4h", show_default=False),
+        typer.Option(
+            help="Of a search: end it after so long in all, such as 4h; with --epochs, that of the epochs to come",
+            show_default=False,
+        ),
     ] = None,
     json: AsJson = False,
     quiet: Quiet = False,
@@ -546,7 +550,7 @@ def _print(found: Any, lines: Callable[[Any], list[str]], json: bool) -> None:
 
 def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        print(line)
+        print(fitted(line, sys.stdout))
 
 
 def _print_json(content: Any) -> None:

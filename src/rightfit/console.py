@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 class Bar:
@@ -46,7 +48,7 @@ class Console:
     def echo(self, line: str) -> None:
         """Say what is in the log already."""
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            print(fitted(line, sys.stderr), file=sys.stderr, flush=True)
 
     def say(self, line: str = "") -> None:
         self.echo(line)
@@ -86,6 +88,21 @@ class Console:
         )
         with Progress(*columns, console=Terminal(stderr=True), transient=True) as progress:
             yield Bar(title, total, progress)
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """`text` with lines broken between words for a `stream` that is a terminal; a file has them whole."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(_broken(line, width) if len(line) > width else line for line in text.split("\n"))
+
+
+def _broken(line: str, width: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())] + "  "
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, tabsize=4
+    )
 
 
 def duration(seconds: float) -> str:

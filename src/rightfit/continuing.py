@@ -49,8 +49,10 @@ def go_on(place: Path, asked: Asked, console: Console) -> Run:
         searching_still = searched and saved is None and not checkpoints.identity()
         if searching_still and not resuming.is_finished(checkpoints):
             return _search(place, asked, console, held)
-        if asked.ends != Ends(None, None):
-            raise UsageError(f"{place} is no search that goes on; --trials and --time-limit are for one")
+        if asked.ends.trials is not None or (asked.ends.time_limit is not None and asked.epochs is None):
+            raise UsageError(
+                f"{place} is no search that goes on; --trials is for one, and --time-limit too, or goes with --epochs"
+            )
         return _run(place, asked, console, held, checkpoints, saved, searched)
 
 
@@ -85,8 +87,8 @@ def _run(
         held.enter_context(team.connected(console))
     if saved is not None:
         return resuming.go_on(
-            place, checkpoints, saved, asked.data, asked.epochs, asked.micro_batch, asked.accept_data_changes,
-            console, team,
+            place, checkpoints, saved, asked.data, asked.epochs, asked.ends.time_limit, asked.micro_batch,
+            asked.accept_data_changes, console, team,
         )  # fmt: skip
     if checkpoints.identity():
         raise RunError(

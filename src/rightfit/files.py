@@ -73,6 +73,13 @@ def _permissions(target: Path) -> int:
         return 0o666 & ~_umask()
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """WriteError where `replacing` would raise it for this path, before there is anything to write."""
+    target = Path(path)
+    with _as_unwritten(target), tempfile.TemporaryFile(dir=target.parent):
+        pass
+
+
 def write_text(path: str | Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

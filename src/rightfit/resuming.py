@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,17 @@ if TYPE_CHECKING:
     from rightfit.training.checkpoints import Checkpoints
     from rightfit.training.state import Saved
 
-# Settings that decide nothing about the weights.
-FREE = ("output", "cache", "cache_folder", "checkpoint_every", "tensorboard", "backend", "ordinal")
+# Settings that decide nothing about the weights, or may end a run earlier or later.
+FREE = (
+    "output",
+    "cache",
+    "cache_folder",
+    "checkpoint_every",
+    "tensorboard",
+    "backend",
+    "ordinal",
+    "time_limit",
+)
 
 
 def backend_of(recorded: str) -> str:
@@ -38,13 +48,14 @@ def go_on(
     saved: Saved,
     data: Any,
     epochs: int | None,
+    time_limit: str | None,
     micro_batch: int | None,
     accept_data_changes: bool,
     console: Console,
     team: Team | None = None,
 ) -> Run:
-    """Continue from `saved`; or, finished and with `epochs`, begin the schedule again up to there; with a `team`,
-    on its workers."""
+    """Continue from `saved`; or, finished and with `epochs`, begin the schedule again up to there, within `time_limit`
+    where one is given anew; with a `team`, on its workers."""
     finished = is_finished(checkpoints)
     if finished and epochs is None:
         console.say(f"{place} is finished: {saved.progress.ended}; --epochs N trains it further")
@@ -65,7 +76,7 @@ def go_on(
         if saved.progress.arrays.pop("targets", None) is not None:  # made from labels as they were
             saved.progress.doctor |= {"doubted": 0, "doubts": 0.0}
     if epochs is not None:
-        _extend(place, saved, epochs, finished)
+        job = replace(job, settings=_extend(place, saved, settings, epochs, time_limit, finished))
     progress = saved.progress
     if micro_batch is not None:
         because = f"asked of resume: from step {progress.step} of epoch {progress.epoch + 1} on"
@@ -192,7 +203,10 @@ def _job(place: Path, dataset: Dataset, settings: TrainSettings, saved: Saved) -
     return Job(place, dataset, model, TrainSettings(**about["asked"]), settings, facts)
 
 
-def _extend(place: Path, saved: Saved, epochs: int, finished: bool) -> None:
+def _extend(
+    place: Path, saved: Saved, settings: TrainSettings, epochs: int, time_limit: str | None, finished: bool
+) -> TrainSettings:
+    """Where the run goes on to, in `saved`; and its settings, with this limit in place of the one before."""
     progress = saved.progress
     if not finished:
         raise UsageError(
@@ -200,15 +214,19 @@ def _extend(place: Path, saved: Saved, epochs: int, finished: bool) -> None:
         )
     if epochs <= progress.epoch:
         raise UsageError(f"{place} has {progress.epoch} epochs; --epochs must be more than that")
+    limit = train_settings({"data": "", "time_limit": time_limit}).time_limit  # or it is no time
     because = (
         f"asked of resume: after epoch {progress.epoch} ({progress.ended}) the warm-up and the cosine begin "
-        f"again and end with epoch {epochs}"
+        f"again and end with epoch {epochs}" + (f", or after {limit}" if limit else "")
     )
+    settings = settings.model_copy(update={"time_limit": limit})
+    write_text(place / "config.yaml", to_yaml(settings))
     _record(place, "epochs", epochs, because)
     progress.restarts.append(progress.epoch)
     progress.annealed = 0.0
     progress.epochs, progress.ended, progress.seconds = epochs, "", 0.0
     saved.changed = True
+    return settings
 
 
 def _record(place: Path, setting: str, value: Any, because: str) -> None:

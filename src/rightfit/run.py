@@ -313,6 +313,10 @@ class Run:
         console = Console(quiet)
         if isinstance(output, (str, os.PathLike)) and Path(output).suffix == ".parquet":
             raise UsageError(f"{output}: this writes CSV; name it .csv, or ask for Parquet with --ray local")
+        if isinstance(output, (str, os.PathLike)):
+            from rightfit.saving.folder import check_csv
+
+            check_csv(output, ("path", "label", "probability_"))
         thresholds = self.thresholds(operating_point)
         unreadable: list[tuple[str, str]] = []
         chunks = self.predictions(files_of(paths), batch_size, unreadable, console, thresholds)

@@ -8,21 +8,23 @@ import itertools
 import json
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rightfit.errors import RunError, UsageError
-from rightfit.files import append_line, write_text
+from rightfit.errors import RunError, UsageError, WriteError
+from rightfit.files import append_line, check_writable, write_text
+
+RUNS = "runs"  # folder of those for which nobody asks for another
 
 
 def new_folder(output: str | None, source: str) -> Path:
-    """Make the run's folder: `output`, or runs/<source's name>-<n>. UsageError if it holds anything."""
+    """Make the run's folder: `output`, or <RUNS>/<source's name>-<n>. UsageError if it holds anything."""
     try:
         if output is None:
-            return _numbered(Path("runs"), "arrays" if source.startswith("<") else Path(source).stem or "run")
+            return _numbered(Path(RUNS), "arrays" if source.startswith("<") else Path(source).stem or "run")
         check_free(output)
         folder = Path(output)
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,12 +49,49 @@ def _numbered(parent: Path, stem: str) -> Path:
 def check_free(output: str) -> None:
     """UsageError if the folder holds anything, RunError if it cannot be written: both before any work."""
     folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; a run is a folder: choose another --output")
+    if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} exists and is not empty; choose another --output, or remove it")
+    check_can_be_made(folder)
+
+
+def check_can_be_made(folder: Path) -> None:
+    """RunError where nothing can be written into the folder, or into what would hold it."""
     above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    own_rights = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
-    if not os.access(above, os.W_OK | os.X_OK, **own_rights):
-        raise RunError(f"{folder} cannot be written: no permission to write in {above}")
+    try:
+        check_writable(above / folder.name)
+    except WriteError as error:
+        assert isinstance(error.__cause__, OSError)
+        raise RunError(f"{folder} cannot be written: {error.__cause__.strerror} in {above}") from error
+
+
+def check_output(output: str | os.PathLike[str], ours: Callable[[str], bool]) -> None:
+    """Before any work: UsageError where a file at `output` would replace one that a run holds, or whose first 1,000
+    characters are not `ours`; WriteError where none can be written there."""
+    path = Path(output)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name the file to write in it")
+    if path.is_file():
+        in_a_run = path.name in FILES and (path.parent / "architecture.json").exists()
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if in_a_run or not ours(file.read(1000)):
+                raise UsageError(
+                    f"{path} is there and no earlier result of this; name another file, or remove it"
+                )
+    check_writable(path)
+
+
+def check_csv(output: str | os.PathLike[str], columns: Sequence[str]) -> None:
+    """`check_output` of a CSV file whose first columns these are."""
+    if Path(output).suffix.lower() in (".xlsx", ".xls", ".ods"):
+        raise UsageError(f"{output}: this writes CSV, which spreadsheets open; name it .csv")
+    check_output(output, lambda text: text.replace('"', "").startswith(",".join(columns)))
+
+
+def check_page(output: str | os.PathLike[str]) -> None:
+    """`check_output` of a page."""
+    check_output(output, lambda text: text.lstrip().startswith("<!doctype html>") and "rightfit" in text)
 
 
 LOCK = ".lock"

@@ -14,6 +14,7 @@ from rightfit.errors import ModelFileError, UsageError
 from rightfit.files import write_with
 from rightfit.formats.contents import ModelFile
 from rightfit.formats.model_file import opened
+from rightfit.saving.folder import check_output
 from rightfit.saving.legacy import reference
 from rightfit.saving.legacy.examples import examples
 from rightfit.saving.loading import Loaded, loaded
@@ -60,6 +61,7 @@ def convert(
     place = Path(output)
     if place.suffix != ".keras":
         raise UsageError(f"{place}: the new file's name has to end in .keras")
+    check_output(place, lambda text: False)
     if backend not in (None, "theano", "tensorflow", "cntk"):
         raise UsageError(f"unknown backend {backend!r}; Keras 1 and 2 ran on theano, tensorflow and cntk")
     with opened(old) as file:
