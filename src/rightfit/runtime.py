@@ -96,6 +96,7 @@ def choose_engine(engine: str, precision: str) -> str:
 def _import_keras(backend: str) -> None:
     """Import Keras and wake the backend without its C++ notices; a failure brings them back."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").addFilter(_of_one_net)
     if "keras" in sys.modules:
         return
     try:
@@ -108,7 +109,6 @@ def _import_keras(backend: str) -> None:
             if importlib.util.find_spec("tensorflow"):
                 # Keras imports it on any backend when it first reads a layer's configuration.
                 importlib.import_module("tensorflow")
-                logging.getLogger("tensorflow").addFilter(_of_one_net)
     except ImportError as error:
         raise BackendError(f"the {backend} backend is installed but does not import: {error}") from error
 

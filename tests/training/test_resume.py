@@ -266,7 +266,7 @@ def test_a_finished_run_is_taken_further_by_a_schedule_that_begins_again(whole, 
     refused = here("resume", run, "--epochs", 12)
     assert refused.returncode == 2 and "--epochs must be more than that" in refused.stderr
     done = here("resume", run, "--epochs", 20, "--time-limit", "0.01s")
-    assert done.returncode == 0 and "time limit of 0.01s reached in epoch 13" in done.stderr
+    assert done.returncode == 0 and "time limit of 0.01s reached" in done.stderr
     shutil.rmtree(run)
     shutil.copytree(whole, run)
     config = (run / "config.yaml").read_text()
