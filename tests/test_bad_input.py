@@ -429,7 +429,7 @@ def test_evaluating_a_run_whose_labels_are_not_the_models(here, copy_of_run):
 def test_a_folder_that_is_no_run(here, photos, tmp_path, command):
     paths = [photos / "red"] if command == "predict" else []
     said = message(here(command, photos, *paths), FAILED)
-    assert f"{photos} holds no trained model (no architecture.json)" in said
+    assert f"{photos} is no run folder: there is no architecture.json in it" in said
     assert f"{tmp_path / 'no'} is no folder" in message(here(command, tmp_path / "no", *paths), FAILED)
 
 

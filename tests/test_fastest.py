@@ -79,6 +79,16 @@ def test_what_is_asked_for_or_alone_is_taken_and_nothing_measured(process, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_what_was_measured_before_somebody_stopped_it_is_kept(process, tmp_path):
+    stopped = {
+        name: ROWS[name] for name in ("tensorflow", "jax")
+    }  # torch is not there: KeyError, as of Ctrl-C
+    with pytest.raises(AssertionError, match="KeyError"):
+        choose(process, tmp_path, json.dumps(stopped), *ROWS)
+    (first, _), _ = choose(process, tmp_path, json.dumps({"torch": ROWS["torch"]}), *ROWS)
+    assert first[0] == "torch" and first[2] == ["torch"]
+
+
 def test_where_nothing_could_be_measured_the_usual_order_holds_and_it_is_not_tried_again(process, tmp_path):
     failed = {name: {"error": "no"} for name in ROWS}
     (first, _), _ = choose(process, tmp_path, json.dumps(failed), *ROWS)

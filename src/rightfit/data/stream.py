@@ -71,20 +71,28 @@ def files_of(paths: Any) -> Iterator[str]:
     named = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     if isinstance(named, Sequence):  # say it before the first is read, not after a million
         for path in named:
-            _check_exists(os.fspath(path))
+            _there(path)
     found = False
     for path in named:
-        _check_exists(os.fspath(path))
-        for file in _walk(os.fspath(path)):
+        for file in _walk(_there(path)):
             found = True
             yield file
     if not found:
         raise UsageError(f"no images in {', '.join(map(os.fspath, named))}")
 
 
-def _check_exists(path: str) -> None:
+def _there(named: Any) -> str:
+    """The path as text; UsageError for what is none, or is not there."""
+    try:
+        path = os.fspath(named)
+    except TypeError:
+        raise UsageError(
+            f"{type(named).__name__} is no path: give image files, folders or URLs; of pixels (N, H, W, 3) in memory "
+            "`run.model` makes logits"
+        ) from None
     if not is_url(path) and not os.path.exists(path):
         raise UsageError(f"{path} does not exist; give image files or folders")
+    return path
 
 
 def _walk(path: str) -> Iterator[str]:
