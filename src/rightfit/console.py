@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
@@ -99,9 +100,11 @@ def fitted(text: str, stream: TextIO) -> str:
 
 
 def _broken(line: str, width: int) -> str:
-    indent = line[: len(line) - len(line.lstrip())] + "  "
+    begins = re.match(r" *(?:\S+  +)?", line)  # a margin, and perhaps a word in a column of its own
+    assert begins
+    margin = begins[0] if begins[0].strip() else begins[0] + "  "
     return textwrap.fill(
-        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, tabsize=4
+        line, width, subsequent_indent=" " * len(margin), break_long_words=False, break_on_hyphens=False
     )
 
 
