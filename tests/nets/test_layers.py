@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ BFLOAT16_DISTANCE = 3e-2
 
 # Image size in px, batch size. At 72 px a strided 1x1 convolution meets odd sizes (9 and 5), and the
 # last stages are small enough for the weight gradient by matrix product, strided and not.
-NETS = {"resnet8": (16, 8), "resnet50": (72, 4)}
+NETS = {"resnet8": (16, 8), "half of resnet50": (72, 4)}  # two blocks of each stage
 BACKENDS = ["tensorflow", "torch", "jax"]
 
 
@@ -64,7 +65,6 @@ def test_slow_weight_gradients_are_taken_another_way_where_the_shapes_ask_for_it
         "stage4_block1_shortcut_conv": "_strided_gradient",
         "stage4_block1_conv2": "_shifted_gradient",
         "stage4_block2_conv2": "_shifted_gradient",
-        "stage4_block3_conv2": "_shifted_gradient",
     }
     assert seen["other gradients"] == (expected if seen["backend"] == "tensorflow" else {})
 
@@ -137,11 +137,13 @@ def observe() -> dict[str, Any]:
     import keras
 
     from rightfit.nets import layers
+    from rightfit.nets.variants import VARIANTS
 
+    VARIANTS["half of resnet50"] = replace(VARIANTS["resnet50"], depths=(2, 2, 2, 2))
     seen: dict[str, Any] = {"backend": keras.backend.backend()}
     for name, (size, batch) in NETS.items():
         seen[name] = observe_net(name, size, batch)
-    seen["other gradients"] = observe_other_gradients("float32", NETS["resnet50"][0])
+    seen["other gradients"] = observe_other_gradients("float32", NETS["half of resnet50"][0])
     seen["other gradients in bfloat16"] = observe_other_gradients("bfloat16", 150)
     seen["distance of other ways"] = observe_ways() if seen["backend"] == "tensorflow" else {}
     net, images, _ = scrambled("resnet8", *NETS["resnet8"])
@@ -210,7 +212,7 @@ def observe_net(name: str, size: int, batch: int) -> dict[str, float]:
 def observe_other_gradients(precision: str, size: int) -> dict[str, str]:
     from rightfit.nets import layers, resnet
 
-    fused = layers.fused(resnet.build("resnet50", 5, (size, size)), precision)
+    fused = layers.fused(resnet.build("half of resnet50", 5, (size, size)), precision)
     ways = {
         layer.name: layer._weight_gradient(tuple(layer.input.shape))
         for layer in fused.layers
