@@ -612,8 +612,10 @@ def test_a_run_says_what_it_started_from_and_why(trained):
     assert "\nweights: none " in (trained.folder / "config.yaml").read_text(encoding="utf-8")
 
 
-def test_imagenet_weights_for_a_net_without_any_are_refused_before_the_images_are_read(here, tmp_path):
-    done = here("train", tmp_path / "nowhere", "--model", "resnet18", "--weights", "imagenet")
+def test_imagenet_weights_for_a_net_without_any_are_refused_before_images_are_decoded(here, photos, tmp_path):
+    asked = ("--model", "resnet18", "--weights", "imagenet", "--cache-folder", tmp_path / "cache")
+    done = here("train", photos, *asked, "--output", tmp_path / "run")
+    assert not (tmp_path / "cache").exists()
     assert done.returncode == 2 and "no ImageNet weights are published for resnet18" in done.stderr
 
 

@@ -59,8 +59,8 @@ def prepared(asked: TrainSettings, source: Any, config: str | Path | None, conso
     found = read(source, asked)  # before Keras is imported, and perhaps backends are measured
     cache = cache_folder(asked.cache_folder)
     backend, reason = fastest.choose(asked.backend, cache, console)
-    precision, because = choose_precision(asked.precision, cache)
     asking.check(asked)
+    precision, because = choose_precision(asked.precision, cache)
     dataset, asked = prepare(source, asked, console, asking.split_beside(config, asked), found)
     if asked.ordinal:
         asking.say_grades(dataset.table.classes, dataset.table.label_mode, console)
