@@ -24,6 +24,9 @@ def settled(data: Any, config: str | Path | None, settings: dict[str, Any]) -> t
         if asked.data.startswith("<"):
             raise UsageError(f"{config} is of a run on data in memory, which are gone; give the data again")
         asked = asked.model_copy(update={"data": _absolute(asked.data)})
+    epochs, warmup = asked.epochs, asked.warmup_epochs
+    if epochs is not None and warmup is not None and warmup >= epochs:
+        raise UsageError(f"warmup_epochs {warmup:g} must be less than epochs, which are {epochs}")
     if asked.cache_folder:
         asked = asked.model_copy(update={"cache_folder": _absolute(asked.cache_folder)})
     if asked.weights not in ("auto", "imagenet", "none"):
@@ -77,7 +80,10 @@ def say_grades(classes: tuple[str, ...], label_mode: str, console: Console) -> N
     """UsageError where classes have no order; their order is that of their names, which may not be meant."""
     if label_mode == "multilabel":
         raise UsageError("--ordinal is for classes that exclude each other; these images have several labels")
-    console.say(f"grades, in the order of their names: {' < '.join(classes)}")
+    console.say(
+        f"grades, in the order of their names: {' < '.join(classes)}; "
+        "for another, name the folders or labels so that they sort in it, such as 0_none, 1_mild"
+    )
 
 
 def _absolute(source: str) -> str:
