@@ -26,7 +26,7 @@ def settled(data: Any, config: str | Path | None, settings: dict[str, Any]) -> t
         asked = asked.model_copy(update={"data": _absolute(asked.data)})
     epochs, warmup = asked.epochs, asked.warmup_epochs
     if epochs is not None and warmup is not None and warmup >= epochs:
-        raise UsageError(f"warmup_epochs {warmup:g} must be less than epochs, which are {epochs}")
+        raise UsageError(f"warmup_epochs {warmup:g} must be less than epochs ({epochs}); 0 is none")
     if asked.cache_folder:
         asked = asked.model_copy(update={"cache_folder": _absolute(asked.cache_folder)})
     if asked.weights not in ("auto", "imagenet", "none"):

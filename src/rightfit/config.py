@@ -266,7 +266,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Of a key that is there twice, YAML would silently take the last."""
         first: dict[str, int] = {}
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             line = key.start_mark.line + 1
             if key.value in first and isinstance(key, yaml.ScalarNode):
                 raise ValueError(f"{key.value} is set twice, in lines {first[key.value]} and {line}")

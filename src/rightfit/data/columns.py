@@ -73,6 +73,8 @@ def _parsed(path: str, file: IO[bytes]) -> pd.DataFrame:
             warnings.simplefilter("ignore", pd.errors.ParserWarning)  # separators at the end of each line
             file.seek(0)
             return _text(file, encoding, separator)
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path}: the file is empty") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8 (Excel: CSV UTF-8)") from None
     except (ValueError, OSError) as error:

@@ -85,8 +85,8 @@ def _with_second(classes: list[str], positive: str, label_mode: str) -> list[str
     """The two classes of a binary question, `positive` being the second."""
     if label_mode != "binary":
         raise UsageError(
-            f"positive {positive!r} is for two classes of which an image has one; these are {label_mode}: "
-            f"{some(classes)}"
+            f"positive {positive!r} needs two classes, of which an image has one; these are {len(classes)} "
+            f"({label_mode}): {some(classes)}"
         )
     if positive not in classes:
         raise UsageError(f"positive {positive!r} is no class; the classes are {', '.join(classes)}")

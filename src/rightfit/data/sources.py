@@ -180,7 +180,7 @@ def _check_classes(root: str, images: list[str], tops: set[str], named: set[str]
 def _unread(names: list[str]) -> list[str]:
     """A note that counts, by suffix, the files in folders that may have been meant as images."""
     suffixes = (posixpath.splitext(name)[1].lower() for name in names if "/" in name)
-    counts = Counter(suffix or "none" for suffix in suffixes if suffix not in COMPANIONS)
+    counts = Counter(suffix or "without suffix" for suffix in suffixes if suffix not in COMPANIONS)
     if not counts:
         return []
     kinds = ", ".join(f"{suffix} {count}" for suffix, count in counts.most_common(8))
