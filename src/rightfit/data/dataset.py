@@ -19,6 +19,7 @@ from rightfit.console import Console
 from rightfit.data import reading, sources, split, store, table, uncached
 from rightfit.data.audit import check, grouping
 from rightfit.data.audit.findings import Audit
+from rightfit.data.found import quoted
 from rightfit.data.image import size
 from rightfit.data.listing import missing
 from rightfit.data.opened import Opened, quarantine
@@ -124,7 +125,7 @@ def prepare(
         other, positive = divided.classes
         console.say(
             f"sensitivity and the probability are of {positive}, the second class by name; "
-            f"--positive {sources.quoted(other)} asks for the other"
+            f"--positive {quoted(other)} asks for the other"
         )
     if quarantined:
         files = "file is" if len(quarantined) == 1 else "files are"

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rightfit.data.sources import LAYOUTS, Found, from_arrays, from_frame, from_path
+from rightfit.data.found import LAYOUTS, Found
+from rightfit.data.frames import from_frame
+from rightfit.data.sources import from_arrays, from_path
 from rightfit.data.table import UNSPLIT, Table, in_order, parts_of, some
 from rightfit.errors import DataError, UsageError
 
