@@ -87,7 +87,7 @@ def test_two_splits_beside_another_folder_are_no_classes(tmp_path):
 
 
 def test_folders_below_a_class_are_part_of_it(tmp_path):
-    touch(tmp_path, "a/p1/1.jpg", "a/p2/2.jpg", "b/p1/3.jpg", "b/p3/4.jpg")
+    touch(tmp_path, "a/p1/1.jpg", "a/p2/2.jpg", "b/p1/3.jpg", "b/p2/4.jpg", "b/p3/5.jpg")
     assert read(tmp_path).classes == ("a", "b")
 
 
@@ -153,9 +153,10 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (tmp_path / "root/a/up").symlink_to(tmp_path / "root")
     (tmp_path / "root/a/other").symlink_to(tmp_path / "root/b")
     (tmp_path / "root/b/self.jpg").symlink_to(tmp_path / "root/b/self.jpg")
+    (tmp_path / "root/c").symlink_to(tmp_path / "root")
     table = read(tmp_path / "root")
     assert table.frame["name"].tolist() == ["a/1.jpg", "a/more/3.jpg", "a/other/2.jpg", "b/2.jpg"]
-    assert "a/up" in table.notes[0] and "b/self.jpg" in table.notes[0]
+    assert len(table.notes) == 1 and "a/up, b/self.jpg, c" in table.notes[0]
 
 
 def test_a_folder_that_may_not_be_read_is_named():
@@ -348,16 +349,17 @@ def test_all_that_is_wrong_with_rows_is_said_at_once(tmp_path):
 def test_a_table_as_excel_writes_it(tmp_path, suffix, separator, encoding):
     touch(tmp_path, "1.jpg", "2.jpg", "3.jpg")
     rows = [
-        (" Path", "LABEL ", "note"),
-        ("1.jpg", "患病 ", "x"),
+        (" Path", "LABEL ", "Split"),
+        ("1.jpg", "患病 ", "Test"),
         ("2.jpg", "正常", ""),
-        ("3.jpg", "患病", "y"),
+        ("3.jpg", "患病", "train"),
     ]
     path = tmp_path / f"labels.{suffix}"
     path.write_bytes("\r\n".join(map(separator.join, rows)).encode(encoding))
     table = read(path)
     assert table.classes == ("患病", "正常")
     assert table.frame["label"].tolist() == ["患病", "正常", "患病"]
+    assert table.frame["split"].tolist() == ["test", "", "train"]
 
 
 def test_a_column_of_the_very_name_wins(tmp_path):
@@ -572,6 +574,13 @@ def test_a_column_of_patients_that_is_not_used_is_said(tmp_path, column):
     (note,) = read(of_patients(tmp_path, column)).notes
     assert f"Column {column} has 4 values in 8 rows and was not used" in note
     assert "--group-by" in note and column in note.partition("--group-by")[2]
+
+
+@pytest.mark.parametrize("values", ["abcdefgh", "aaaabbbb"])
+def test_a_column_of_patients_that_repeats_none_or_parts_in_two_is_not_spoken_of(tmp_path, values):
+    touch(tmp_path, *(f"p{i}.jpg" for i in range(8)))
+    rows = (f"p{i}.jpg,{'ab'[i % 2]},{value}" for i, value in enumerate(values))
+    assert read(as_csv(tmp_path / "t.csv", "\n".join(["path,label,case", *rows]))).notes == ()
 
 
 @pytest.mark.parametrize("column", ["note", "label_2", "staircase"])
