@@ -25,7 +25,8 @@ def settled(data: Any, config: str | Path | None, settings: dict[str, Any]) -> t
             raise UsageError(f"{config} is of a run on data in memory, which are gone; give the data again")
         asked = asked.model_copy(update={"data": _absolute(asked.data)})
     epochs, warmup = asked.epochs, asked.warmup_epochs
-    if epochs is not None and warmup is not None and warmup >= epochs:
+    of_a_run = _is_of_a_run(config) and settings.get("warmup_epochs") is None  # chosen for that run's epochs
+    if epochs is not None and warmup is not None and warmup >= epochs and not of_a_run:
         raise UsageError(f"warmup_epochs {warmup:g} must be less than epochs ({epochs}); 0 is none")
     if asked.cache_folder:
         asked = asked.model_copy(update={"cache_folder": _absolute(asked.cache_folder)})
@@ -63,7 +64,7 @@ def _check_start(asked: TrainSettings) -> None:
 def split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, str] | None:
     """The split of the run that `config` belongs to, when it is a run's config.yaml and what decides
     a split is still as it was there."""
-    if config is None or not all((Path(config).parent / n).exists() for n in ("data.csv", "decisions.jsonl")):
+    if config is None or not _is_of_a_run(config):
         return None
     then = train_settings({}, config)
     if then.data.startswith("<"):  # its rows have no names to find them by
@@ -74,6 +75,12 @@ def split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, s
     from rightfit.data.recorded import splits_of
 
     return splits_of(Path(config).parent / "data.csv")
+
+
+def _is_of_a_run(config: str | Path | None) -> bool:
+    return config is not None and all(
+        (Path(config).parent / name).exists() for name in ("data.csv", "decisions.jsonl")
+    )
 
 
 def say_grades(classes: tuple[str, ...], label_mode: str, console: Console) -> None:
