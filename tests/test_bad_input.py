@@ -197,7 +197,7 @@ def test_five_percent_unreadable_is_not_more_than_five_percent(here, forty, tmp_
             "path,label,split",
             lambda rows: [f"{rows[0]},tain", *(f"{row}," for row in rows[1:])],
             UNUSABLE,
-            "line 2: unknown split 'tain'; use train, val, valid, validation, test or leave it empty",
+            "line 2: unknown split 'tain'; use train, training, val, valid, validation, dev, test, testing or leave",
         ),
         ("path,kind", lambda rows: rows, WRONG_USE, "no label column 'label'; the columns are path, kind"),
         ("file,label", lambda rows: rows, UNUSABLE, "no column path; the columns are file, label"),
@@ -256,6 +256,9 @@ def test_an_unknown_model_names_the_near_ones(refused, photos):
             "backend: Input should be 'auto', 'tensorflow', 'jax' or 'torch', not 'theano'",
         ),
         (("--group-by", "("), "group_by '(' is not a regular expression"),
+        (("--group-by", "(z)"), "group_by '(z)' matches none of 60 file names, such as 00.png"),
+        (("--positive", "red"), "positive 'red' needs two classes, of which an image has one; these are 3"),
+        (("--warmup-epochs", 1), "warmup_epochs 1 must be less than epochs (1); 0 is none"),
         (("--group-by", "a+"), "group_by 'a+' captures nothing; put brackets around the group"),
         (
             ("--label-mode", "binary"),
@@ -277,6 +280,18 @@ def test_an_unknown_setting_in_a_config_names_the_near_ones(refused, photos, tmp
     (tmp_path / "config.yaml").write_text("epoch: 3\n", encoding="utf-8")
     said = refused(WRONG_USE, photos, "--config", tmp_path / "config.yaml")
     assert "unknown setting 'epoch'; did you mean epochs" in said
+
+
+def test_all_unknown_settings_in_a_config_are_named(refused, photos, tmp_path):
+    (tmp_path / "config.yaml").write_text("epoch: 3\nxyzzy: 1\nseed: 2\n", encoding="utf-8")
+    said = refused(WRONG_USE, photos, "--config", tmp_path / "config.yaml")
+    assert "unknown setting 'epoch'" in said and "unknown setting 'xyzzy'" in said and "'seed'" not in said
+
+
+def test_a_setting_that_a_config_sets_twice_is_refused(refused, photos, tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 1\nviews: 0\nseed: 2\n", encoding="utf-8")
+    said = refused(WRONG_USE, photos, "--config", tmp_path / "config.yaml")
+    assert f"{tmp_path / 'config.yaml'}: seed is set twice, in lines 1 and 3" in said
 
 
 @pytest.mark.parametrize(

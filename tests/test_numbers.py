@@ -80,6 +80,7 @@ def test_two_classes_are_decided_at_the_threshold_of_validation(
 def test_grades_are_named_in_their_order_and_several_labels_have_none(photos, tmp_path, here):
     said = here("train", photos, "--ordinal", *TINY, "--epochs", 1, "--output", tmp_path / "run")
     assert "grades, in the order of their names: blue < green < red" in said.stderr
+    assert "name the folders or labels so that they sort in it, such as 0_none" in said.stderr
     table = tmp_path / "labels.csv"
     files = sorted(photos.glob("*/*"))
     table.write_text(

@@ -24,6 +24,10 @@ def settled(data: Any, config: str | Path | None, settings: dict[str, Any]) -> t
         if asked.data.startswith("<"):
             raise UsageError(f"{config} is of a run on data in memory, which are gone; give the data again")
         asked = asked.model_copy(update={"data": _absolute(asked.data)})
+    epochs, warmup = asked.epochs, asked.warmup_epochs
+    of_a_run = _is_of_a_run(config) and settings.get("warmup_epochs") is None  # chosen for that run's epochs
+    if epochs is not None and warmup is not None and warmup >= epochs and not of_a_run:
+        raise UsageError(f"warmup_epochs {warmup:g} must be less than epochs ({epochs}); 0 is none")
     if asked.cache_folder:
         asked = asked.model_copy(update={"cache_folder": _absolute(asked.cache_folder)})
     if asked.weights not in ("auto", "imagenet", "none"):
@@ -66,7 +70,7 @@ def _check_early(asked: TrainSettings) -> None:
 def split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, str] | None:
     """The split of the run that `config` belongs to, when it is a run's config.yaml and what decides
     a split is still as it was there."""
-    if config is None or not all((Path(config).parent / n).exists() for n in ("data.csv", "decisions.jsonl")):
+    if config is None or not _is_of_a_run(config):
         return None
     then = train_settings({}, config)
     if then.data.startswith("<"):  # its rows have no names to find them by
@@ -79,11 +83,20 @@ def split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, s
     return splits_of(Path(config).parent / "data.csv")
 
 
+def _is_of_a_run(config: str | Path | None) -> bool:
+    return config is not None and all(
+        (Path(config).parent / name).exists() for name in ("data.csv", "decisions.jsonl")
+    )
+
+
 def say_grades(classes: tuple[str, ...], label_mode: str, console: Console) -> None:
     """UsageError where classes have no order; their order is that of their names, which may not be meant."""
     if label_mode == "multilabel":
         raise UsageError("--ordinal is for classes that exclude each other; these images have several labels")
-    console.say(f"grades, in the order of their names: {' < '.join(classes)}")
+    console.say(
+        f"grades, in the order of their names: {' < '.join(classes)}; "
+        "for another, name the folders or labels so that they sort in it, such as 0_none, 1_mild"
+    )
 
 
 def _absolute(source: str) -> str:

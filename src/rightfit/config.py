@@ -36,11 +36,18 @@ class TrainSettings(Settings):
     label_mode: Literal["auto", "binary", "categorical", "multilabel"] = Field(
         "auto", description="auto, binary, categorical or multilabel (labels joined by |)"
     )
+    positive: str | None = Field(
+        None,
+        description="Class whose presence is asked for, where there are two: sensitivity and the probability are of "
+        "it [default: the second by name]",
+    )
     ordinal: bool = Field(
         False, description="The classes are grades, ordered as their names sort: also report quadratic kappa"
     )
     group_by: str | None = Field(
-        None, description="Regex; its first capture of the file name is the group (patient) kept in one split"
+        None,
+        description="Column of a table, or regex whose first capture of the file name is the group (patient); each "
+        "group is kept in one split",
     )
     split: str = Field("6:1:2", description="Shares of train:validation:test; 6:1 keeps none for a test")
     image_size: str = Field(
@@ -206,15 +213,8 @@ def train_settings(values: Mapping[str, Any], config: str | Path | None = None) 
     Raises UsageError that names an unknown key with the near ones, or what is wrong with a value.
     """
     merged = {**(read_yaml(config) if config else {}), **{k: v for k, v in values.items() if v is not None}}
-    for key in merged:
-        if key not in TrainSettings.model_fields:
-            near = get_close_matches(str(key), TrainSettings.model_fields, n=3, cutoff=0.5)
-            hint = (
-                f"; did you mean {', '.join(near)}?"
-                if near
-                else "; `rightfit train --help` lists the settings"
-            )
-            raise UsageError(f"unknown setting {key!r}{hint}")
+    if unknown := [key for key in merged if key not in TrainSettings.model_fields]:
+        raise UsageError("; ".join(map(_unknown, unknown)))
     try:
         settings = TrainSettings(**merged)
     except ValidationError as error:
@@ -228,19 +228,27 @@ def train_settings(values: Mapping[str, Any], config: str | Path | None = None) 
     return settings
 
 
+def _unknown(key: Any) -> str:
+    near = get_close_matches(str(key), TrainSettings.model_fields, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "`rightfit train --help` lists the settings"
+    return f"unknown setting {key!r}; {hint}"
+
+
 def _sentence(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     return message if error["type"] == "missing" else f"{message}, not {error['input']!r}"
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML mapping as a dict; UsageError if the file is missing, not YAML, or no mapping."""
+    """A YAML mapping as a dict; UsageError if the file is missing, not YAML, no mapping, or sets a key twice."""
     try:
         loaded = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; --config takes a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
     if not isinstance(loaded, dict):
         raise UsageError(f"{path} holds no settings; expected lines such as `epochs: 30`")
     return loaded
@@ -254,6 +262,17 @@ class _Loader(yaml.SafeLoader):
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Of a key that is there twice, YAML would silently take the last."""
+        first: dict[str, int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            line = key.start_mark.line + 1
+            if key.value in first and isinstance(key, yaml.ScalarNode):
+                raise ValueError(f"{key.value} is set twice, in lines {first[key.value]} and {line}")
+            if isinstance(key, yaml.ScalarNode):
+                first[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 def to_yaml(settings: TrainSettings) -> str:

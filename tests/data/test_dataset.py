@@ -22,6 +22,22 @@ def photographs(tmp_path):
     return tmp_path / "table.csv", pd.DataFrame(rows)
 
 
+@pytest.mark.parametrize(("positive", "said"), [(None, True), ("a", False)])
+def test_which_class_is_the_positive_one_is_said_unless_asked(photographs, tmp_path, capsys, positive, said):
+    table, frame = photographs
+    frame.to_csv(table, index=False)
+    asked = {
+        "data": str(table),
+        "image_size": 8,
+        "cache_folder": str(tmp_path / "cache"),
+        "positive": positive,
+    }
+    dataset, _ = prepare(str(table), train_settings(asked), Console())
+    sentence = "probability are of b, the second class by name; --positive a asks for the other"
+    assert (sentence in capsys.readouterr().err) == said
+    assert dataset.table.classes == (("a", "b") if said else ("b", "a"))
+
+
 def splits_of(table, tmp_path, **settings):
     asked = train_settings(
         {"data": str(table), "image_size": 8, "cache_folder": str(tmp_path / "cache"), **settings}

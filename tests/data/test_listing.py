@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from rightfit.data.listing import below, decodable, missing
+from rightfit.data.listing import below, decodable, folders_in, missing
 from rightfit.errors import DataError
 
 TREE = ("b.png", "a.JPG", "z/2.tif", "a/x/1.webp", "a/note.txt", ".git/3.png", "z/.4.png", "__MACOSX/5.png")
@@ -66,6 +66,13 @@ def test_names_that_are_no_utf8_are_listed_and_told_apart(tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path, root):
     with pytest.raises(DataError, match=f"{tmp_path}/nowhere: no such file or folder"):
         list(below(root.format(tmp_path)))
+
+
+def test_folders_are_listed_without_hidden_ones_and_files(tmp_path):
+    folder = touch(tmp_path, *TREE)
+    (folder / "empty").mkdir()
+    assert folders_in(str(folder)) == ["a", "empty", "z"]
+    assert folders_in(f"file://{folder}") == []
 
 
 def test_a_file_is_no_folder(tmp_path):

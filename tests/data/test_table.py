@@ -47,6 +47,50 @@ def test_class_folders_become_names_and_labels(tmp_path):
     assert (table.label_mode, table.outputs, table.notes) == ("categorical", 3, ())
 
 
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Training", "Valid", "Testing"),
+        ("train_set", "val_set", "test_set"),
+        ("TrainSet", "dev", "Test Set"),
+        ("training-set", "VALIDATION", "testing"),
+    ],
+)
+def test_split_folders_have_many_names(tmp_path, train, val, test):
+    touch(tmp_path, *(f"{top}/{name}/1.jpg" for top in (train, val, test) for name in "ab"))
+    table = read(tmp_path)
+    assert table.classes == ("a", "b")
+    found = {name.split("/")[0]: split for name, split in table.frame[["name", "split"]].to_numpy()}
+    assert found == {train: "train", val: "val", test: "test"}
+
+
+@pytest.mark.parametrize(
+    ("tops", "said"),
+    [
+        (("test", "val"), "test, val hold"),
+        (("fold_1", "fold_2"), "fold_1, fold_2 hold"),
+        (("train", "test", "other"), "hold"),
+    ],
+)
+def test_folders_that_all_hold_the_same_folders_are_no_classes(tmp_path, tops, said):
+    touch(tmp_path, *(f"{top}/{name}/1.jpg" for top in tops for name in ("cat", "dog")))
+    with pytest.raises(
+        DataError, match=f"{said}.*of the same names \\(cat, dog\\).*name the folders above them"
+    ):
+        read(tmp_path)
+
+
+def test_two_splits_beside_another_folder_are_no_classes(tmp_path):
+    touch(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "Test/a/2.jpg", "Test/b/2.jpg", "figures/1.png")
+    with pytest.raises(DataError, match=r"Test, train hold folders of the same names \(a, b\)"):
+        read(tmp_path)
+
+
+def test_folders_below_a_class_are_part_of_it(tmp_path):
+    touch(tmp_path, "a/p1/1.jpg", "a/p2/2.jpg", "b/p1/3.jpg", "b/p2/4.jpg", "b/p3/5.jpg")
+    assert read(tmp_path).classes == ("a", "b")
+
+
 def test_split_folders_are_recognised_in_any_case(tmp_path):
     touch(tmp_path, "Train/a/1.jpg", "Train/b/2.jpg", "Validation/a/3.jpg", "test/c/x/4.jpg")
     table = read(tmp_path)
@@ -71,12 +115,36 @@ def test_folders_are_classes_unless_all_are_splits_with_train(tmp_path):
 
 
 def test_what_is_left_out_is_noted(tmp_path):
-    touch(tmp_path, "a/1.jpg", "b/2.jpg", "stray.jpg", *(f"a/{i}.txt" for i in range(7)))
+    strays = [f"stray_{i}.jpg" for i in range(7)]
+    touch(tmp_path, "a/1.jpg", "b/2.jpg", *strays)
     (tmp_path / "a/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     notes = "\n".join(read(tmp_path).notes)
-    assert "7 files are not images" in notes and "a/0.txt" in notes and "..." in notes
-    assert "1 images lie in no class folder" in notes and "stray.jpg" in notes
+    assert (
+        "7 images lie in no class folder" in notes and "stray_4.jpg, ..." in notes and "stray_5" not in notes
+    )
     assert "a/gone.jpg" in notes
+
+
+def test_files_that_may_be_images_of_another_kind_are_counted(tmp_path):
+    touch(tmp_path, "a/1.jpg", "b/2.JFIF", "a/1.HEIC", "b/2.heic", "b/scan", "b/3.dcm")
+    touch(tmp_path, "a/1.txt", "a/1.xml", "b/.hidden.heic", "cover.heic")  # companions, hidden, in no folder
+    table = read(tmp_path)
+    assert table.frame["name"].tolist() == ["a/1.jpg", "b/2.JFIF"]
+    assert table.notes == ("4 files are of kinds that are not read: .heic 2, .dcm 1, without suffix 1.",)
+
+
+def test_a_folder_of_other_kinds_alone_says_which(tmp_path):
+    touch(tmp_path, "a/1.heic", "b/2.heic")
+    with pytest.raises(DataError, match=r"no images in class folders; 2 files .* not read: \.heic 2\."):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("above", ["", "train/"])
+def test_folders_without_images_are_named(tmp_path, above):
+    touch(tmp_path, f"{above}a/1.jpg", f"{above}b/deep/2.jpg", f"{above}c/3.txt")
+    for name in (f"{above}d", f"{above}b/empty", f"{above}.git"):
+        (tmp_path / name).mkdir()
+    assert read(tmp_path).notes[-1] == f"2 folders hold no image and are no classes: {above}c, {above}d."
 
 
 def test_links_are_followed_and_loops_end(tmp_path):
@@ -85,9 +153,10 @@ def test_links_are_followed_and_loops_end(tmp_path):
     (tmp_path / "root/a/up").symlink_to(tmp_path / "root")
     (tmp_path / "root/a/other").symlink_to(tmp_path / "root/b")
     (tmp_path / "root/b/self.jpg").symlink_to(tmp_path / "root/b/self.jpg")
+    (tmp_path / "root/c").symlink_to(tmp_path / "root")
     table = read(tmp_path / "root")
     assert table.frame["name"].tolist() == ["a/1.jpg", "a/more/3.jpg", "a/other/2.jpg", "b/2.jpg"]
-    assert "a/up" in table.notes[0] and "b/self.jpg" in table.notes[0]
+    assert len(table.notes) == 1 and "a/up, b/self.jpg, c" in table.notes[0]
 
 
 def test_a_folder_that_may_not_be_read_is_named():
@@ -169,11 +238,11 @@ def test_a_url_is_read_like_a_folder(tmp_path):
     import fsspec
 
     memory = fsspec.filesystem("memory")
-    for name in ("a/1.jpg", "b/2.jpg", "b/note.txt", ".hidden/3.jpg"):
+    for name in ("a/1.jpg", "b/2.jpg", "b/scan.dcm", ".hidden/3.jpg"):
         memory.pipe(f"/photos/{name}", b"")
     table = read("memory://photos")
     assert table.paths([0, 1]) == ["memory://photos/a/1.jpg", "memory://photos/b/2.jpg"]
-    assert "b/note.txt" in table.notes[0]
+    assert table.notes == ("1 files are of kinds that are not read: .dcm 1.",)
     table.write_csv(tmp_path / "urls.csv")
     assert rows_of(read(tmp_path / "urls.csv")) == rows_of(table)
     memory.rm("/photos/b/2.jpg")
@@ -232,17 +301,97 @@ def test_a_frame_is_relative_to_the_working_folder(tmp_path, monkeypatch):
             "2 of 4 files do not exist: .*no.jpg",
         ),
         (
-            'path,label,split\n"1\n.jpg",a,train\n\n2.jpg,b,dev\n',
+            'path,label,split\n"1\n.jpg",a,train\n\n2.jpg,b,all\n',
             DataError,
-            "line 5: unknown split 'dev'; use train, val",
+            "line 5: unknown split 'all'; use train, training, val",
         ),
         ("path,label\n1.jpg,a\n2.jpg,a\n", DataError, "one class only"),
+        ("path,label\n1.jpg,a\n2.jpg,b,c\n", DataError, "line 3: 3 fields, and the header names 2"),
+        ("path,label\n1.jpg,a,c\n2.jpg,b\n", DataError, "line 2: 3 fields, and the header names 2"),
+        ('path,label\n"1\n.jpg",a\n2.jpg,b,c\n', DataError, "line 4: 3 fields"),
+        ('path,label\n"1.jpg",a\n"2.jpg,b\n', DataError, "the quote that opens in row 3 is never closed"),
+        ("", DataError, "the file is empty"),
+        (
+            "path,label\nred\\\\1.jpg,a\nred\\\\2.jpg,b\n",
+            DataError,
+            r"2 of 2 files do not exist: .*Windows writes paths: write / for \\",
+        ),
     ],
 )
 def test_a_wrong_table_is_refused_with_the_place(tmp_path, text, error, message):
     touch(tmp_path, "1.jpg", "2.jpg", "1\n.jpg")
     with pytest.raises(error, match=message):
         read(as_csv(tmp_path / "labels.csv", text))
+
+
+def test_all_that_is_wrong_with_rows_is_said_at_once(tmp_path):
+    touch(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    text = "path,label\n1.jpg,a\nno.jpg,b\n2.jpg,\n3.jpg, \n3.jpg,b\ngone.jpg,b\n"
+    with pytest.raises(DataError) as caught:
+        read(as_csv(tmp_path / "labels.csv", text))
+    said = str(caught.value)
+    assert f"1 paths are repeated: {tmp_path}/3.jpg" in said
+    assert f"2 of 6 files do not exist: {tmp_path}/no.jpg, {tmp_path}/gone.jpg; the first in" in said
+    assert f"first in {tmp_path}/labels.csv, line 3" in said
+    assert f"2 labels are empty: {tmp_path}/labels.csv, line 4, {tmp_path}/labels.csv, line 5" in said
+
+
+@pytest.mark.parametrize(
+    ("suffix", "separator", "encoding"),
+    [
+        ("csv", ";", "utf-8"),
+        ("csv", "\t", "utf-8-sig"),
+        ("csv", "\t", "utf-16"),
+        ("csv", ",", "utf-16"),
+        ("tsv", ",", "utf-8"),
+    ],
+)
+def test_a_table_as_excel_writes_it(tmp_path, suffix, separator, encoding):
+    touch(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    rows = [
+        (" Path", "LABEL ", "Split"),
+        ("1.jpg", "患病 ", "Test"),
+        ("2.jpg", "正常", ""),
+        ("3.jpg", "患病", "train"),
+    ]
+    path = tmp_path / f"labels.{suffix}"
+    path.write_bytes("\r\n".join(map(separator.join, rows)).encode(encoding))
+    table = read(path)
+    assert table.classes == ("患病", "正常")
+    assert table.frame["label"].tolist() == ["患病", "正常", "患病"]
+    assert table.frame["split"].tolist() == ["test", "", "train"]
+
+
+def test_a_column_of_the_very_name_wins(tmp_path):
+    touch(tmp_path, "1.jpg", "2.jpg")
+    table = read(as_csv(tmp_path / "t.csv", "PATH,path,Label,label\nx,1.jpg,p,a\nx,2.jpg,q,b\n"))
+    assert table.classes == ("a", "b")
+
+
+def test_separators_at_the_end_of_each_line_are_no_field(tmp_path):
+    touch(tmp_path, "1.jpg", "2.jpg")
+    assert read(as_csv(tmp_path / "t.csv", "path,label\n1.jpg,a,\n2.jpg,b,\n")).classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("t.xlsx", "save it as CSV UTF-8"),
+        ("t.XLS", "save it as CSV UTF-8"),
+        ("t.zip", "unpack it"),
+        ("t.tar.gz", "unpack it"),
+    ],
+)
+def test_what_is_no_table_yet_says_how_it_becomes_one(tmp_path, name, said):
+    touch(tmp_path, name)
+    with pytest.raises(DataError, match=f"{name}: .*{said}"):
+        read(tmp_path / name)
+
+
+def test_a_run_folder_says_where_its_table_is(tmp_path):
+    touch(tmp_path, "data.csv", "decisions.jsonl")
+    with pytest.raises(DataError, match=f"is a run folder; .*{tmp_path}/data.csv"):
+        read(tmp_path)
 
 
 def test_at_most_five_names_are_listed(tmp_path):
@@ -264,6 +413,33 @@ def test_numbers_become_neat_and_text_stays(tmp_path):
     assert numbers.classes == ("1", "10", "2.5")
     text = read(as_csv(tmp_path / "t.csv", "path,label\n1,1.0\n2,v2.0\n3,NA\n4,001\n"))
     assert text.classes == ("001", "1.0", "NA", "v2.0")
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_classes_that_are_whole_numbers_are_in_the_order_of_numbers(joint):
+    labels = [str(i % 12) for i in range(24)]
+    if joint:
+        labels = [f"{label}|{(int(label) + 1) % 12}" for label in labels]
+    table = read((np.zeros((24, 2, 2), np.uint8), np.array(labels)))
+    assert table.classes == tuple(map(str, range(12)))
+    if not joint:
+        assert table.codes().tolist() == [*range(12), *range(12)]
+
+
+def test_the_positive_class_is_the_second():
+    arrays = (np.zeros((3, 2, 2), np.uint8), np.array(["ill", "well", "ill"]))
+    assert read(arrays).classes == read(arrays, positive="well").classes == ("ill", "well")
+    asked = read(arrays, positive="ill")
+    assert asked.classes == ("well", "ill") and asked.label_mode == "binary"
+    assert asked.targets(np.arange(3)).tolist() == [[1], [0], [1]]
+    with pytest.raises(UsageError, match="positive 'sick' is no class; the classes are ill, well"):
+        read(arrays, positive="sick")
+
+
+@pytest.mark.parametrize("labels", [["a", "b", "c"], ["a|b", "a", "b"]])
+def test_positive_wants_two_classes(labels):
+    with pytest.raises(UsageError, match="positive 'a' needs two classes"):
+        read((np.zeros((3, 2, 2), np.uint8), np.array(labels)), positive="a")
 
 
 @pytest.mark.parametrize(
@@ -361,7 +537,64 @@ def test_groups_come_from_the_file_name(tmp_path):
         "b/p2_left.jpg": "2",
         "b/other.jpg": "",
     }
-    assert "1 of 4 file names do not match" in table.notes[0]
+    assert table.notes == (r"1 of 4 file names do not match group_by '^p(\d)_'; each is alone.",)
+
+
+def test_a_pattern_that_matches_no_name_is_refused(tmp_path):
+    touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    with pytest.raises(UsageError, match=r"matches none of 2 file names, such as 1\.jpg"):
+        read(tmp_path, group_by=r"^p(\d)_")
+
+
+def of_patients(tmp_path, column="Patient_ID", more=""):
+    touch(tmp_path, *(f"p{i}.jpg" for i in range(8)))
+    rows = (f"p{i}.jpg,{'ab'[i % 2]},{'wxyz'[i // 2]}{',g' if more else ''}" for i in range(8))
+    return as_csv(tmp_path / "labels.csv", "\n".join([f"path,label,{column}{more}", *rows]))
+
+
+@pytest.mark.parametrize("name", ["Patient_ID", "patient_id"])
+def test_groups_come_from_the_column_that_is_named(tmp_path, name):
+    table = read(of_patients(tmp_path), group_by=name)
+    assert table.frame["group"].tolist() == list("wwxxyyzz") and table.notes == ()
+    assert read(of_patients(tmp_path), group_by=r"p(\d)").frame["group"].tolist() == list("01234567")
+
+
+def test_a_column_that_is_grouped_by_is_not_balanced(tmp_path):
+    """Each group would be a stratum of its own, and labels would not be balanced any more."""
+    touch(tmp_path, *(names := [f"{i}.jpg" for i in range(40)]))
+    frame = pd.DataFrame(
+        {"path": [str(tmp_path / n) for n in names], "label": ["a", "b"] * 20, "eye": ["l"] * 40}
+    )
+    frame["patient"] = [f"p{i // 20}" for i in range(40)]
+    assert set(read(frame, group_by="patient").frame["stratum"]) == {"l\x1fa", "l\x1fb"}
+
+
+@pytest.mark.parametrize("column", ["patient", "Subject ID", "case_id", "animals", "病人编号", "Group"])
+def test_a_column_of_patients_that_is_not_used_is_said(tmp_path, column):
+    (note,) = read(of_patients(tmp_path, column)).notes
+    assert f"Column {column} has 4 values in 8 rows and was not used" in note
+    assert "--group-by" in note and column in note.partition("--group-by")[2]
+
+
+@pytest.mark.parametrize("values", ["abcdefgh", "aaaabbbb"])
+def test_a_column_of_patients_that_repeats_none_or_parts_in_two_is_not_spoken_of(tmp_path, values):
+    touch(tmp_path, *(f"p{i}.jpg" for i in range(8)))
+    rows = (f"p{i}.jpg,{'ab'[i % 2]},{value}" for i, value in enumerate(values))
+    assert read(as_csv(tmp_path / "t.csv", "\n".join(["path,label,case", *rows]))).notes == ()
+
+
+@pytest.mark.parametrize("column", ["note", "label_2", "staircase"])
+def test_other_columns_are_not_spoken_of(tmp_path, column):
+    assert read(of_patients(tmp_path, column)).notes == ()
+
+
+def test_a_column_group_is_enough(tmp_path):
+    assert read(of_patients(tmp_path, "patient", ",group")).notes == ()
+
+
+def test_a_name_that_is_no_column_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="group_by 'patiant' is no column, and captures nothing"):
+        read(of_patients(tmp_path), group_by="patiant")
 
 
 @pytest.mark.parametrize("pattern", ["^p", "("])

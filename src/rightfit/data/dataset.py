@@ -19,6 +19,7 @@ from rightfit.console import Console
 from rightfit.data import reading, sources, split, store, table, uncached
 from rightfit.data.audit import check, grouping
 from rightfit.data.audit.findings import Audit
+from rightfit.data.found import quoted
 from rightfit.data.image import size
 from rightfit.data.listing import missing
 from rightfit.data.opened import Opened, quarantine
@@ -63,7 +64,7 @@ class Dataset:
 def read(source: Any, settings: TrainSettings) -> table.Table:
     """The source as a table. What is wrong with it, or with its settings, is known before anything is decoded."""
     split.parse_ratio(settings.split)
-    return reading.read(source, settings.label, settings.label_mode, settings.group_by)
+    return reading.read(source, settings.label, settings.label_mode, settings.group_by, settings.positive)
 
 
 def prepare(
@@ -120,6 +121,12 @@ def prepare(
             console.say(f"the split is kept in the run only, not for later runs: {error}")
     for note in divided.notes:
         console.say(note)
+    if divided.label_mode == "binary" and settings.positive is None:
+        other, positive = divided.classes
+        console.say(
+            f"sensitivity and the probability are of {positive}, the second class by name; "
+            f"--positive {quoted(other)} asks for the other"
+        )
     if quarantined:
         files = "file is" if len(quarantined) == 1 else "files are"
         console.say(f"{len(quarantined):,} unreadable {files} left out: the run's quarantine.csv lists them")

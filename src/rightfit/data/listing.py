@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rightfit.data import remote
 from rightfit.errors import DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 THERE, ASK, GONE = np.int8(0), np.int8(1), np.int8(2)
 
@@ -77,6 +77,14 @@ def _below_url(url: str) -> Iterator[tuple[Kind, str]]:
     for name in sorted(path[start:] for path in found):
         if not any(map(_hidden, name.split("/"))):
             yield _kind(name), name
+
+
+def folders_in(root: str) -> list[str]:
+    """The names, sorted, of the folders right in a folder that are not hidden; of a URL none: it has no empty ones."""
+    if remote.is_url(root):
+        return []
+    with os.scandir(root) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not _hidden(entry.name))
 
 
 def _kind(name: str) -> Kind:

@@ -6,7 +6,7 @@ import csv
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -144,13 +144,19 @@ def parts_of(label: str) -> list[str]:
 
 
 def neat(column: pd.Series[Any]) -> pd.Categorical[Any]:
-    """Values as text, "" for a missing one; in a column of numbers 1.0 becomes "1"."""
+    """Values as text without blanks around, "" for a missing one; in a column of numbers 1.0 becomes "1"."""
     codes, values = pd.factorize(column)
-    texts = [str(value) for value in values]
+    texts = [str(value).strip() for value in values]
     if all(re.fullmatch(r"-?\d+(\.\d*)?|", text) for text in texts):
         texts = [re.sub(r"\.0*$", "", text) for text in texts]
     codes[codes < 0] = len(texts)
     return categories(codes, [*texts, ""])
+
+
+def in_order(classes: Collection[str]) -> list[str]:
+    """Sorted; by number where all are whole numbers, so that 10 comes after 2."""
+    numbers = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in classes)
+    return sorted(classes, key=lambda name: (int(name) if numbers else 0, name))
 
 
 def categories(codes: npt.NDArray[Any], texts: list[str]) -> pd.Categorical[Any]:

@@ -52,7 +52,8 @@ def check(
         whole = grouping.grouped(found.select(readable), copies.near[readable])
         places[readable] = split.assign(whole, shares, seed).frame["split"].to_numpy(object)
     subject = Subject(found.with_splits(places.astype(str)), seen, given, copies)
-    findings = [*about_files(subject), *about_copies(subject), *about_classes(subject, seed)]
+    read = [Finding("note", "source", text) for text in found.notes]
+    findings = [*about_files(subject), *about_copies(subject), *about_classes(subject, seed), *read]
     return _audit(subject, findings, started)
 
 
