@@ -127,7 +127,7 @@ def reliability(
     labels: tuple[str, str],
 ) -> str:
     """Bins at temperature 1 and at the fitted one; bars are twice the standard error of a share."""
-    with _drawing(3.6, 3.4, 1) as drawn:
+    with _drawing(3.6, 3.8, 1) as drawn:
         (axes,) = drawn.axes
         axes.plot([0, 1], [0, 1], color=FAINT, lw=0.8)
         for number, (bins, name) in enumerate(zip((before, after), names, strict=True)):
@@ -146,7 +146,7 @@ def reliability(
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.set_aspect("equal")
-        axes.legend(loc="best")
+        drawn.figure.legend(loc="outside upper left")  # off the bars, which reach far where images are few
         return drawn.svg()
 
 
