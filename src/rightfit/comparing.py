@@ -66,20 +66,27 @@ def compare(a: Run, b: Run, split: str, console: Console) -> dict[str, Any]:
         "a": str(a.path),
         "b": str(b.path),
         "split": split,
+        "label_mode": a.label_mode,
         "images": len(rows),
         "groups": units,
         "accuracy": {"a": float(hits[0].mean()), "b": float(hits[1].mean()), "difference": asdict(accuracy)},
         "loss": {"a": float(losses[0].mean()), "b": float(losses[1].mean()), "difference": asdict(loss)},
         "mcnemar": test,
         "told_apart": told_apart,
-        "sentence": sentence(str(b.path), accuracy, test["p"], told_apart, len(rows), units),
+        "sentence": sentence(str(b.path), accuracy, test["p"], told_apart, len(rows), units, _share(a)),
     }
 
 
 def sentence(
-    name: str, accuracy: Difference, p: float, told_apart: bool, images: int, groups: int | None = None
+    name: str,
+    accuracy: Difference,
+    p: float,
+    told_apart: bool,
+    images: int,
+    groups: int | None = None,
+    share: str = "accuracy",
 ) -> str:
-    """B by its `name`, better or worse by how many points of accuracy, or what it would take to tell.
+    """B by its `name`, better or worse by how many points of a `share`, or what it would take to tell.
 
     `groups` is how many the images are of, by default as many."""
     from rightfit.evaluation.paired import FEWEST
@@ -88,10 +95,12 @@ def sentence(
     if told_apart:
         size, low, high = points if accuracy.value > 0 else (-points[0], -points[2], -points[1])
         word = "better" if accuracy.value > 0 else "worse"
-        return f"{name} is {word} by {size:.1f} points of accuracy ({low:.1f} to {high:.1f}; McNemar p = {p:.2g})"
+        return (
+            f"{name} is {word} by {size:.1f} points of {share} ({low:.1f} to {high:.1f}; McNemar p = {p:.2g})"
+        )
     value, low, high = points
     said = (
-        f"cannot be told apart: {name} {value:+.1f} points of accuracy "
+        f"cannot be told apart: {name} {value:+.1f} points of {share} "
         f"({low:+.1f} to {high:+.1f}; McNemar p = {p:.2g})"
     )
     if (groups := images if groups is None else groups) < FEWEST:
@@ -100,6 +109,10 @@ def sentence(
     if accuracy.images is None or accuracy.images <= images:  # a few, all one way: McNemar wants more of them
         return said
     return f"{said}; about {accuracy.images:,} images would show a difference of this size"
+
+
+def _share(run: Run) -> str:
+    return "labels right" if run.label_mode == "multilabel" else "accuracy"
 
 
 def _shared(a: Run, b: Run, split: str, console: Console) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 
 from rightfit.comparing import sentence
 from rightfit.evaluation.paired import Difference, difference, mcnemar, score_interval
+from rightfit.report.tables import of_comparison
 
 unhurried = settings(max_examples=40, deadline=None)
 
@@ -124,3 +125,18 @@ def test_the_sentence_says_better_only_where_it_can_be_told():
     unclear = sentence("runs/b", Difference(0.004, -0.005, 0.013, 9000), 0.4, False, 500)
     assert unclear.startswith("cannot be told apart: runs/b +0.4 points of accuracy (-0.5 to +1.3")
     assert unclear.endswith("about 9,000 images would show a difference of this size")
+    of_labels = sentence("runs/b", better, 0.01, True, 500, share="labels right")
+    assert "better by 1.2 points of labels right" in of_labels
+
+
+def test_the_table_names_what_is_compared_and_fits_a_screen():
+    apart = {"value": -0.5, "low": -0.9999, "high": 0.25, "images": None}
+    both = {"a": 0.75, "b": 0.25, "difference": apart}
+    found = {"images": 1, "groups": 1, "split": "val", "accuracy": both, "loss": both, "sentence": "none"}
+    found["mcnemar"] = {"only_a_right": 1, "only_b_right": 0, "p": 1.0}
+    for label_mode, name in (("binary", "accuracy"), ("multilabel", "labels right")):
+        lines = of_comparison({**found, "label_mode": label_mode})
+        assert lines[0].startswith("1 val image that both have") and lines[1].startswith(
+            f"  {name}  A 0.7500"
+        )
+        assert lines[1].index("A ") == lines[2].index("A ") and max(map(len, lines)) <= 80

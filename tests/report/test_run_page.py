@@ -116,6 +116,19 @@ def test_lines_look_alike_in_each_panel_and_are_named_once():
     assert lines == [3, 2], "each once more in the legend"
 
 
+def test_the_band_ends_where_a_share_does():
+    epochs = np.arange(3.0)
+    line = plots.Line("validation", epochs, np.array([0.1, 0.5, 0.9]), np.full(3, 0.4), 1.0)
+    within = plots.Line("validation", epochs, np.array([0.1, 0.5, 0.9]), np.array([0.1, 0.4, 0.1]), 1.0)
+
+    def ticks(drawn):
+        return [float(n.replace("\u2212", "-")) for n in re.findall(r">(\S?\d\.\d)<", drawn)]
+
+    for shown in (line, within):
+        drawn = ticks(plots.learning_curves({"accuracy": [shown]}, "epoch", None, {}))
+        assert len(drawn) > 3 and min(drawn) >= 0 and max(drawn) <= 1
+
+
 def test_a_command_in_the_evidence_is_set_as_one():
     because = "`rightfit suspects` lists labels"
     text = page(told(decisions=[{"setting": "diagnosis", "value": "label noise", "evidence": because}]))
@@ -283,6 +296,11 @@ def test_several_labels_have_their_share_by_name_and_whole_images_too(read):
     said = read(page(story)).text
     assert "share of labels right" in said
     assert f"{story.metrics['validation']['exact_match']['value']:.4f}" in said
+    opened = told("multilabel", ("a", "b", "c"), openings=[{"time": "now", "purpose": "evaluate", "weights": "ab"}],
+                  metrics={of: story.metrics["validation"] for of in ("validation", "test")})  # fmt: skip
+    assert (
+        "of its answers about single labels are right" in read(page(opened)).text.partition("opened once")[2]
+    )
     assert "exact" not in page(told()) and "share of labels right" not in read(page(told())).text
 
 

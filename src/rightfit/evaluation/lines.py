@@ -67,9 +67,9 @@ def _rows(metrics: dict[str, Any]) -> list[Row]:
 # For any table --------------------------------------------------------------------------------------
 
 
-def counted(number: int, thing: str) -> str:
-    """1, "image" -> "1 image"; 2 -> "2 images"."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+def counted(number: int, thing: str, things: str = "") -> str:
+    """1, "image" -> "1 image"; 2 -> "2 images"; `things` where an s does not make it several."""
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
 def padded(names: Sequence[str], least: int = 0) -> list[str]:

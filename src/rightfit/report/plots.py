@@ -43,12 +43,14 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Line:
-    """One series over epochs; `half` is half of the 95 % interval's width."""
+    """One series over epochs; `half` is half of the 95 % interval's width, cut where no value can be: below 0 and
+    above `most`."""
 
     name: str
     epochs: Floats
     values: Floats
     half: Floats | None = None
+    most: float | None = None
 
 
 def learning_curves(
@@ -72,7 +74,9 @@ def learning_curves(
                     line.epochs, line.values, LINES[number], color=colour, marker=marker, ms=3
                 )
                 if line.half is not None:
-                    low, high = line.values - line.half, line.values + line.half
+                    low, high = np.maximum(line.values - line.half, 0), line.values + line.half
+                    if line.most is not None:
+                        high = np.minimum(high, line.most)
                     axes.fill_between(line.epochs, low, high, color=colour, alpha=0.2, lw=0)
             if kept is not None:
                 axes.axvline(kept, color=FAINT, lw=0.8, ls=":")

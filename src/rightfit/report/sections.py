@@ -49,7 +49,7 @@ def learning(story: Story, t: Words) -> dict[str, Any] | None:
         epochs, values = (np.array([row[of] for row in known], np.float64) for of in ("epoch", column))
         banded = half is not None and not any(missing(row.get(half)) for row in known)
         widths = np.array([row[half] for row in known], np.float64) if half and banded else None
-        return plots.Line(t(name), epochs, values, widths)
+        return plots.Line(t(name), epochs, values, widths, 1.0 if column.endswith("accuracy") else None)
 
     drawn = {
         t("loss"): [

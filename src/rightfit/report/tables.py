@@ -17,10 +17,11 @@ def of_comparison(found: Mapping[str, Any]) -> list[str]:
     groups = "" if found["groups"] == found["images"] else f" of {counted(found['groups'], 'group')}"
     images = counted(found["images"], f"{found['split']} image")
     lines = [f"{images}{groups} that both have; B minus A with 95 % intervals"]
-    for name in ("accuracy", "loss"):
-        both, apart = found[name], found[name]["difference"]
+    share = "labels right" if found["label_mode"] == "multilabel" else "accuracy"
+    for key, name in (("accuracy", share), ("loss", "loss")):
+        both, apart = found[key], found[key]["difference"]
         lines.append(
-            f"  {name:<8}  A {both['a']:.4f}  B {both['b']:.4f}  difference {apart['value']:+.4f}"
+            f"  {name:<{len(share)}}  A {both['a']:.4f}  B {both['b']:.4f}  difference {apart['value']:+.4f}"
             f"  {apart['low']:+.4f} to {apart['high']:+.4f}"
         )
     test = found["mcnemar"]
@@ -51,7 +52,7 @@ def of_fit(found: Mapping[str, Any]) -> list[str]:
         moved = any(stage["strength"] is not None for stage in stages)
         lines += [
             "",
-            "right answers by the weights of an epoch's end, images unchanged, % with 95 % interval; * is kept",
+            "right answers by an epoch's last weights, in % with 95 % interval; * is kept",
         ]
         lines.append(
             f"  epoch  {'training':>12}  {'validation':>12}  learning rate{'  strength' if moved else ''}"
