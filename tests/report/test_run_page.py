@@ -129,6 +129,12 @@ def test_the_band_ends_where_a_share_does():
         assert len(drawn) > 3 and min(drawn) >= 0 and max(drawn) <= 1
 
 
+def test_a_single_epoch_is_marked_as_one():
+    one = plots.Line("validation", np.array([1.0]), np.array([0.5]))
+    drawn = plots.learning_curves({"loss": [one]}, "epoch", 1, {})
+    assert ">1<" in drawn and not re.search(r">(0\.9|1\.0)\d+<", drawn)
+
+
 def test_a_command_in_the_evidence_is_set_as_one():
     because = "`rightfit suspects` lists labels"
     text = page(told(decisions=[{"setting": "diagnosis", "value": "label noise", "evidence": because}]))

@@ -85,7 +85,7 @@ def learning_curves(
                 axes.plot(epochs, foot, marker, color=INK, ms=5, transform=axes.get_xaxis_transform())
             axes.set_xlabel(x_label)
             axes.set_ylabel(measure)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.margins(x=0.03)
         drawn.figure.legend([named[n] for n in numbers], list(numbers), loc="outside upper left", ncols=3)
         return drawn.svg()
