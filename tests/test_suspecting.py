@@ -118,6 +118,20 @@ def test_arrays_that_are_gone_are_named_as_the_reason_and_present_ones_serve(dig
         assert refused.returncode == 2 and "trained on data in memory, which are gone" in refused.stderr
 
 
+def test_a_run_that_nothing_shows_to_be_better_than_a_guess_is_cautious(write_images, tmp_path, here):
+    """Of noise that is labelled at random, and no images to show that it is."""
+    noise = write_images(tmp_path / "noise", classes=("a", "b"), count=13)
+    run = tmp_path / "run"
+    succeeded(here("train", noise, "--image-size", 12, "--model", "resnet8", "--epochs", 3, "--split", "1:0:0",
+                   "--output", run))  # fmt: skip
+    said = succeeded(here("suspects", run, "--json"))
+    assert "no validation images show that the run is better" in said.stderr
+    found = json.loads(said.stdout)["suspects"]
+    assert all(0.1 < row[f"probability_{of}"] < 0.9 for row in found for of in ("label", "suggested")), (
+        "the last layer is surer than it is right"
+    )
+
+
 def test_wrong_use_is_told(trained, copy_of_run, here, tmp_path):
     nothing = here("neighbours", trained.folder, tmp_path / "no.png")
     assert nothing.returncode == 2 and "does not exist" in nothing.stderr

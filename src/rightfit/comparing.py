@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rightfit.console import Console
 from rightfit.errors import UsageError
+from rightfit.evaluation.lines import counted
 from rightfit.run import Run
 
 if TYPE_CHECKING:
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 def compare(a: Run, b: Run, split: str, console: Console) -> dict[str, Any]:
     """Accuracy and loss of B minus A on the same images, McNemar's test, and a sentence; plain numbers.
 
-    B is called better, or worse, where the bootstrap's interval of the difference of accuracy excludes 0
-    and McNemar's exact test gives p < 0.05: the one knows groups, the other small counts. Raises UsageError
-    when the runs answer different questions or share no image of the split.
+    B is called better, or worse, where the interval of the difference of accuracy excludes 0 and McNemar's
+    exact test gives p < 0.05: the one knows groups, the other small counts. By fewer than FEWEST images, or groups,
+    it is called neither. Raises UsageError when the runs answer different questions or share no image of the split.
     """
     import numpy as np
 
     from rightfit.evaluation.metrics import image_hits, image_losses
-    from rightfit.evaluation.paired import difference, mcnemar
+    from rightfit.evaluation.paired import FEWEST, difference, mcnemar
 
     if split not in ("val", "test"):
         raise UsageError(f"split {split!r} is neither val nor test")
@@ -56,38 +57,62 @@ def compare(a: Run, b: Run, split: str, console: Console) -> dict[str, Any]:
         hits.append(image_hits(logits, targets, run.label_mode))
         losses.append(image_losses(logits / run.calibration.temperature, targets, run.label_mode))
     groups = dataset.groups(rows)
-    accuracy, loss = (difference(ours, theirs, groups) for ours, theirs in (hits, losses))
+    accuracy = difference(hits[0], hits[1], groups, shares=True)
+    loss = difference(losses[0], losses[1], groups)
     test = mcnemar(hits[0] == 1, hits[1] == 1)
-    told_apart = accuracy.seen and test["p"] < 0.05
+    units = len(rows) if groups is None else len(np.unique(groups))
+    told_apart = accuracy.seen and test["p"] < 0.05 and units >= FEWEST
     return {
         "a": str(a.path),
         "b": str(b.path),
         "split": split,
+        "label_mode": a.label_mode,
         "images": len(rows),
-        "groups": len(rows) if groups is None else len(np.unique(groups)),
+        "groups": units,
         "accuracy": {"a": float(hits[0].mean()), "b": float(hits[1].mean()), "difference": asdict(accuracy)},
         "loss": {"a": float(losses[0].mean()), "b": float(losses[1].mean()), "difference": asdict(loss)},
         "mcnemar": test,
         "told_apart": told_apart,
-        "sentence": sentence(str(b.path), accuracy, test["p"], told_apart, len(rows)),
+        "sentence": sentence(str(b.path), accuracy, test["p"], told_apart, len(rows), units, _share(a)),
     }
 
 
-def sentence(name: str, accuracy: Difference, p: float, told_apart: bool, images: int) -> str:
-    """B by its `name`, better or worse by how many points of accuracy, or what it would take to tell."""
+def sentence(
+    name: str,
+    accuracy: Difference,
+    p: float,
+    told_apart: bool,
+    images: int,
+    groups: int | None = None,
+    share: str = "accuracy",
+) -> str:
+    """B by its `name`, better or worse by how many points of a `share`, or what it would take to tell.
+
+    `groups` is how many the images are of, by default as many."""
+    from rightfit.evaluation.paired import FEWEST
+
     points = [100 * x for x in (accuracy.value, accuracy.low, accuracy.high)]
     if told_apart:
         size, low, high = points if accuracy.value > 0 else (-points[0], -points[2], -points[1])
         word = "better" if accuracy.value > 0 else "worse"
-        return f"{name} is {word} by {size:.1f} points of accuracy ({low:.1f} to {high:.1f}; McNemar p = {p:.2g})"
+        return (
+            f"{name} is {word} by {size:.1f} points of {share} ({low:.1f} to {high:.1f}; McNemar p = {p:.2g})"
+        )
     value, low, high = points
     said = (
-        f"cannot be told apart: {name} {value:+.1f} points of accuracy "
+        f"cannot be told apart: {name} {value:+.1f} points of {share} "
         f"({low:+.1f} to {high:+.1f}; McNemar p = {p:.2g})"
     )
+    if (groups := images if groups is None else groups) < FEWEST:
+        few = counted(images, "shared image") + (f" of {counted(groups, 'group')}" if groups < images else "")
+        return f"{said}; {few} can show no difference: {FEWEST} are the least that may"
     if accuracy.images is None or accuracy.images <= images:  # a few, all one way: McNemar wants more of them
         return said
     return f"{said}; about {accuracy.images:,} images would show a difference of this size"
+
+
+def _share(run: Run) -> str:
+    return "labels right" if run.label_mode == "multilabel" else "accuracy"
 
 
 def _shared(a: Run, b: Run, split: str, console: Console) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rightfit import reporting
 from rightfit.console import Console, duration
 from rightfit.errors import DataError, RunError
+from rightfit.evaluation.lines import counted, name_of_accuracy
 from rightfit.learning import on_record, trained
 from rightfit.precision import measured_gain, uses_gpu
 from rightfit.provenance import Job, machine, why_this_backend, write_image_digests
@@ -204,8 +205,8 @@ def _decision(setting: str, value: Any, because: str) -> Decision:
 def sentence(split: str, metrics: dict[str, Any]) -> str:
     accuracy = metrics["accuracy"]
     return (
-        f"{split} accuracy {accuracy['value']:.4f}, 95 % interval {accuracy['low']:.4f} to "
-        f"{accuracy['high']:.4f}, over {metrics['images']:,} images"
+        f"{split} {name_of_accuracy(metrics)} {accuracy['value']:.4f}, 95 % interval {accuracy['low']:.4f} to "
+        f"{accuracy['high']:.4f}, over {counted(metrics['images'], 'image')}"
     )
 
 

@@ -37,14 +37,15 @@ def suspects(run: Run, console: Console) -> pd.DataFrame:
     Columns: path, split, label (as given), suggested, probability_label, probability_suggested, score
     (`rightfit.evaluation.label_errors`). `attrs` of the frame: `images`, whose labels were judged, and
     `unknown`, classes of too few images to judge. The probabilities of an image are those of a last layer
-    that was fitted to the features of other folds of whole groups (`rightfit.training.crossfit`). No test image
-    is opened. Raises UsageError when the run was trained on arrays that are gone, DataError when its images
-    are, or when they are too few.
+    that was fitted to the features of other folds of whole groups (`rightfit.training.crossfit`), at
+    the temperature that suits all of them best. No test image is opened. Raises UsageError when the run was
+    trained on arrays that are gone, DataError when its images are, or when they are too few.
     """
     import numpy as np
     import pandas as pd
 
     from rightfit.evaluation import label_errors
+    from rightfit.evaluation.calibration import at_fitted_temperature
     from rightfit.training.crossfit import FOLDS, held_out_probabilities
 
     dataset = run.seen_images()
@@ -64,6 +65,7 @@ def suspects(run: Run, console: Console) -> pd.DataFrame:
         shares = held_out_probabilities(
             features, dataset.targets(rows), codes, run.label_mode, groups, bar.update
         )
+    shares = at_fitted_temperature(shares, dataset.targets(rows), run.label_mode)
     judged = label_errors.suspects(shares, codes, run.label_mode, classes, groups)
     positions = [suspect.position for suspect in judged.found]
     paths = dataset.table.paths(rows[positions])
@@ -81,12 +83,19 @@ def suspects(run: Run, console: Console) -> pd.DataFrame:
 
 
 def _warn_of_chance(run: Run, dataset: Dataset, console: Console) -> None:
-    """A net that is not told from a guess has features that judge no label."""
+    """A net that is not told from a guess has features that judge no label. Nor does it help that the last layer
+    alone was fitted without an image, where all layers below it have learnt its label."""
     import numpy as np
 
-    codes = dataset.table.codes()[dataset.table.rows("val")]
     accuracy = run.metrics.get("validation", {}).get("accuracy", {}).get("low")
-    if run.label_mode == "multilabel" or accuracy is None or not len(codes):
+    if accuracy is None:
+        console.say(
+            "no validation images show that the run is better than always predicting the most frequent class, so "
+            "its suspicions may say little; train with some (--split 6:1:2) to know"
+        )
+        return
+    codes = dataset.table.codes()[dataset.table.rows("val")]
+    if run.label_mode == "multilabel" or not len(codes):
         return
     most = float(np.bincount(codes).max() / len(codes))
     if accuracy <= most:

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_curve
 from rightfit.evaluation.calibration import (
     POINTS,
     Calibration,
+    at_fitted_temperature,
     calibrate,
     fitted_temperature,
     from_dict,
@@ -34,6 +35,15 @@ def drawn(mode, seed, count=4000, heat=1.0):
     else:
         targets = generator.random(logits.shape) < 1 / (1 + np.exp(-logits))
     return (heat * logits).astype(np.float32), targets.astype(np.float32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_probabilities_that_are_too_sure_become_those_that_come_true(mode):
+    logits, targets = drawn(mode, 0, heat=3.0)
+    mended = at_fitted_temperature(probabilities(logits, mode), targets, mode)
+    np.testing.assert_allclose(mended, probabilities(logits, mode, 3.0), atol=0.02)
+    certain = np.round(probabilities(logits, mode))
+    assert np.isfinite(at_fitted_temperature(certain, targets, mode)).all()
 
 
 @pytest.mark.parametrize("mode", MODES)

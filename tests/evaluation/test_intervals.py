@@ -216,6 +216,16 @@ def test_a_share_that_no_resample_can_change_still_has_an_open_end():
     assert np.allclose(high, [1.0, 1 - wilson], atol=1e-4)
 
 
+def test_a_share_that_all_groups_agree_on_has_wilsons_interval_and_other_numbers_have_none():
+    """Each patient half right, or a net that gives one answer only: no resample differs."""
+    value, drawn = np.array([0.5]), np.full((1, 9), 0.5)
+    wilson = binomtest(4, 8).proportion_ci(0.95, method="wilson")
+    assert np.allclose(np.ravel(interval(value, drawn, 8, "share")), (wilson.low, wilson.high), atol=1e-4)
+    for scale in ("signed", "positive"):
+        assert np.isnan(interval(value, drawn, 8, scale)).all(), scale
+        assert np.isnan(interval(0 * value, 0 * drawn, 8, scale)).all(), scale
+
+
 @unhurried
 @given(value=st.floats(0.001, 0.999), spread=st.floats(1e-6, 10), draws=st.integers(2, 1000))
 def test_intervals_stay_where_their_numbers_can_be_and_hold_them(value, spread, draws):

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import brentq
 from scipy.stats import binomtest
 
 from rightfit.comparing import sentence
-from rightfit.evaluation.paired import Difference, difference, mcnemar
+from rightfit.evaluation.paired import Difference, difference, mcnemar, score_interval
+from rightfit.report.tables import of_comparison
 
 unhurried = settings(max_examples=40, deadline=None)
 
@@ -39,20 +41,69 @@ def test_the_interval_holds_the_true_difference_in_95_of_100(patients):
     held = []
     for _ in range(200):
         a, b, groups = pairs(generator, patients=patients)
-        found = difference(a, b, groups)
+        found = difference(a, b, groups, shares=True)
         held.append(found.low <= truth <= found.high)
     assert 0.89 < np.mean(held) <= 1
 
 
-def test_the_same_answers_do_not_differ_and_no_number_of_images_would_show_it():
+def test_answers_that_all_agree_may_still_differ_on_as_many_images_as_tango_says():
     a = (np.arange(50) % 3 > 0).astype(float)
-    assert difference(a, a) == Difference(0, 0, 0, None)
-    assert not difference(a, a).seen
+    same = difference(a, a, shares=True)
+    allowed = 1.96**2 / (50 + 1.96**2)
+    assert (same.value, same.images) == (0, None) and not same.seen
+    assert np.allclose((same.low, same.high), (-allowed, allowed))
+    of_patients = difference(a, a, np.arange(50) // 5, shares=True)
+    assert np.isclose(of_patients.high, 1.96**2 / (10 + 1.96**2)), "ten draws, not fifty"
+
+
+def by_likelihood(only_b, only_a, count):
+    """Tango's interval with the likelihood maximised on a grid, given the difference that is supposed."""
+    value = (only_b - only_a) / count
+    both = count - only_a - only_b
+
+    def score(supposed):
+        q = np.linspace(max(0, -supposed), (1 - supposed) / 2, 20_002)[1:-1]
+        likelihood = sum(
+            n * np.log(p) for n, p in ((only_b, q + supposed), (only_a, q), (both, 1 - 2 * q - supposed)) if n
+        )
+        best = q[np.argmax(likelihood)]
+        return count * (value - supposed) ** 2 - 1.96**2 * (2 * best + supposed * (1 - supposed))
+
+    return brentq(score, -1 + 1e-9, value), brentq(score, value, 1 - 1e-9)
+
+
+@pytest.mark.parametrize("cells", [(1, 0, 26), (3, 1, 26), (12, 2, 50), (1, 2, 5)])
+def test_the_ends_are_those_of_tangos_score(cells):
+    only_b, only_a, count = cells
+    value, differing = (only_b - only_a) / count, (only_b + only_a) / count
+    reach = 1.96 * math.sqrt((differing - value**2) / count)
+    ends = score_interval(differing, np.array([value]), reach, count)
+    assert np.allclose(np.ravel(ends), by_likelihood(*cells), atol=2e-4)
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 12), partly=st.booleans())
+@unhurried
+def test_a_difference_of_shares_and_its_ends_are_possible_and_never_one(seed, count, partly):
+    generator = np.random.default_rng(seed)
+    a, b = generator.integers(0, 2, (2, count)) / 1.0
+    if partly:  # several labels: an image is partly right
+        a, b = generator.integers(0, 5, (2, count)) / 4
+    found = difference(a, b, shares=True)
+    assert -1 <= found.low <= found.value <= found.high <= 1 and found.high - found.low > 0.1
+
+
+def test_few_images_are_said_to_be_few_and_promise_no_number_that_would_show_it():
+    found = difference(np.array([1.0, 1, 0]), np.array([0.0, 0, 1]), shares=True)
+    assert found.images is None
+    said = sentence("runs/b", found, 1.0, False, 3)
+    assert said.endswith("; 3 shared images can show no difference: 10 are the least that may")
+    of_groups = sentence("runs/b", found, 1.0, False, 30, 1)
+    assert "30 shared images of 1 group can show no difference" in of_groups
 
 
 def test_exchanging_the_runs_turns_the_sign():
     a, b, groups = pairs(np.random.default_rng(1))
-    there, back = difference(a, b, groups), difference(b, a, groups)
+    there, back = (difference(*pair, groups, shares=True) for pair in ((a, b), (b, a)))
     assert np.allclose((there.value, there.low, there.high), (-back.value, -back.high, -back.low))
 
 
@@ -60,7 +111,7 @@ def test_as_many_images_as_are_said_show_the_difference_in_four_of_five_data_set
     generator = np.random.default_rng(2)
     a, b, _ = pairs(generator, 20_000, better=0.04)
     needed = difference(a, b).images
-    seen = [difference(*pairs(generator, needed, better=0.04)[:2]).seen for _ in range(200)]
+    seen = [difference(*pairs(generator, needed, better=0.04)[:2], shares=True).seen for _ in range(200)]
     assert 0.70 < np.mean(seen) < 0.90
 
 
@@ -74,3 +125,18 @@ def test_the_sentence_says_better_only_where_it_can_be_told():
     unclear = sentence("runs/b", Difference(0.004, -0.005, 0.013, 9000), 0.4, False, 500)
     assert unclear.startswith("cannot be told apart: runs/b +0.4 points of accuracy (-0.5 to +1.3")
     assert unclear.endswith("about 9,000 images would show a difference of this size")
+    of_labels = sentence("runs/b", better, 0.01, True, 500, share="labels right")
+    assert "better by 1.2 points of labels right" in of_labels
+
+
+def test_the_table_names_what_is_compared_and_fits_a_screen():
+    apart = {"value": -0.5, "low": -0.9999, "high": 0.25, "images": None}
+    both = {"a": 0.75, "b": 0.25, "difference": apart}
+    found = {"images": 1, "groups": 1, "split": "val", "accuracy": both, "loss": both, "sentence": "none"}
+    found["mcnemar"] = {"only_a_right": 1, "only_b_right": 0, "p": 1.0}
+    for label_mode, name in (("binary", "accuracy"), ("multilabel", "labels right")):
+        lines = of_comparison({**found, "label_mode": label_mode})
+        assert lines[0].startswith("1 val image that both have") and lines[1].startswith(
+            f"  {name}  A 0.7500"
+        )
+        assert lines[1].index("A ") == lines[2].index("A ") and max(map(len, lines)) <= 80

@@ -212,6 +212,37 @@ def test_a_class_without_images_is_null_and_has_no_part_in_means():
     assert found["auroc"]["value"] is not None
 
 
+def test_of_one_class_alone_balanced_accuracy_is_its_accuracy_and_no_surer():
+    logits = np.where(np.arange(12) < 10, 1.0, -1.0)[:, None].astype(np.float32)
+    for right in (logits, np.abs(logits)):
+        found = summary(right, np.ones((12, 1), np.float32), "binary", ("a", "b"))
+        for end in ("value", "low", "high"):
+            assert math.isclose(found["balanced_accuracy"][end], found["accuracy"][end], abs_tol=1e-9), end
+        assert found["kappa"]["low"] is None and found["mcc"]["low"] is None
+
+
+def test_of_a_net_that_gives_one_answer_no_agreement_has_an_interval_of_no_width():
+    targets = np.eye(3, dtype=np.float32)[np.arange(30) % 3]
+    found = summary(0 * targets + [2, 1, 0], targets, "categorical", ("a", "b", "c"), ordinal=True)
+    for name in ("kappa", "quadratic_kappa", "mcc"):
+        assert found[name] == {"value": 0.0, "low": None, "high": None}, name
+    for name in ("balanced_accuracy", "auroc"):
+        assert found[name]["low"] + 0.05 < found[name]["value"] < found[name]["high"] - 0.05, name
+
+
+def test_no_part_differs_because_all_of_it_is_alike():
+    """Of each image half of the labels are right, but for one of the others."""
+    targets = np.tile([0.0, 1.0], (40, 1)).astype(np.float32)
+    logits = np.ones_like(targets)
+    logits[12, 0] = -1
+    codes = np.where(np.arange(40) < 12, 0, -1)
+    for by in ("group", "brightness"):
+        found = summary(logits, targets, "multilabel", ("a", "b"), slices={by: (["p"], codes)})["slices"][by][
+            "p"
+        ]
+        assert found["value"] == 0.5 and not found["differs"] and found["high"] - found["low"] > 0.3
+
+
 def test_of_a_single_image_what_is_known_is_said_and_no_more():
     found = summary(np.ones((1, 1), np.float32), np.ones((1, 1), np.float32), "binary", ("a", "b"))
     json.dumps(found, allow_nan=False)

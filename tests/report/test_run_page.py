@@ -6,21 +6,26 @@ import re
 import string
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import yaml
 
+from rightfit.console import Console
+from rightfit.errors import ModelFileError
 from rightfit.evaluation import diagrams
 from rightfit.evaluation.answers import Answers
 from rightfit.evaluation.calibration import calibrate
+from rightfit.evaluation.slices import slices_of
 from rightfit.evaluation.summary import summary
 from rightfit.records import DOUBTS
-from rightfit.report import plots
+from rightfit.report import gallery, plots
 from rightfit.report.pictures import data_uri
 from rightfit.report.run_page import page
 from rightfit.report.sections import _marks
+from rightfit.report.shown import interval_method
 from rightfit.report.story import Picture, Story, Suspects
 from rightfit.report.words import LANGUAGES, Words
 
@@ -109,6 +114,25 @@ def test_lines_look_alike_in_each_panel_and_are_named_once():
         for colour in (plots.FIRST, plots.SECOND)
     ]
     assert lines == [3, 2], "each once more in the legend"
+
+
+def test_the_band_ends_where_a_share_does():
+    epochs = np.arange(3.0)
+    line = plots.Line("validation", epochs, np.array([0.1, 0.5, 0.9]), np.full(3, 0.4), 1.0)
+    within = plots.Line("validation", epochs, np.array([0.1, 0.5, 0.9]), np.array([0.1, 0.4, 0.1]), 1.0)
+
+    def ticks(drawn):
+        return [float(n.replace("\u2212", "-")) for n in re.findall(r">(\S?\d\.\d)<", drawn)]
+
+    for shown in (line, within):
+        drawn = ticks(plots.learning_curves({"accuracy": [shown]}, "epoch", None, {}))
+        assert len(drawn) > 3 and min(drawn) >= 0 and max(drawn) <= 1
+
+
+def test_a_single_epoch_is_marked_as_one():
+    one = plots.Line("validation", np.array([1.0]), np.array([0.5]))
+    drawn = plots.learning_curves({"loss": [one]}, "epoch", 1, {})
+    assert ">1<" in drawn and not re.search(r">(0\.9|1\.0)\d+<", drawn)
 
 
 def test_a_command_in_the_evidence_is_set_as_one():
@@ -242,6 +266,70 @@ def test_no_phrase_is_left_over():
     assert unused == []
 
 
+def test_what_rightfit_named_itself_is_said_in_the_language_of_the_page(read):
+    """Slices and the interval's method stand in metrics.json in English; a group's name is the user's own."""
+    values = np.linspace(0.5, 250, 200)
+    named = ["dark (1 to 2 of 255)" if i % 2 else "诊所" for i in range(200)]
+    story = told()
+    raw = story.answers.raw
+    metrics = summary(raw, story.answers.targets, "categorical", tuple(story.classes),
+                      slices=slices_of(values, 1e6 * values, named))  # fmt: skip
+    text = page(told(metrics={"validation": metrics}), "zh")
+    for said in (
+        "暗（0 至 83，满值 255）",
+        "亮（167 至 250，满值 255）",
+        "大（",
+        "百万像素",
+        "自助重抽样 2,000 次",
+    ):
+        assert said in text, said
+    for english in ("megapixels", "medium", "bright", "bootstrap over", "Student"):
+        assert english not in text, english
+    assert "dark (1 to 2 of 255)" in text and "诊所" in text
+    english = read(page(told(metrics={"validation": metrics}))).text
+    assert f"dark ({values[0]:.0f} to 83 of 255)" in english
+    assert "bootstrap over groups, 2,000 resamples: standard error, Student's t" in english
+
+
+def test_a_method_of_another_version_is_told_as_it_stands():
+    assert interval_method("99 %, by other means", Words("zh")) == "99 %, by other means"
+    fewer = "95 %, bootstrap over groups, 2000 resamples (130 of the curves): standard error, Student's t"
+    assert "（曲线 130 次）" in interval_method(fewer, Words("zh"))
+
+
+def test_several_labels_have_their_share_by_name_and_whole_images_too(read):
+    story = told("multilabel", ("a", "b", "c"))
+    said = read(page(story)).text
+    assert "share of labels right" in said
+    assert f"{story.metrics['validation']['exact_match']['value']:.4f}" in said
+    opened = told("multilabel", ("a", "b", "c"), openings=[{"time": "now", "purpose": "evaluate", "weights": "ab"}],
+                  metrics={of: story.metrics["validation"] for of in ("validation", "test")})  # fmt: skip
+    assert (
+        "of its answers about single labels are right" in read(page(opened)).text.partition("opened once")[2]
+    )
+    assert "exact" not in page(told()) and "share of labels right" not in read(page(told())).text
+
+
+# Pictures -------------------------------------------------------------------------------------------
+
+
+def test_an_image_is_shown_once_however_many_of_its_labels_are_wrong():
+    targets = np.array([[1, 0, 1], [1, 1, 0], [0, 0, 1]], np.float32)
+    raw = np.array([[-1.0, 3.0, -2.0], [2.0, 2.0, -2.0], [-1.0, -1.0, -4.0]])
+    answers = Answers(raw, raw, targets, "multilabel", ("a", "b", "c"), None)
+    images = SimpleNamespace(gather=lambda rows: np.zeros((len(rows), 8, 8, 3), np.uint8))
+    table = SimpleNamespace(rows=lambda of: np.arange(3), paths=lambda rows: [f"{row}.png" for row in rows])
+    dataset = SimpleNamespace(images=images, table=table, image_rows=np.arange(3))
+
+    def none():
+        raise ModelFileError("no net here")
+
+    shown = gallery.mistakes(answers, dataset, "", none, Console(quiet=True))
+    assert [(p.name, p.label, p.given, p.said) for p in shown] == [
+        ("2.png", "c", "present", "absent"), ("0.png", "b", "absent", "present"),
+    ]  # fmt: skip
+
+
 # Figures --------------------------------------------------------------------------------------------
 
 
@@ -253,6 +341,14 @@ def test_the_points_of_the_reliability_diagram_are_those_of_the_calibration_erro
         error = sum(b.answers * abs(b.confidence - b.accuracy) for b in bins) / total
         assert error == pytest.approx(story.metrics["validation"][name]["value"], abs=1e-9)
         assert total == 200
+
+
+def test_the_legend_of_the_reliability_diagram_stands_above_its_bars():
+    bins = [diagrams.Bin(0.1, 0.1, 3), diagrams.Bin(0.9, 0.9, 3)]
+    drawn = plots.reliability(bins, bins, ("as trained", "cooled"), ("x", "y"))
+    heights = [float(y) for y in re.findall(r'<text[^>]* y="([\d.]+)"[^>]*>(?:as trained|cooled)<', drawn)]
+    top = min(float(y) for y in re.findall(r'<text[^>]* y="([\d.]+)"[^>]*>1.0<', drawn))
+    assert len(heights) == 2 and max(heights) < top
 
 
 def test_the_area_under_the_drawn_roc_curve_is_auroc():

@@ -84,6 +84,7 @@ def columns_of(answers: Answers, calibration: Calibration, slices: Slices) -> Su
         columns.add("said", np.hstack([~said, said]))
         columns.add("right", np.hstack([~truth & ~said, truth & said]))
         columns.add("brier", ((shares - truth) ** 2).mean(axis=1))
+        columns.add("exact", hits == 1)
     else:
         true, answer = answers.codes()
         kinds = len(answers.classes)
@@ -129,6 +130,8 @@ def statistic_of(columns: Sums, answers: Answers, calibration: Calibration, ordi
         found["loss"], found["brier"] = of["loss"] / images, of["brier"] / images
         recalls = np.where(present, each["recall"], 0).sum(axis=0, keepdims=True)
         found["balanced accuracy"] = recalls / np.maximum(1, present.sum(axis=0))
+        if "exact" in of:
+            found["exact"] = of["exact"] / images
         if "top" in of:
             found["top"] = of["top"] / images
         tables = (right, true, said)

@@ -63,6 +63,18 @@ def fitted_temperature(logits: NDArray[np.float32], targets: NDArray[np.float32]
     return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded", options={"xatol": 1e-5}).x))
 
 
+def at_fitted_temperature(shares: Floats, targets: NDArray[np.float32], label_mode: str) -> Floats:
+    """Probabilities (N, classes) of images that had no part in them -> the same at the temperature that fits their
+    targets (N, outputs) best. Heads fitted to few images are far surer than they are right."""
+    z = np.log(np.clip(shares, 1e-12, 1))
+    if label_mode == "binary":
+        z = z[:, 1:] - z[:, :1]
+    elif label_mode == "multilabel":
+        z = z - np.log(np.clip(1 - shares, 1e-12, 1))
+    z = z.astype(np.float32)
+    return probabilities(z, label_mode, fitted_temperature(z, targets, label_mode))
+
+
 def operating_points(scores: Floats, positive: NDArray[np.bool_]) -> dict[str, float]:
     """Thresholds by name, an image above one is called positive; scores and truth (N,).
 

@@ -15,6 +15,7 @@ Statistic = Callable[[Floats], dict[str, Floats]]
 Scale = Literal["share", "signed", "positive", "plain"]
 RESAMPLES = 2000
 Z = 1.96
+STILL = 1e-9  # half an interval; below it resamples differ by rounding alone
 CHUNK, CHUNK_BYTES = 64, 32 * 2**20  # resamples at a time, at most
 
 
@@ -80,29 +81,34 @@ def interval(
     and 1, the logarithm of what is positive (the delta method). benchmarks/coverage.py says why.
 
     Where every answer was right (or wrong) no resample can differ: the open end of a share is Wilson's
-    for `draws`, and divided by `parts` for what moves by so much less (a mean over classes) or more.
+    for `draws`, and divided by `parts` for what moves by so much less (a mean over classes) or more. A share
+    between 0 and 1 that no resample differs from (all groups agree) has Wilson's interval for `draws` times
+    `parts`. How far a signed or positive number would move no resample says then, such as the kappa of a net
+    that gives one answer only: its ends are NaN.
     """
     draws = np.broadcast_to(np.asarray(draws, np.float64), values.shape)
     whole = np.round(values)
     values = np.where(np.abs(values - whole) < 1e-12, whole, values)  # sums of shares miss 1 by a rounding
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # a class that no resample holds: NaN is the answer
-        reach = _reach(drawn, draws)
+        reach = half_interval(drawn, draws)
+        still = reach < STILL
         open_end = Z * Z / (np.maximum(draws, 1) + Z * Z) / parts
         if scale == "share":
             n = values * (1 - values) / reach**2  # independent draws over t squared
+            n = np.where(still, np.maximum(draws, 1) * parts / (Z * Z), n)
             middle, side = (values * n + 0.5) / (n + 1), np.sqrt(values * (1 - values) * n + 0.25) / (n + 1)
-            low, high = (np.where(reach == 0, values, end) for end in (middle - side, middle + side))
+            low, high = middle - side, middle + side
             low = np.where(values == 1, 1 - open_end, np.where(values == 0, 0.0, low))
             high = np.where(values == 0, open_end, np.where(values == 1, 1.0, high))
         elif scale == "signed":
-            sides = reach / (1 - values**2)
+            sides = np.where(still, np.nan, reach / (1 - values**2))
             low, high = np.tanh(np.arctanh(values) - sides), np.tanh(np.arctanh(values) + sides)
             low = np.where(values == 1, np.maximum(1 - open_end, -1), np.where(values == -1, -1, low))
             high = np.where(values == -1, np.minimum(open_end - 1, 1), np.where(values == 1, 1, high))
         elif scale == "positive":
-            low, high = values * np.exp(-reach / values), values * np.exp(reach / values)
-            low, high = np.where(values == 0, 0, low), np.where(values == 0, 0, high)
+            sides = np.where(reach < STILL * values, np.nan, reach / values)
+            low, high = values * np.exp(-sides), values * np.exp(sides)
         else:
             low, high = values - reach, values + reach
         low, high = np.minimum(low, values), np.maximum(high, values)  # there and back on a scale rounds
@@ -117,12 +123,12 @@ def interval_of_distance(values: Floats, drawn: Floats, draws: float, noise: flo
     sample, and its excess over the value says the same where claims are false. So the low end is moved down
     by the larger of both, the high end not at all.
     """
-    reach = _reach(drawn, np.full(values.shape, float(draws)))
+    reach = half_interval(drawn, np.full(values.shape, float(draws)))
     lifted = np.maximum(noise, drawn.mean(axis=1) - values)
     return np.clip(values - lifted - reach, 0, values), np.clip(values + reach, values, 1)
 
 
-def _reach(drawn: Floats, draws: Floats) -> Floats:
+def half_interval(drawn: Floats, draws: Floats) -> Floats:
     """Half an interval on the scale of the resamples (S, R); without end for a single draw."""
     from scipy.special import stdtrit
 

@@ -2,45 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 SHOWN = 20  # classes; of more, those with the lowest recall
+WIDTH, MOST = 30, 46  # columns of a name, at least and at most
+Row = tuple[str, str]  # what it is, and what it is worth
 
 
 def lines_of(metrics: dict[str, Any]) -> list[str]:
-    names = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "loss": "log loss"}
+    rows = _rows(metrics)
+    apart = [
+        (f"{by} {name}", shown(part))
+        for by, parts in metrics.get("slices", {}).items()
+        for name, part in parts.items()
+        if part["differs"]
+    ]
+    names = padded([name for name, _ in [*rows, *apart]], WIDTH)
+    lines = [f"  {name} {text}" for name, (_, text) in zip(names, [*rows, *apart], strict=True)]
+    if apart:
+        lines.insert(len(rows), f"  {name_of_accuracy(metrics)} of a part that differs from the whole:")
+    return lines
+
+
+def name_of_accuracy(metrics: dict[str, Any]) -> str:
+    """For several labels it is that of single labels, which a screen does not call an accuracy."""
+    return "share of labels right" if "exact_match" in metrics else "accuracy"
+
+
+def shown(estimate: dict[str, Any]) -> str:
+    value, low, high = (
+        "-" if estimate[end] is None else f"{estimate[end]:.4f}" for end in ("value", "low", "high")
+    )
+    return value if value == "-" else f"{value}   -" if low == high == "-" else f"{value}   {low} to {high}"
+
+
+def _rows(metrics: dict[str, Any]) -> list[Row]:
+    names = {"accuracy": name_of_accuracy(metrics), "exact_match": "images with all labels right"}
+    names |= {"balanced_accuracy": "balanced accuracy", "loss": "log loss"}
     names |= {n: f"top-{n[4:-9]} accuracy" for n in metrics if n.startswith("top_")}
-    lines = [line(shown, metrics[name]) for name, shown in names.items()]
-    lines.append(line("macro F1", metrics["macro"]["f1"]))
+    rows = [(name, shown(metrics[key])) for key, name in names.items() if key in metrics]
+    rows.append(("macro F1", shown(metrics["macro"]["f1"])))
     names = {"auroc": "AUROC", "quadratic_kappa": "quadratic kappa", "kappa": "kappa", "mcc": "MCC"}
     names["ece"] = "calibration error"
-    lines += [line(shown, metrics[name]) for name, shown in names.items() if name in metrics]
+    rows += [(name, shown(metrics[key])) for key, name in names.items() if key in metrics]
     recalls, precisions = metrics["recall"], metrics["precision"]
     kinds = list(recalls)
     if len(kinds) > SHOWN:
         known = [kind for kind in kinds if recalls[kind]["value"] is not None]
         kinds = sorted(known, key=lambda kind: recalls[kind]["value"])[: SHOWN // 2]
-        lines.append(
-            f"{'recall and precision':<30} the {len(kinds)} lowest recalls of {len(recalls):,} classes"
-        )
+        rows.append(("recall and precision", f"the {len(kinds)} lowest recalls of {len(recalls):,} classes"))
     for what, of in (("recall", recalls), ("precision", precisions)):
-        lines += [line(f"{what} of {kind}", of[kind]) for kind in kinds]
+        rows += [(f"{what} of {kind}", shown(of[kind])) for kind in kinds]
     points = metrics.get("operating_points", {})
     if positive := [name for labels in points.values() for name in labels if len(labels) == 1][:1]:
-        lines.append(f"  {'sensitivity is of':<30} {positive[0]}")
+        rows.append(("sensitivity is of", positive[0]))
     for point, labels in points.items():
         if len(labels) == 1:
             for side in ("sensitivity", "specificity"):
-                lines += [line(f"{side} at {point}", at[side]) for at in labels.values()]
-    for by, parts in metrics.get("slices", {}).items():
-        for name, part in parts.items():
-            if part["differs"]:
-                lines.append(f"{line(f'accuracy, {by} {name}', part)}   not that of the whole")
-    return lines
+                rows += [(f"{side} at {point}", shown(at[side])) for at in labels.values()]
+    return rows
 
 
-def line(name: str, estimate: dict[str, Any]) -> str:
-    value, low, high = (
-        "-" if estimate[end] is None else f"{estimate[end]:.4f}" for end in ("value", "low", "high")
-    )
-    return f"  {name:<30} {value}   {low} to {high}"
+# For any table --------------------------------------------------------------------------------------
+
+
+def counted(number: int, thing: str, things: str = "") -> str:
+    """1, "image" -> "1 image"; 2 -> "2 images"; `things` where an s does not make it several."""
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
+def padded(names: Sequence[str], least: int = 0) -> list[str]:
+    """Each as wide on a screen as the widest, `least` columns at least; the middle of one over MOST is left out.
+
+    A Chinese character takes two columns."""
+    from rich.cells import cell_len, chop_cells, set_cell_size
+
+    def shortened(name: str) -> str:
+        half = (MOST - 1) // 2
+        if cell_len(name) <= MOST:
+            return name
+        return f"{chop_cells(name, half)[0]}…{chop_cells(name[::-1], half)[0][::-1]}"
+
+    shown = [shortened(name) for name in names]
+    width = max([least, *map(cell_len, shown)])
+    return [set_cell_size(name, width) for name in shown]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +15,9 @@ from rightfit.data.loader import Images
 from rightfit.errors import RightfitError
 
 FEW = 20  # values of the group column that are slices
+FEWEST = (
+    10  # images of a group that is one: by 10 a share of one half is known to ±26 points, by fewer to no use
+)
 Slices = dict[str, tuple[list[str], NDArray[np.int64]]]  # by what -> names, and each image's (N,), -1 in none
 
 
@@ -39,18 +43,22 @@ class Brightness:
 def slices_of(
     brightness: NDArray[np.float64], areas: NDArray[np.float64] | None, named_groups: Sequence[str]
 ) -> Slices:
-    """Every way of slicing that has two parts or more; all three are of the same N images, areas in pixels."""
+    """Every way of slicing that has two parts or more; all three are of the same N images, areas in pixels.
+
+    A group of fewer than FEWEST images is no part: its images are in none.
+    """
     found: Slices = {
         "brightness": thirds(brightness, ("dark", "medium", "bright"), "{:.0f} to {:.0f} of 255")
     }
     if areas is not None:
         found["image size"] = thirds(areas / 1e6, ("small", "medium", "large"), "{:.3g} to {:.3g} megapixels")
-    groups = [name for name in named_groups if name]
-    if len(set(groups)) <= FEW:
-        names = sorted(set(groups))
+    found = {by: (names, codes) for by, (names, codes) in found.items() if len(names) > 1}
+    images = Counter(name for name in named_groups if name)
+    names = sorted(name for name, count in images.items() if count >= FEWEST)
+    if 1 < len(images) <= FEW and names:
         index = {name: i for i, name in enumerate(names)}
         found["group"] = (names, np.array([index.get(name, -1) for name in named_groups], np.int64))
-    return {by: (names, codes) for by, (names, codes) in found.items() if len(names) > 1}
+    return found
 
 
 def thirds(

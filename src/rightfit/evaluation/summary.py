@@ -47,9 +47,11 @@ def summary(
     """Metrics of logits and targets (N, outputs), each {value, low, high}: the 95 % interval by bootstrap
     over `groups`; None where there is nothing to divide by, such as the recall of a class without images.
 
-    Definitions are scikit-learn's. For multilabel accuracy, loss, Brier score, kappa and MCC are means
-    over the labels, balanced accuracy the mean of all sensitivities and specificities, macro and weighted
-    means are of the labels present. AUROC and AUPRC of several classes are means of one class against the rest.
+    Definitions are scikit-learn's. For multilabel accuracy (the share of labels that are right), loss, Brier
+    score, kappa and MCC are means over the labels, `exact_match` the share of images with every label right,
+    balanced accuracy the mean of all sensitivities and specificities, macro and weighted means are of the labels
+    present. AUROC and AUPRC of several classes are means of one class against the rest. A mean over classes is
+    over those that have images (macro: or were answered); balanced accuracy of one class alone is its recall.
     """
     calibration, slices = calibration or Calibration(), slices or {}
     raw = logits.astype(np.float64)
@@ -74,25 +76,35 @@ def summary(
         return _estimate(values[name][0], low[0], high[0])
 
     behind = {"recall": held["true"], "precision": held["said"], "f1": np.maximum(held["true"], held["said"])}
-    behind_mean = {n: of_mean(drawn[n], behind[n]) for n in OF_CLASS}
-    sides, kinds = ranked_draws(answers, columns), len(answers.kinds)
+    present = slice(
+        len(answers.kinds) - len(answers.classes), None
+    )  # of labels, without those that are absent
+    behind_macro = {n: of_mean(drawn[n][present], behind[n][present]) for n in OF_CLASS}
+    have_images = int(np.count_nonzero(held["true"]))
+    occur = int(np.count_nonzero((held["true"] + held["said"])[present]))
+    sides = ranked_draws(answers, columns)
+    ranked = max(1, int(np.count_nonzero(~np.isnan(values["auroc"]))))
     by_chance = _beyond_chance(answers)
     found: dict[str, Any] = {
         "images": len(raw),
         "groups": columns.groups,
         "accuracy": one("accuracy"),
         "loss": one("loss", scale="positive"),
-        "balanced_accuracy": one("balanced accuracy", behind_mean["recall"], parts=kinds),
+        "balanced_accuracy": one(
+            "balanced accuracy", of_mean(drawn["recall"], behind["recall"]), parts=have_images
+        ),
         "brier": one("brier", scale="positive"),
-        "macro": {n: one(f"macro {n}", behind_mean[n], parts=kinds) for n in OF_CLASS},
+        "macro": {n: one(f"macro {n}", behind_macro[n], parts=occur) for n in OF_CLASS},
         "weighted": {n: one(f"weighted {n}") for n in OF_CLASS},
-        "auroc": one("mean auroc", of_mean(drawn["auroc"], sides), parts=len(sides)),
-        "auprc": one("mean auprc", of_mean(drawn["auprc"], sides), parts=len(sides)),
+        "auroc": one("mean auroc", of_mean(drawn["auroc"], sides), parts=ranked),
+        "auprc": one("mean auprc", of_mean(drawn["auprc"], sides), parts=ranked),
         "kappa": one("kappa", scale="signed", parts=by_chance),
         "mcc": one("mcc", scale="signed", parts=by_chance),
         "ece": of_calibration("ece", answers.logits),
         "ece_uncalibrated": of_calibration("ece before", answers.raw),
     }
+    if "exact" in values:
+        found["exact_match"] = one("exact")
     if "top" in values:
         found[f"top_{answers.top}_accuracy"] = one("top")
     if ordinal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rightfit.data.audit.findings import Audit, Finding
+from rightfit.evaluation.lines import counted
 
 SHOWN = 3  # sets of a finding, images of a set
 CLASSES = 8
@@ -15,7 +16,8 @@ def as_text(audit: Audit) -> str:
     """Lines for a terminal; names in them cannot hold its codes, or break a line."""
     counts = [f"{name} {sum(splits.values()):,}" for name, splits in audit.classes.items()]
     more = f", and {len(counts) - CLASSES:,} more" if len(counts) > CLASSES else ""
-    lines = [f"{audit.images:,} images of {len(counts)} classes: {', '.join(counts[:CLASSES])}{more}"]
+    images, classes = counted(audit.images, "image"), counted(len(counts), "class", "classes")
+    lines = [f"{images} of {classes}: {', '.join(counts[:CLASSES])}{more}"]
     for finding in audit:
         lines += _of(finding)
     if not audit.findings:

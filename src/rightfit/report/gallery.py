@@ -27,16 +27,15 @@ LONGEST = 160  # pixels of a picture's longer side
 def mistakes(
     answers: Answers, dataset: Dataset, root: str, model: Callable[[], keras.Model], console: Console
 ) -> list[Picture]:
-    """The wrong answers that were surest, each with its heat map."""
+    """The images with the wrong answers that were surest, each once, with the heat map of that answer."""
     rows = dataset.table.rows("val")
     shares = probabilities(answers.logits, answers.label_mode)
     if answers.several:
         sure = np.where(answers.truth, 1 - shares, shares)
         wrong = answers.truth != (answers.raw > 0)
-        order = np.argsort(-np.where(wrong, sure, -1), axis=None, kind="stable")[
-            : min(MISTAKES, int(wrong.sum()))
-        ]
-        places, labels = np.unravel_index(order, sure.shape)
+        sure = np.where(wrong, sure, -1)
+        places = np.argsort(-sure.max(axis=1), kind="stable")[: min(MISTAKES, int(wrong.any(axis=1).sum()))]
+        labels = sure[places].argmax(axis=1)
         names = [
             (("present", "absent") if answers.truth[i, k] else ("absent", "present")) + (answers.classes[k],)
             for i, k in zip(places, labels, strict=True)

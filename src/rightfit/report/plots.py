@@ -43,12 +43,14 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Line:
-    """One series over epochs; `half` is half of the 95 % interval's width."""
+    """One series over epochs; `half` is half of the 95 % interval's width, cut where no value can be: below 0 and
+    above `most`."""
 
     name: str
     epochs: Floats
     values: Floats
     half: Floats | None = None
+    most: float | None = None
 
 
 def learning_curves(
@@ -72,7 +74,9 @@ def learning_curves(
                     line.epochs, line.values, LINES[number], color=colour, marker=marker, ms=3
                 )
                 if line.half is not None:
-                    low, high = line.values - line.half, line.values + line.half
+                    low, high = np.maximum(line.values - line.half, 0), line.values + line.half
+                    if line.most is not None:
+                        high = np.minimum(high, line.most)
                     axes.fill_between(line.epochs, low, high, color=colour, alpha=0.2, lw=0)
             if kept is not None:
                 axes.axvline(kept, color=FAINT, lw=0.8, ls=":")
@@ -81,7 +85,7 @@ def learning_curves(
                 axes.plot(epochs, foot, marker, color=INK, ms=5, transform=axes.get_xaxis_transform())
             axes.set_xlabel(x_label)
             axes.set_ylabel(measure)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.margins(x=0.03)
         drawn.figure.legend([named[n] for n in numbers], list(numbers), loc="outside upper left", ncols=3)
         return drawn.svg()
@@ -127,7 +131,7 @@ def reliability(
     labels: tuple[str, str],
 ) -> str:
     """Bins at temperature 1 and at the fitted one; bars are twice the standard error of a share."""
-    with _drawing(3.6, 3.4, 1) as drawn:
+    with _drawing(3.6, 3.8, 1) as drawn:
         (axes,) = drawn.axes
         axes.plot([0, 1], [0, 1], color=FAINT, lw=0.8)
         for number, (bins, name) in enumerate(zip((before, after), names, strict=True)):
@@ -146,7 +150,7 @@ def reliability(
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.set_aspect("equal")
-        axes.legend(loc="best")
+        drawn.figure.legend(loc="outside upper left")  # off the bars, which reach far where images are few
         return drawn.svg()
 
 

@@ -94,7 +94,7 @@ def _of_test(story: Story, images: int, t: Words) -> str:
     if not found:
         return t("test sealed", images=images, run=story.name)
     said = t(
-        "test",
+        "test multilabel" if story.label_mode == "multilabel" else "test",
         images=found["images"],
         times=times,
         **{name: share(value) for name, value in found["accuracy"].items()},

@@ -13,7 +13,16 @@ from markupsafe import Markup
 from rightfit.evaluation import diagrams
 from rightfit.records import DOUBTS, changes_of
 from rightfit.report import plots
-from rightfit.report.shown import estimate, listed, missing, number, share, with_code
+from rightfit.report.shown import (
+    estimate,
+    interval_method,
+    listed,
+    missing,
+    number,
+    part_of_split,
+    share,
+    with_code,
+)  # fmt: skip
 from rightfit.report.story import Picture, Story
 from rightfit.report.words import Words
 
@@ -40,7 +49,7 @@ def learning(story: Story, t: Words) -> dict[str, Any] | None:
         epochs, values = (np.array([row[of] for row in known], np.float64) for of in ("epoch", column))
         banded = half is not None and not any(missing(row.get(half)) for row in known)
         widths = np.array([row[half] for row in known], np.float64) if half and banded else None
-        return plots.Line(t(name), epochs, values, widths)
+        return plots.Line(t(name), epochs, values, widths, 1.0 if column.endswith("accuracy") else None)
 
     drawn = {
         t("loss"): [
@@ -111,6 +120,7 @@ def _gap(story: Story, t: Words) -> str:
 
 MEASURES = (
     "accuracy",
+    "exact_match",
     "balanced_accuracy",
     "loss",
     "auroc",
@@ -136,7 +146,7 @@ def numbers(story: Story, t: Words) -> dict[str, Any] | None:
     rows = []
     for measure in MEASURES:
         if measure in first:
-            name = t("metric loss") if measure == "loss" else t(measure)
+            name = t({"loss": "metric loss", "accuracy": _accuracy(story)}.get(measure, measure))
             rows.append((name, [estimate(found.get(measure)) for _, found in splits]))
     rows.append((t("macro f1"), [estimate(found["macro"]["f1"]) for _, found in splits]))
     for key in first:
@@ -146,8 +156,13 @@ def numbers(story: Story, t: Words) -> dict[str, Any] | None:
     return {
         "splits": [name for name, _ in splits],
         "rows": rows,
-        "how": t("interval note", how=first["interval"]),
+        "how": t("interval note", how=interval_method(first["interval"], t)),
+        "accuracy": t(_accuracy(story)),
     }
+
+
+def _accuracy(story: Story) -> str:
+    return "accuracy of labels" if story.label_mode == "multilabel" else "accuracy"
 
 
 def by_class(story: Story) -> dict[str, Any] | None:
@@ -186,7 +201,10 @@ def _or_last(value: float | None) -> float:
 def slices(story: Story, t: Words) -> list[tuple[str, list[tuple[str, tuple[str, str], bool]]]]:
     found = story.metrics.get("validation", {}).get("slices", {})
     return [
-        (t(f"slice {by}"), [(name, estimate(part), part["differs"]) for name, part in parts.items()])
+        (
+            t(f"slice {by}"),
+            [(part_of_split(by, name, t), estimate(part), part["differs"]) for name, part in parts.items()],
+        )
         for by, parts in found.items()
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,30 @@ def estimate(found: Mapping[str, float | None] | None) -> tuple[str, str]:
     if found["low"] is None or found["high"] is None:
         return f"{found['value']:.4f}", ""
     return f"{found['value']:.4f}", f"{found['low']:.4f} – {found['high']:.4f}"
+
+
+PART = re.compile(r"(dark|medium|bright|small|large) \((\S+) to (\S+) (?:of 255|megapixels)\)")
+METHOD = re.compile(
+    r"95 %, bootstrap over groups, (\d+) resamples(?: \((\d+) of the curves\))?: standard error, .*"
+)
+
+
+def part_of_split(by: str, name: str, t: Words) -> str:
+    """The name of a slice, as metrics.json has it; what rightfit called so, in the page's language."""
+    found = PART.fullmatch(name) if by != "group" else None
+    if not found:
+        return name
+    word, low, high = found.groups()
+    return t(f"slice medium {by}" if word == "medium" else f"slice {word}", low=low, high=high)
+
+
+def interval_method(how: str, t: Words) -> str:
+    """How the intervals were made, as metrics.json has it; in the page's language where it is known."""
+    if not (found := METHOD.fullmatch(how)):
+        return how
+    resamples, of_curves = found.groups()
+    fewer = t("interval fewer", count=int(of_curves)) if of_curves else ""
+    return t("interval how", resamples=int(resamples), fewer=fewer)
 
 
 def number(value: Any) -> str:

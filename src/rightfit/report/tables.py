@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rightfit.evaluation.lines import counted, padded
 from rightfit.records import would_help
 
 VERDICTS = {"help": "would help", "harm": "would do harm", "unsure": "may help or not"}
@@ -13,15 +14,15 @@ HELPED_BY_MORE = ("overfit", "right fit")  # of diagnoses those that more images
 
 def of_comparison(found: Mapping[str, Any]) -> list[str]:
     """As `rightfit.compare` gives it."""
-    groups = "" if found["groups"] == found["images"] else f" of {found['groups']:,} groups"
-    lines = [
-        f"{found['images']:,} {found['split']} images{groups} that both have; B minus A with 95 % intervals"
-    ]
-    for name in ("accuracy", "loss"):
-        both, apart = found[name], found[name]["difference"]
+    groups = "" if found["groups"] == found["images"] else f" of {counted(found['groups'], 'group')}"
+    images = counted(found["images"], f"{found['split']} image")
+    lines = [f"{images}{groups} that both have; B minus A with 95 % intervals"]
+    share = "labels right" if found["label_mode"] == "multilabel" else "accuracy"
+    for key, name in (("accuracy", share), ("loss", "loss")):
+        both, apart = found[key], found[key]["difference"]
         lines.append(
-            f"  {name:<10} A {both['a']:.4f}   B {both['b']:.4f}   difference {apart['value']:+.4f}"
-            f"   {apart['low']:+.4f} to {apart['high']:+.4f}"
+            f"  {name:<{len(share)}}  A {both['a']:.4f}  B {both['b']:.4f}  difference {apart['value']:+.4f}"
+            f"  {apart['low']:+.4f} to {apart['high']:+.4f}"
         )
     test = found["mcnemar"]
     lines.append(
@@ -35,8 +36,8 @@ def of_fit(found: Mapping[str, Any]) -> list[str]:
     images = found["images"]
     kept = f", kept epoch {found['kept']}" if found["kept"] else ""
     lines = [
-        f"{found['run']}: {found['model']}, {images['train']:,} training and {images['val']:,} validation images, "
-        f"{found['epochs']:,} epochs{kept}"
+        f"{found['run']}: {found['model']}, {images['train']:,} training and "
+        f"{counted(images['val'], 'validation image')}, {counted(found['epochs'], 'epoch')}{kept}"
     ]
     if found["word"]:
         lines.append(f"{found['word']}: {found['sentence']}")
@@ -51,7 +52,7 @@ def of_fit(found: Mapping[str, Any]) -> list[str]:
         moved = any(stage["strength"] is not None for stage in stages)
         lines += [
             "",
-            "right answers by the weights of an epoch's end, images unchanged, % with 95 % interval; * is kept",
+            "right answers by an epoch's last weights, in % with 95 % interval; * is kept",
         ]
         lines.append(
             f"  epoch  {'training':>12}  {'validation':>12}  learning rate{'  strength' if moved else ''}"
@@ -122,12 +123,12 @@ def of_learning_curve(found: Mapping[str, Any]) -> list[str]:
 
 def of_suspects(rows: Sequence[Mapping[Any, Any]], count: int) -> list[str]:
     """The first `rows` of `count` suspects, as `rightfit.suspects` has them."""
-    widths = [max(len(row[name]) for row in [*rows, {name: name}]) for name in ("label", "suggested")]
-    lines = [f"  {'label':<{widths[0]}}  {'p':>6}  {'suggested':<{widths[1]}}  {'p':>6}  split  path"]
+    labels, others = (padded([name, *(row[name] for row in rows)]) for name in ("label", "suggested"))
+    lines = [f"  {labels[0]}  {'p':>6}  {others[0]}  {'p':>6}  split  path"]
     lines += [
-        f"  {row['label']:<{widths[0]}}  {row['probability_label']:>6.4f}  {row['suggested']:<{widths[1]}}"
+        f"  {label}  {row['probability_label']:>6.4f}  {other}"
         f"  {row['probability_suggested']:>6.4f}  {row['split']:<5}  {row['path']}"
-        for row in rows
+        for label, other, row in zip(labels[1:], others[1:], rows, strict=True)
     ]
     if count > len(rows):
         lines.append(f"  and {count - len(rows):,} more: --limit {count}, or --output FILE.csv")
