@@ -79,7 +79,10 @@ def check(
     label_mode: Annotated[str, typer.Option(help="auto, binary, categorical or multilabel")] = "auto",
     group_by: Annotated[
         str | None,
-        typer.Option(help="Regex; its first capture of the file name is the group", show_default=False),
+        typer.Option(
+            help="Column of a table, or regex whose first capture of the file name is the group",
+            show_default=False,
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Shares that training would make")] = "6:1:2",
     seed: Annotated[int, typer.Option(help="Decides that split")] = 0,

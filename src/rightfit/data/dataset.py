@@ -153,9 +153,10 @@ def reopen(found: table.Table, source: str | None, spec: ImageSpec, cache: str, 
         if images.ok.all():
             return Dataset(found, images, np.arange(len(found)), spec, [])
         gone = [paths[row] for row in images.reasons]
+    moved = "; if they were moved, a link at their old place serves (ln -s NEW OLD)"
     raise DataError(
         f"{len(gone):,} of the run's {len(paths):,} images are gone or unreadable, so its splits are "
-        f"no longer whole: {', '.join(sorted(gone)[:5])}"
+        f"no longer whole: {', '.join(sorted(gone)[:5])}{moved if len(gone) == len(paths) else ''}"
     )
 
 

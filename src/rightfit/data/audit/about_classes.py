@@ -111,11 +111,12 @@ def small_validation(subject: Subject) -> list[Finding]:
     count = len(np.unique(subject.groups[rows]))  # images of one patient are not that many opinions
     if count >= needed or not subject.facts.ok.any():
         return []
-    what = "images" if count == len(rows) else f"groups ({len(rows):,} images)"
+    unit = "images" if count == len(rows) else "groups"
+    what = unit if unit == "images" else f"groups ({len(rows):,} images)"
     half = 1.96 * math.sqrt(ASSUMED * (1 - ASSUMED) / count) if count else float("nan")
     shown = f"show an accuracy of {ASSUMED:.0%} to ±{100 * half:.1f} points" if count else "show nothing"
     severity: Severity = "warning" if not count or half > COARSE else "note"
-    text = f"{count:,} validation {what} {shown}; ±{100 * WANTED:.0f} points take {needed:,}."
+    text = f"{count:,} validation {what} {shown}; ±{100 * WANTED:.0f} points take {needed:,} {unit}."
     advice = "take smaller differences for chance"
     if not subject.given:
         advice += ", or a larger share for validation, as in --split 5:3:2"

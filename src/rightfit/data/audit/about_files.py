@@ -181,7 +181,7 @@ def odd_light(subject: Subject) -> list[Finding]:
         f"{names[worst[i]]} {light[i, worst[i]]:.0f}, usually {middle[worst[i]]:.0f}"
         for i in np.flatnonzero(odd)
     )
-    text = f"{_images(int(odd.sum()))} far brighter, darker or of other colour than the rest."
+    text = f"{_images(int(odd.sum()))} of far other brightness, contrast or colour than the rest."
     return [
         Finding("note", "odd-light", text, "see that they belong here", _alone(subject, rows[odd]), reasons)
     ]
