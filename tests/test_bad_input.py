@@ -389,7 +389,8 @@ def test_no_result_is_written_over_somebody_s_file_or_a_run_s(here, copy_of_run,
     arguments = command.format(run=copy_of_run, photos=photos).split()
     for place in (table, of_run, tmp_path):
         said = message(here(*arguments, place), WRONG_USE)
-        assert f"{place} is there and no earlier result" in said or f"{place} is a folder" in said
+        words = {table: "no earlier result", of_run: "a file of the run", tmp_path: "is a folder"}
+        assert str(place) in said and words[place] in said
     assert table.read_text() == "path,label,eye\na.png,ill,left\n" and of_run.read_bytes() == before
 
 

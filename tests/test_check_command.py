@@ -30,8 +30,8 @@ def test_what_reading_the_data_left_out_is_a_note(here, copied):
     (copied / "red" / "phone.heic").write_bytes(b"no matter")
     (copied / "yellow").mkdir()
     done = here("check", copied)
-    assert "note     1 files are of kinds that are not read: .heic 1." in done.stdout
-    assert "note     1 folders hold no image and are no classes: yellow." in done.stdout
+    assert "note     1 file is of a kind that is not read: .heic 1." in done.stdout
+    assert "note     1 folder holds no image, so there are no such classes: yellow." in done.stdout
 
 
 def test_json_is_all_there_is_on_stdout(here, copied, tmp_path):

@@ -267,11 +267,12 @@ class _Loader(yaml.SafeLoader):
         """Of a key that is there twice, YAML would silently take the last."""
         first: dict[str, int] = {}
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             line = key.start_mark.line + 1
-            if key.value in first and isinstance(key, yaml.ScalarNode):
+            if key.value in first:
                 raise ValueError(f"{key.value} is set twice, in lines {first[key.value]} and {line}")
-            if isinstance(key, yaml.ScalarNode):
-                first[key.value] = line
+            first[key.value] = line
         return super().construct_mapping(node, deep)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import sys
 import textwrap
 import time
@@ -95,14 +95,19 @@ def fitted(text: str, stream: TextIO) -> str:
     """`text` with lines broken between words for a `stream` that is a terminal; a file has them whole."""
     if not stream.isatty():
         return text
-    width = shutil.get_terminal_size().columns
+    try:
+        width = int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(stream.fileno()).columns
+    except (ValueError, OSError):
+        width = 80
     return "\n".join(_broken(line, width) if len(line) > width else line for line in text.split("\n"))
 
 
 def _broken(line: str, width: int) -> str:
     begins = re.match(r" *(?:\S+  +)?", line)  # a margin, and perhaps a word in a column of its own
     assert begins
-    margin = begins[0] if begins[0].strip() else begins[0] + "  "
+    margin = begins[0]
+    if not margin.strip() or len(margin) > width // 3:
+        margin = line[: len(line) - len(line.lstrip())] + "  "
     return textwrap.fill(
         line, width, subsequent_indent=" " * len(margin), break_long_words=False, break_on_hyphens=False
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightfit import beginning, cluster, resuming, searching, working
+from rightfit.config import parse_seconds
 from rightfit.console import Console
 from rightfit.errors import RunError, UsageError
 from rightfit.records import SEARCHED
@@ -38,6 +39,8 @@ def go_on(place: Path, asked: Asked, console: Console) -> Run:
     from rightfit.saving import folder
     from rightfit.training.checkpoints import FOLDER, Checkpoints
 
+    if asked.ends.time_limit is not None:
+        parse_seconds(asked.ends.time_limit)  # or it is no time
     searched = (place / SEARCHED).parent.is_dir()
     if not searched and not (place / FOLDER).is_dir():
         raise RunError(f"{place} holds no checkpoints; give the run folder that `rightfit train` made")
@@ -100,4 +103,8 @@ def _run(
             raise UsageError(f"{place}: only the head was fitted, which more epochs do not change")
         console.say(f"{place} is finished")
         return Run(place)
+    if asked.epochs is not None:
+        raise UsageError(
+            f"{place} is not finished; `rightfit resume {place}` without --epochs does that first"
+        )
     return beginning.begin_again(place, asked.data, asked.micro_batch, console, team)

@@ -47,14 +47,12 @@ def choose(backend: str, cache: Path, console: Console) -> tuple[str, str]:
     names = list(installed_backends())
     if len(names) < 2:
         return choose_backend(), "no other is installed"
-    known = remembered(cache / SPEEDS).get(hardware_and_versions())
-    known = known if isinstance(known, dict) else {}
-    if not set(names) <= set(known):
+    if not set(names) <= set(_rows(cache)):
         console.say(
             f"measuring which of {', '.join(names[:-1])} and {names[-1]} trains fastest here: once, about a "
             "minute; --backend and KERAS_BACKEND leave it out"
         )
-        measure(cache, LONGEST, known)
+        measure(cache, LONGEST, again=False)
     chosen, because = choose_backend("auto", cache), in_words(known_speeds(cache))
     console.say(f"{chosen}: {because}")
     return chosen, because
@@ -70,17 +68,21 @@ def in_words(speeds: Mapping[str, float]) -> str:
     return f"it trains fastest here: {first} images/s of a {MODEL} at {SIDE} px{beside}"
 
 
-def measure(
-    cache: Path, longest: float, known: Mapping[str, dict[str, Any]] | None = None
-) -> dict[str, dict[str, Any]]:
-    """Each installed backend's `measured` or error, no longer than `longest` seconds each; what is not `known` yet.
-    Remembered in `cache` one by one, as a person may stop it."""
-    found = dict(known or {})
+def measure(cache: Path, longest: float, again: bool = True) -> dict[str, dict[str, Any]]:
+    """Each installed backend's `measured` or error, no longer than `longest` seconds each; not `again` where that is
+    known. Remembered in `cache` one by one, as a person may stop it."""
+    found = _rows(cache)
     for name in installed_backends():
-        if name not in found:
+        if again or name not in found:
             found[name] = measured_apart(name, cache, longest)
             remember(cache / SPEEDS, hardware_and_versions(), found)
     return found
+
+
+def _rows(cache: Path) -> dict[str, dict[str, Any]]:
+    """What is remembered of this hardware with these versions, by backend."""
+    rows = remembered(cache / SPEEDS).get(hardware_and_versions())
+    return rows if isinstance(rows, dict) else {}
 
 
 def measured_apart(backend: str, cache: Path, longest: float) -> dict[str, Any]:

@@ -116,6 +116,7 @@ class Nodes:
         return sent.task, found
 
     def ask(self, what: str) -> dict[str, Any]:
+        assert not self._going, "what comes back first is the answer"
         self._send(_Sent(("ask", what)))
         return self._back()[1]
 
@@ -124,28 +125,42 @@ class Nodes:
 
     def _back(self) -> tuple[_Sent, dict[str, Any]]:
         """What is done first; what is lost on the way is sent again."""
+        try:
+            while True:
+                if found := self._first():
+                    return found
+        except KeyboardInterrupt:
+            self._stop()
+            count = sum(sent.task is not None for sent in self._going.values())
+            under_way = f"with {count} trial{'s' if count > 1 else ''} under way"
+            raise Interrupted(f"stopped {under_way if count else 'before the first trial'}") from None
+
+    def _first(self) -> tuple[_Sent, dict[str, Any]] | None:
+        """What is done first; None where it was lost, and sent again."""
         import ray
 
-        while True:
-            try:
-                done, _ = ray.wait(list(self._going), num_returns=1)
-            except KeyboardInterrupt:
-                self._stop()
-                trials = sum(sent.task is not None for sent in self._going.values())
-                under_way = f"with {trials} trial{'s' if trials > 1 else ''} under way"
-                raise Interrupted(f"stopped {under_way if trials else 'before the first trial'}") from None
+        lost = (
+            ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError,
+            ray.exceptions.ObjectLostError, ray.exceptions.LocalRayletDiedError,
+        )  # fmt: skip
+        done, _ = ray.wait(list(self._going), num_returns=1)
+        try:
+            found: dict[str, Any] = ray.get(done[0])
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except lost as error:
             sent = self._going.pop(done[0])
-            try:
-                found: dict[str, Any] = ray.get(done[0])
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
-            except ray.exceptions.RayError as error:
-                sent.lost += 1
-                if sent.lost <= LOST:
-                    self._send(sent)
-                    continue
-                found = {"failed": f"its process was lost {sent.lost} times: {cluster.reason_of(error)}"}
-            return sent, {"seconds": round(time.monotonic() - sent.began, 1), **found}
+            sent.lost += 1
+            if sent.lost <= LOST:
+                self._send(sent)
+                return None
+            found = {"failed": f"its process was lost {sent.lost} times: {cluster.reason_of(error)}"}
+        except ray.exceptions.RayError as error:
+            sent = self._going.pop(done[0])
+            found = {"failed": cluster.reason_of(error)}
+        else:
+            sent = self._going.pop(done[0])
+        return sent, {"seconds": round(time.monotonic() - sent.began, 1), **found}
 
     def _stop(self) -> None:
         """Trials save where they stand."""

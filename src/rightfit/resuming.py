@@ -23,17 +23,8 @@ if TYPE_CHECKING:
     from rightfit.training.checkpoints import Checkpoints
     from rightfit.training.state import Saved
 
-# Settings that decide nothing about the weights, or may end a run earlier or later.
-FREE = (
-    "output",
-    "cache",
-    "cache_folder",
-    "checkpoint_every",
-    "tensorboard",
-    "backend",
-    "ordinal",
-    "time_limit",
-)
+# Settings that decide nothing about the weights.
+FREE = ("output", "cache", "cache_folder", "checkpoint_every", "tensorboard", "backend", "ordinal")
 
 
 def backend_of(recorded: str) -> str:
@@ -70,6 +61,8 @@ def go_on(
     _say_differences(saved, console)
     put_back(place, saved)
     job = _job(place, dataset, settings, saved)
+    if team:
+        team.check(job.settings, str(dataset.table.frame["name"].iloc[0]))
     if notes:
         _record(place, "data", "accepted as they are", "; ".join(notes))
         saved.changed = True
@@ -84,8 +77,6 @@ def go_on(
         progress.micro, saved.changed = micro_batch, True
     where = f"step {progress.step} of epoch {progress.epoch + 1}" if not progress.ended else "the end"
     console.say(f"going on with {place} from {where} ({saved.name})")
-    if team:
-        team.check(job.settings, str(dataset.table.frame["name"].iloc[0]))
     return fit(job, console, checkpoints, saved, team.train if team else None)
 
 
@@ -121,9 +112,11 @@ def _settings(place: Path, saved: Saved) -> TrainSettings:
     if not path.exists():
         write_text(path, to_yaml(then))
     now = train_settings({}, path)
-    names = [n for n in TrainSettings.model_fields if n not in FREE and getattr(now, n) != getattr(then, n)]
+    # The epochs that `resume --epochs` asked for have a time limit of their own, which the file does not know.
+    first = then.model_copy(update={"time_limit": saved.about["asked"].get("time_limit")})
+    names = [n for n in TrainSettings.model_fields if n not in FREE and getattr(now, n) != getattr(first, n)]
     if names:
-        changed = ", ".join(f"{name} from {getattr(then, name)} to {getattr(now, name)}" for name in names)
+        changed = ", ".join(f"{name} from {getattr(first, name)} to {getattr(now, name)}" for name in names)
         raise UsageError(
             f"{path} was changed since the run began: {changed}; put it back to resume, "
             f"or `rightfit train --config {path} --output NEW` starts another run"
@@ -214,19 +207,16 @@ def _extend(
         )
     if epochs <= progress.epoch:
         raise UsageError(f"{place} has {progress.epoch} epochs; --epochs must be more than that")
-    limit = train_settings({"data": "", "time_limit": time_limit}).time_limit  # or it is no time
     because = (
         f"asked of resume: after epoch {progress.epoch} ({progress.ended}) the warm-up and the cosine begin "
-        f"again and end with epoch {epochs}" + (f", or after {limit}" if limit else "")
+        f"again and end with epoch {epochs}" + (f", or after {time_limit}" if time_limit else "")
     )
-    settings = settings.model_copy(update={"time_limit": limit})
-    write_text(place / "config.yaml", to_yaml(settings))
     _record(place, "epochs", epochs, because)
     progress.restarts.append(progress.epoch)
     progress.annealed = 0.0
-    progress.epochs, progress.ended, progress.seconds = epochs, "", 0.0
+    progress.epochs, progress.ended, progress.seconds, progress.shortened = epochs, "", 0.0, 0
     saved.changed = True
-    return settings
+    return settings.model_copy(update={"time_limit": time_limit})
 
 
 def _record(place: Path, setting: str, value: Any, because: str) -> None:

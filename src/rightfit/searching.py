@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rightfit import beginning, cluster
 from rightfit.aside import Interrupted
 from rightfit.beginning import Prepared
-from rightfit.config import parse_seconds, train_settings
+from rightfit.config import parse_seconds
 from rightfit.console import Console
 from rightfit.errors import DataError, RunError, UsageError, WriteError
 from rightfit.places import Here, Nodes
@@ -129,8 +129,6 @@ def go_on(
 
     path = place / FOLDER / JOURNAL
     if ends != Ends(None, None):
-        if ends.time_limit is not None:
-            train_settings({"data": "", "time_limit": ends.time_limit})  # or it is no time
         journal.write(path, "ends", **dataclasses.asdict(ends))
     record = journal.read(path)
     begun = record.begun

@@ -99,7 +99,7 @@ def test_what_two_processes_decide_they_decide_alike(pair, case):
     epochs, factor = len(told["history"]), 0.5 if case == "poisoned" else 1.0
     assert told["rate_factor"] == other["rate_factor"] == factor
     assert (
-        2 <= epochs < CASES[case]["epochs"] if case == "limited" else epochs == CASES[case].get("epochs", 4)
+        1 <= epochs < CASES[case]["epochs"] if case == "limited" else epochs == CASES[case].get("epochs", 4)
     )
 
 

@@ -269,11 +269,8 @@ def test_a_finished_run_is_taken_further_by_a_schedule_that_begins_again(whole, 
     assert done.returncode == 0 and "time limit of 0.01s reached" in done.stderr
     shutil.rmtree(run)
     shutil.copytree(whole, run)
-    config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config.replace("time_limit: null", "time_limit: 0.01s"))
-    done = here("resume", run, "--epochs", 15)  # which is asked for now, the limit was before
+    done = here("resume", run, "--epochs", 15)
     assert done.returncode == 0, done.stderr
-    assert "time_limit: null" in (run / "config.yaml").read_text()
     rows = history(run, rows_of)
     assert rows[:12] == history(whole, rows_of)
     assert [row["epoch"] for row in rows[12:]] == ["13", "14", "15"]

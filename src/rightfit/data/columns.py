@@ -28,7 +28,7 @@ def read_columns(path: str) -> tuple[pd.DataFrame, Callable[[int], str]]:
     """
     if is_url(path):
         with reaching(path), opened(path) as file:
-            frame = _parsed(path, file)
+            frame = _parsed(path, io.BytesIO(file.read()))  # a server may not let it be read twice
     else:
         try:
             with Path(path).open("rb") as file:

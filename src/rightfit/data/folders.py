@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -70,15 +71,17 @@ def from_folder(root: str) -> Found:
 
 
 def _check_classes(root: str, images: list[str], tops: set[str], named: set[str]) -> None:
-    """DataError where the folders that would be classes all hold folders of the same names: these are the classes."""
+    """DataError where folders that would be classes are called as splits or folds are and hold folders of the same
+    names: these are the classes."""
     inside: dict[str, set[str]] = {top: set() for top in tops}
     for name in images:
         top, *rest = name.split("/", 2)
         if rest:
             inside[top].add(rest[0] if len(rest) > 1 else "")  # "" for an image right in it
-    for suspects in (named, tops):
+    parts = {top for top in tops if re.fullmatch(r"(fold|split|part|subset)[ _-]?\d+", top.lower())}
+    for suspects in (named, named | parts):
         common = set.intersection(*(inside[top] for top in suspects)) - {""} if len(suspects) > 1 else set()
-        if len(common) > 1 and (suspects is named or all(inside[top] == common for top in tops)):
+        if len(common) > 1:
             raise DataError(
                 f"{root}: the folders {some(sorted(suspects))} hold folders of the same names "
                 f"({some(sorted(common))}), which look like the classes; name the folders above them train, val and "
@@ -93,7 +96,12 @@ def _unread(names: list[str]) -> list[str]:
     if not counts:
         return []
     kinds = ", ".join(f"{suffix} {count}" for suffix, count in counts.most_common(8))
-    return [f"{counts.total()} files are of kinds that are not read: {kinds}."]
+    are = (
+        "1 file is of a kind that is"
+        if counts.total() == 1
+        else f"{counts.total()} files are of kinds that are"
+    )
+    return [f"{are} not read: {kinds}."]
 
 
 def _empty(root: str, files: list[str], splits: set[str]) -> list[str]:
@@ -103,4 +111,7 @@ def _empty(root: str, files: list[str], splits: set[str]) -> list[str]:
     above = [f"{split}/" for split in splits] or [""]
     found = [prefix + name for prefix in above for name in folders_in(f"{root}/{prefix}")]
     empty = sorted(name if decodable(name) else ascii(name) for name in found if name not in full)
-    return [f"{len(empty)} folders hold no image and are no classes: {some(empty)}."] if empty else []
+    if not empty:
+        return []
+    holds = "1 folder holds" if len(empty) == 1 else f"{len(empty)} folders hold"
+    return [f"{holds} no image{'' if splits else ', so there are no such classes'}: {some(empty)}."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,4 +56,4 @@ def split_of(name: str) -> str | None:
 def quoted(name: Any) -> str:
     """As a shell takes it."""
     text = str(name)
-    return text if re.fullmatch(r"\w+", text) else f"'{text}'"
+    return text if re.fullmatch(r"\w+", text) else shlex.quote(text)

@@ -23,7 +23,8 @@ def from_frame(
     place: Callable[[int], str],
     group_by: str | None = None,
 ) -> Found:
-    """`group_by` is taken where it names a column, else left for the names. Columns match in any case."""
+    """`group_by` is taken where it names a column, else left for the names. Columns match in any case, but for `group`:
+    another kind of group may be meant."""
     frame = frame.rename(columns={_named(frame, wanted): wanted for wanted in ("path", label, "split")})
     columns = [str(column) for column in frame.columns]
     if "path" not in columns:
@@ -76,7 +77,8 @@ def _by_column(found: Found, frame: pd.DataFrame, label: str, group_by: str | No
         for name in frame.columns:
             if name == label or not OWNERS.fullmatch(str(name).strip()):
                 continue
-            values, count = frame[name].nunique(), int((frame[name].notna() & (frame[name] != "")).sum())
+            given = frame[name][frame[name].notna() & (frame[name] != "")].astype(str)
+            values, count = given.nunique(), len(given)
             if 2 < values < count:
                 found.notes.append(
                     f"Column {name} has {values:,} values in {count:,} rows and was not used: "

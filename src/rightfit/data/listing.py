@@ -84,7 +84,14 @@ def folders_in(root: str) -> list[str]:
     if remote.is_url(root):
         return []
     with os.scandir(root) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not _hidden(entry.name))
+        return sorted(entry.name for entry in entries if _is_folder(entry) and not _hidden(entry.name))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _kind(name: str) -> Kind:

@@ -50,7 +50,7 @@ def check_free(output: str) -> None:
     """UsageError if the folder holds anything, RunError if it cannot be written: both before any work."""
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; a run is a folder: choose another --output")
+        raise UsageError(f"{folder} is a file, where a folder is made; choose another --output")
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} exists and is not empty; choose another --output, or remove it")
     check_can_be_made(folder)
@@ -66,19 +66,20 @@ def check_can_be_made(folder: Path) -> None:
         raise RunError(f"{folder} cannot be written: {error.__cause__.strerror} in {above}") from error
 
 
-def check_output(output: str | os.PathLike[str], ours: Callable[[str], bool]) -> None:
-    """Before any work: UsageError where a file at `output` would replace one that a run holds, or whose first 1,000
-    characters are not `ours`; WriteError where none can be written there."""
+def check_output(output: str | os.PathLike[str], ours: Callable[[str], bool] | None = None) -> None:
+    """Before any work: UsageError where a file at `output` would replace one of a run's, or one whose first 1,000
+    characters are not `ours` (None: any that holds something); WriteError where none can be written there."""
     path = Path(output)
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name the file to write in it")
     if path.is_file():
-        in_a_run = path.name in FILES and (path.parent / "architecture.json").exists()
+        if path.name in FILES and (path.parent / "architecture.json").exists():
+            raise UsageError(f"{path} is a file of the run in {path.parent}; name another one")
         with path.open(encoding="utf-8", errors="replace") as file:
-            if in_a_run or not ours(file.read(1000)):
-                raise UsageError(
-                    f"{path} is there and no earlier result of this; name another file, or remove it"
-                )
+            begins = file.read(1000)
+        if begins and (ours is None or not ours(begins)):
+            known = "" if ours is None else ", and no earlier result of this"
+            raise UsageError(f"{path} is there{known}; name another file, or remove it")
     check_writable(path)
 
 
@@ -90,8 +91,11 @@ def check_csv(output: str | os.PathLike[str], columns: Sequence[str]) -> None:
 
 
 def check_page(output: str | os.PathLike[str]) -> None:
-    """`check_output` of a page."""
-    check_output(output, lambda text: text.lstrip().startswith("<!doctype html>") and "rightfit" in text)
+    """`check_output` of a page; that of a run may be drawn anew."""
+    path = Path(output)
+    if path.name != "report.html" or path.is_dir():
+        check_output(path, lambda text: text.lstrip().startswith("<!doctype html>") and "rightfit" in text)
+    check_writable(path)
 
 
 LOCK = ".lock"

@@ -18,7 +18,7 @@ CONSTANT = 1.0  # grey levels of standard deviation: noise of a covered lens has
 FAR = 8.0  # robust standard deviations; a normal variable passes that once in 10^15
 RARE = 0.05  # a kind of image this rare is said to be unlike the others
 SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg"),
+    "JPEG": (".jpg", ".jpeg", ".jfif"),
     "PNG": (".png",),
     "BMP": (".bmp",),
     "GIF": (".gif",),

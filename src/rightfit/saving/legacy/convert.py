@@ -61,7 +61,7 @@ def convert(
     place = Path(output)
     if place.suffix != ".keras":
         raise UsageError(f"{place}: the new file's name has to end in .keras")
-    check_output(place, lambda text: False)
+    check_output(place)
     if backend not in (None, "theano", "tensorflow", "cntk"):
         raise UsageError(f"unknown backend {backend!r}; Keras 1 and 2 ran on theano, tensorflow and cntk")
     with opened(old) as file:
