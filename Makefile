@@ -65,7 +65,7 @@ demo: $(VENV)/.demo
 		echo 'rightfit: runs/demo is there and `make demo` did not make it; move it away first' >&2; exit 1; fi
 	@rm -rf runs/demo && mkdir -p runs && touch runs/.made-by-make-demo
 	$(BIN)/python examples/elpv.py build/elpv
-	$(BIN)/rightfit train build/elpv --image-size 96 --epochs 12 --output runs/demo
+	$(BIN)/rightfit train build/elpv --positive defective --image-size 96 --epochs 12 --output runs/demo
 	$(BIN)/rightfit evaluate runs/demo
 	@printf '\nrightfit: done; the run is in runs/demo, its page is runs/demo/report.html. Next, label images with it:\n  %s\nor take your own:\n  %s\n' \
 		'$(BIN)/rightfit predict runs/demo build/elpv/defective' '$(BIN)/rightfit train FOLDER --output runs/mine'

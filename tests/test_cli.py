@@ -159,6 +159,8 @@ def test_flags_win_over_the_config_and_the_config_over_the_defaults(trained, her
     settings = (run / "config.yaml").read_text(encoding="utf-8")
     assert re.search(r"^image_size: '12'", settings, re.MULTILINE)  # of the config, not "auto"
     assert re.search(r"^epochs: 1 ", settings, re.MULTILINE)
+    warmup = re.search(r"^warmup_epochs: ([\d.]+)", settings, re.MULTILINE)
+    assert float(warmup[1]) <= 0.5, "that of the config, 1.0, was chosen for two epochs"
 
 
 def test_training_never_sees_the_test_images(here, tmp_path, write_images):

@@ -25,9 +25,10 @@ def settled(data: Any, config: str | Path | None, settings: dict[str, Any]) -> t
             raise UsageError(f"{config} is of a run on data in memory, which are gone; give the data again")
         asked = asked.model_copy(update={"data": _absolute(asked.data)})
     epochs, warmup = asked.epochs, asked.warmup_epochs
-    of_a_run = _is_of_a_run(config) and settings.get("warmup_epochs") is None  # chosen for that run's epochs
-    if epochs is not None and warmup is not None and warmup >= epochs and not of_a_run:
-        raise UsageError(f"warmup_epochs {warmup:g} must be less than epochs ({epochs}); 0 is none")
+    if epochs is not None and warmup is not None and warmup >= epochs:
+        if settings.get("warmup_epochs") is not None or not _is_of_a_run(config):
+            raise UsageError(f"warmup_epochs {warmup:g} must be less than epochs ({epochs}); 0 is none")
+        asked = asked.model_copy(update={"warmup_epochs": None})  # it was chosen for that run's epochs
     if asked.cache_folder:
         asked = asked.model_copy(update={"cache_folder": _absolute(asked.cache_folder)})
     if asked.weights not in ("auto", "imagenet", "none"):
