@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rightfit.console import Console
+from rightfit.console import Console, counted
 from rightfit.errors import UsageError
 from rightfit.files import write_text
 from rightfit.runtime import PROCESSORS, THREADS, cpu_count, without_notices
@@ -93,9 +93,7 @@ def _connected(address: str, console: Console) -> Iterator[None]:
     try:
         total, nodes = ray.cluster_resources(), len(_nodes())
         gpus = f", {total['GPU']:g} GPUs" if total.get("GPU") else ""
-        console.say(
-            f"on a Ray cluster of {nodes} node{'s' if nodes > 1 else ''}: {total.get('CPU', 0):g} CPUs{gpus}"
-        )
+        console.say(f"on a Ray cluster of {counted(nodes, 'node')}: {total.get('CPU', 0):g} CPUs{gpus}")
         yield
     finally:
         ray.shutdown()

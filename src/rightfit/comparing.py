@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rightfit.console import Console
+from rightfit.console import Console, counted
 from rightfit.errors import UsageError
-from rightfit.evaluation.lines import counted
+from rightfit.evaluation.lines import points_of
 from rightfit.run import Run
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def compare(a: Run, b: Run, split: str, console: Console) -> dict[str, Any]:
         "loss": {"a": float(losses[0].mean()), "b": float(losses[1].mean()), "difference": asdict(loss)},
         "mcnemar": test,
         "told_apart": told_apart,
-        "sentence": sentence(str(b.path), accuracy, test["p"], told_apart, len(rows), units, _share(a)),
+        "sentence": sentence(
+            str(b.path), accuracy, test["p"], told_apart, len(rows), units, points_of(a.label_mode)
+        ),
     }
 
 
@@ -109,10 +111,6 @@ def sentence(
     if accuracy.images is None or accuracy.images <= images:  # a few, all one way: McNemar wants more of them
         return said
     return f"{said}; about {accuracy.images:,} images would show a difference of this size"
-
-
-def _share(run: Run) -> str:
-    return "labels right" if run.label_mode == "multilabel" else "accuracy"
 
 
 def _shared(a: Run, b: Run, split: str, console: Console) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -113,6 +113,11 @@ def _broken(line: str, width: int) -> str:
     )
 
 
+def counted(number: int, thing: str, things: str = "") -> str:
+    """1, "image" -> "1 image"; 2 -> "2 images"; `things` where an s does not make it several."""
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
 def duration(seconds: float) -> str:
     """42s, 7m05s, 2h03m."""
     whole = round(seconds)

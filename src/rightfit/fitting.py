@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightfit import reporting
-from rightfit.console import Console, duration
+from rightfit.console import Console, counted, duration
 from rightfit.errors import DataError, RunError
-from rightfit.evaluation.lines import counted, name_of_accuracy
+from rightfit.evaluation.lines import name_of_accuracy
 from rightfit.learning import on_record, trained
 from rightfit.precision import measured_gain, uses_gpu
 from rightfit.provenance import Job, machine, why_this_backend, write_image_digests

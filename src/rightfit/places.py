@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from rightfit import cluster, records, trials
 from rightfit.aside import Interrupted
-from rightfit.console import Console
+from rightfit.console import Console, counted
 from rightfit.files import write_text
 from rightfit.tuning.halving import Task
 
@@ -132,8 +132,8 @@ class Nodes:
         except KeyboardInterrupt:
             self._stop()
             count = sum(sent.task is not None for sent in self._going.values())
-            under_way = f"with {count} trial{'s' if count > 1 else ''} under way"
-            raise Interrupted(f"stopped {under_way if count else 'before the first trial'}") from None
+            when = f"with {counted(count, 'trial')} under way" if count else "before the first trial"
+            raise Interrupted(f"stopped {when}") from None
 
     def _first(self) -> tuple[_Sent, dict[str, Any]] | None:
         """What is done first; None where it was lost, and sent again."""

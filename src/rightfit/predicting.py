@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rightfit import cluster, errors
 from rightfit.console import Console
 from rightfit.data.remote import is_url
-from rightfit.data.stream import files_of
+from rightfit.data.stream import files_of, left_out
 from rightfit.errors import DataError, RightfitError, UsageError
 from rightfit.run import CALIBRATION, Run
 from rightfit.saving import parts
@@ -110,9 +110,7 @@ def predict(
         parts.finish(folder, unreadable)
     rows = sum(found.rows for found in there.values())
     if unreadable:
-        several = "files were" if len(unreadable) > 1 else "file was"
-        where = folder / parts.UNREADABLE
-        console.say(f"{len(unreadable):,} {several} left out, named in {where}; {rows:,} images are labelled")
+        console.say(left_out(len(unreadable), f"named in {folder / parts.UNREADABLE}", rows, "labelled"))
     return rows
 
 

@@ -24,6 +24,18 @@ def objects_of(path: Path) -> list[dict[str, Any]]:
     return []
 
 
+def instead_of_a_run(path: Path) -> str:
+    """What a folder is that holds no trained model, and what to do."""
+    if (path / "checkpoints").is_dir() or (path / SEARCHED).parent.is_dir():
+        return f"holds no trained model yet; `rightfit resume {path}` goes on"
+    if (path / "config.yaml").exists():
+        return "holds no trained model (no architecture.json); did training finish?"
+    runs = sorted(place.parent for place in path.glob("*/architecture.json"))
+    if runs:
+        return f"is no run but holds {len(runs)}, such as {runs[-1]}"
+    return "is no run folder: there is no architecture.json in it; training prints the folder that it makes"
+
+
 def search_of(place: Path) -> dict[str, Any]:
     """What the search for settings found that the run in `place` ended; {} where there was none."""
     return object_in(place / SEARCHED)

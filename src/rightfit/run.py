@@ -14,7 +14,7 @@ from rightfit.console import Console
 from rightfit.errors import ModelFileError, RunError, UsageError
 from rightfit.files import replacing, write_with
 from rightfit.precision import choose_precision
-from rightfit.records import SEARCHED
+from rightfit.records import instead_of_a_run
 from rightfit.runtime import ENGINES, cache_folder, choose_backend, choose_engine, version_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Run:
         if not self.path.is_dir():
             raise RunError(f"{self.path} is no folder; give the run folder that training made")
         if not unfinished and not (self.path / "architecture.json").exists():
-            raise RunError(f"{self.path} {_instead_of_a_run(self.path)}")
+            raise RunError(f"{self.path} {instead_of_a_run(self.path)}")
         self.backend = _chosen(backend, precision)
         self._model: keras.Model | None = None
         self._engine: Predicts | None = None
@@ -376,18 +376,6 @@ class Run:
                 done += len(batch.paths)
                 bar.update(done)
         said_left_out(console, unreadable, done, "labelled")
-
-
-def _instead_of_a_run(path: Path) -> str:
-    """What the folder is, and what to do."""
-    if (path / "checkpoints").is_dir() or (path / SEARCHED).parent.is_dir():
-        return f"holds no trained model yet; `rightfit resume {path}` goes on"
-    if (path / "config.yaml").exists():
-        return "holds no trained model (no architecture.json); did training finish?"
-    runs = sorted(place.parent for place in path.glob("*/architecture.json"))
-    if runs:
-        return f"is no run but holds {len(runs)}, such as {runs[-1]}"
-    return "is no run folder: there is no architecture.json in it; training prints the folder that it makes"
 
 
 def _chosen(backend: str | None, precision: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rightfit.console import counted
 from rightfit.data.found import LAYOUTS, Found, split_of
 from rightfit.data.listing import below, decodable, folders_in
 from rightfit.data.table import SPLITS, UNSPLIT, categories, some
@@ -96,11 +97,7 @@ def _unread(names: list[str]) -> list[str]:
     if not counts:
         return []
     kinds = ", ".join(f"{suffix} {count}" for suffix, count in counts.most_common(8))
-    are = (
-        "1 file is of a kind that is"
-        if counts.total() == 1
-        else f"{counts.total()} files are of kinds that are"
-    )
+    are = counted(counts.total(), "file is of a kind that is", "files are of kinds that are")
     return [f"{are} not read: {kinds}."]
 
 
@@ -113,5 +110,5 @@ def _empty(root: str, files: list[str], splits: set[str]) -> list[str]:
     empty = sorted(name if decodable(name) else ascii(name) for name in found if name not in full)
     if not empty:
         return []
-    holds = "1 folder holds" if len(empty) == 1 else f"{len(empty)} folders hold"
+    holds = counted(len(empty), "folder holds", "folders hold")
     return [f"{holds} no image{'' if splits else ', so there are no such classes'}: {some(empty)}."]

@@ -47,6 +47,12 @@ class Found:
     grouped_by: Any = None  # the column that `group_by` names
     place: Callable[[int], str] = "row {}".format
 
+    def group(self, groups: pd.Series[str]) -> None:
+        """By what `group_by` says, in place of a column group."""
+        if self.groups is not None:
+            self.notes.append("group_by was given, so the column group was not used.")
+        self.groups = groups
+
 
 def split_of(name: str) -> str | None:
     """The split that a folder or a value of the column split names, in any case; None if it names none."""

@@ -70,9 +70,9 @@ def _by_column(found: Found, frame: pd.DataFrame, label: str, group_by: str | No
     """Groups from the column that `group_by` names; a note where a column that looks like one goes unused."""
     column = None if group_by is None else _named(frame, group_by)
     if column in frame.columns and column not in ("path", label, "split"):
-        if found.groups is not None and column != "group":
-            found.notes.append("group_by was given, so the column group was not used.")
-        found.groups, found.grouped_by = pd.Series(neat(frame[column]), dtype="str"), column
+        if column != "group":
+            found.group(pd.Series(neat(frame[column]), dtype="str"))
+        found.grouped_by = column
     elif group_by is None and found.groups is None:
         for name in frame.columns:
             if name == label or not OWNERS.fullmatch(str(name).strip()):

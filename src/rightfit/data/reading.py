@@ -105,15 +105,13 @@ def _group(found: Found, pattern: str) -> None:
         raise UsageError(f"{said} captures nothing; put brackets around the group, as in '^(\\d+)_'")
     if found.images is not None:
         raise UsageError("group_by searches file names, and arrays have none")
-    if found.groups is not None:
-        found.notes.append("group_by was given, so the column group was not used.")
     matches = (search(name[name.rfind("/") + 1 :]) for name in found.names)
     groups = [(match[1] or "").strip() if match else "" for match in matches]
     alone = groups.count("")
     if alone == len(groups):
         name = found.names.iloc[0]
         raise UsageError(f"{said} matches none of {alone} file names, such as {name[name.rfind('/') + 1 :]}")
-    found.groups = pd.Series(groups, dtype="str")
+    found.group(pd.Series(groups, dtype="str"))
     if alone:
         found.notes.append(
             f"{alone} of {len(groups)} file names do not match group_by '{pattern}'; each is alone."

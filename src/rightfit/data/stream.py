@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rightfit.console import Console
+from rightfit.console import Console, counted
 from rightfit.data.image import decode, read_bytes
 from rightfit.data.listing import IMAGE_SUFFIXES, below
 from rightfit.data.loader import prefetch
@@ -59,8 +59,13 @@ def readable(
 def said_left_out(console: Console, unreadable: Sequence[object], done: int, what: str) -> None:
     """At the end: how many files were `unreadable`, and how many images are done, "labelled" or whatever else."""
     if unreadable:
-        several = "files were" if len(unreadable) > 1 else "file was"
-        console.say(f"{len(unreadable):,} {several} left out, named above; {done:,} images are {what}")
+        console.say(left_out(len(unreadable), "named above", done, what))
+
+
+def left_out(files: int, named: str, done: int, what: str) -> str:
+    """2, "named above", 1, "labelled" -> "2 files were left out, named above; 1 image is labelled"."""
+    went = counted(files, "file was", "files were")
+    return f"{went} left out, {named}; {counted(done, 'image is', 'images are')} {what}"
 
 
 def files_of(paths: Any) -> Iterator[str]:

@@ -30,6 +30,11 @@ def name_of_accuracy(metrics: dict[str, Any]) -> str:
     return "share of labels right" if "exact_match" in metrics else "accuracy"
 
 
+def points_of(label_mode: str) -> str:
+    """What a difference has so many points of."""
+    return "labels right" if label_mode == "multilabel" else "accuracy"
+
+
 def shown(estimate: dict[str, Any]) -> str:
     value, low, high = (
         "-" if estimate[end] is None else f"{estimate[end]:.4f}" for end in ("value", "low", "high")
@@ -65,11 +70,6 @@ def _rows(metrics: dict[str, Any]) -> list[Row]:
 
 
 # For any table --------------------------------------------------------------------------------------
-
-
-def counted(number: int, thing: str, things: str = "") -> str:
-    """1, "image" -> "1 image"; 2 -> "2 images"; `things` where an s does not make it several."""
-    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
 def padded(names: Sequence[str], least: int = 0) -> list[str]:

@@ -45,7 +45,7 @@ def slices_of(
 ) -> Slices:
     """Every way of slicing that has two parts or more; all three are of the same N images, areas in pixels.
 
-    A group of fewer than FEWEST images is no part: its images are in none.
+    A group of fewer than FEWEST images is no part: its images are in none. One that is large enough is told alone.
     """
     found: Slices = {
         "brightness": thirds(brightness, ("dark", "medium", "bright"), "{:.0f} to {:.0f} of 255")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rightfit.console import counted
 from rightfit.data.audit.findings import Audit, Finding
-from rightfit.evaluation.lines import counted
 
 SHOWN = 3  # sets of a finding, images of a set
 CLASSES = 8

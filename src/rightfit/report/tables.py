@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rightfit.evaluation.lines import counted, padded
+from rightfit.console import counted
+from rightfit.evaluation.lines import padded, points_of
 from rightfit.records import would_help
 
 VERDICTS = {"help": "would help", "harm": "would do harm", "unsure": "may help or not"}
@@ -17,7 +18,7 @@ def of_comparison(found: Mapping[str, Any]) -> list[str]:
     groups = "" if found["groups"] == found["images"] else f" of {counted(found['groups'], 'group')}"
     images = counted(found["images"], f"{found['split']} image")
     lines = [f"{images}{groups} that both have; B minus A with 95 % intervals"]
-    share = "labels right" if found["label_mode"] == "multilabel" else "accuracy"
+    share = points_of(found["label_mode"])
     for key, name in (("accuracy", share), ("loss", "loss")):
         both, apart = found[key], found[key]["difference"]
         lines.append(

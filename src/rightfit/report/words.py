@@ -1,4 +1,5 @@
-"""What a report says, in English and in Chinese. What a run put on record (evidence, findings) stays as written."""
+"""What a report says, in English and in Chinese. What a run put on record (evidence, findings) stays as written, but
+for what report/shown.py knows."""
 
 from __future__ import annotations
 
