@@ -40,6 +40,7 @@ FLOORS = (
         "suspecting",
         "diagnosing",
         "inspecting",
+        "relocating",
         "exchange",
     },
     {"resuming"},

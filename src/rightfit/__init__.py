@@ -21,6 +21,7 @@ from rightfit.api import (
     load,
     neighbours,
     predict_many,
+    relocate,
     report,
     resume,
     suspects,
@@ -55,5 +56,5 @@ __all__ = [
     "ArchitectureError", "BackendError", "DataError", "ImageError", "ModelFileError", "RightfitError", "Run",
     "RunError", "UsageError", "WriteError", "check", "compare", "convert", "diagnose", "explain", "from_json",
     "from_yaml", "inspect", "learning_curve", "load", "load_model", "load_weights", "neighbours", "open_saved_model",
-    "predict_many", "report", "resume", "save_weights", "suspects", "to_json", "to_yaml", "train", "tune",
+    "predict_many", "relocate", "report", "resume", "save_weights", "suspects", "to_json", "to_yaml", "train", "tune",
 ]  # fmt: skip

@@ -267,6 +267,16 @@ def redraw(run: Run, *, quiet: bool = False) -> None:
         reporting.draw(run, Console(quiet))
 
 
+def relocate(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> int:
+    """Tell a run where its images are, which were moved, or it was taken to another machine; returns how many they are.
+
+    `data` is the folder or URL that holds them as the one did that it was trained on. That all are there is looked
+    at first; where one is not, DataError names it and nothing is recorded. `rightfit.relocating.relocate`."""
+    from rightfit import relocating
+
+    return relocating.relocate(Path(run), os.fspath(data))
+
+
 def diagnose(run: str | os.PathLike[str] | Run) -> FitStory:
     """How the run's fit came about, from what is on record: its epochs, the diagnosis with its numbers, what was
     changed and what came of that. Nothing is trained or predicted. RunError for a damaged run."""

@@ -74,14 +74,16 @@ def split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, s
     if config is None or not _is_of_a_run(config):
         return None
     then = train_settings({}, config)
-    if then.data.startswith("<"):  # its rows have no names to find them by
+    from rightfit.data import recorded
+
+    place = Path(config).parent
+    source = recorded.source_of(place, then.data)
+    deciding = ("split", "seed", "group_by", "group_near_duplicates")
+    if source is None or source != asked.data:  # rows without names cannot be found by them
         return None
-    deciding = ("data", "split", "seed", "group_by", "group_near_duplicates")
     if any(getattr(then, name) != getattr(asked, name) for name in deciding):
         return None
-    from rightfit.data.recorded import splits_of
-
-    return splits_of(Path(config).parent / "data.csv")
+    return recorded.splits_of(place / "data.csv")
 
 
 def _is_of_a_run(config: str | Path | None) -> bool:

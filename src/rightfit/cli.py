@@ -358,6 +358,23 @@ def diagnose(run: RunFolder, json: AsJson = False) -> None:
 
 
 @app.command()
+def relocate(
+    run: RunFolder,
+    data: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="Folder or URL that holds them as the one before did")
+    ],
+) -> None:
+    """Tell a run where its images are by now.
+
+    For images that were moved, and for a run that was taken to another machine: whatever looks at the run's own images
+    finds them there from then on. That all are there is looked at first."""
+    from rightfit import api
+    from rightfit.console import counted
+
+    print(f"{counted(api.relocate(run, data), 'image')} of {run} found in {data}")
+
+
+@app.command()
 def learning_curve(run: RunFolder, json: AsJson = False, quiet: Quiet = False) -> None:
     """Would more images help? Trains on parts of them.
 

@@ -142,7 +142,7 @@ def _dataset(place: Path, settings: TrainSettings, classes: tuple[str, ...], dat
         return again(found, data, spec, settings.label_mode)
     if data is not None:
         raise UsageError(f"{place} was trained on files, which data.csv lists; it takes no other data")
-    source = None if settings.data.startswith("<") else settings.data
+    source = recorded.source_of(place, settings.data)
     return reopen(found, source, spec, settings.cache, cache_folder(settings.cache_folder))
 
 

@@ -279,10 +279,11 @@ class Run:
 
     def _reopened(self, found: Table) -> Dataset:
         from rightfit.data.dataset import reopen
+        from rightfit.data.recorded import source_of
         from rightfit.data.resize import ImageSpec
 
         settings = self.settings
-        source = None if settings.data.startswith("<") else settings.data
+        source = source_of(self.path, settings.data)
         spec = ImageSpec(*self.image_size, self.description.resize)
         # What is read once is not worth the memory.
         mode = "none" if settings.cache == "memory" else settings.cache

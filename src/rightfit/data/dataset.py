@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +152,7 @@ def reopen(found: table.Table, source: str | None, spec: ImageSpec, cache: str, 
         if images.ok.all():
             return Dataset(found, images, np.arange(len(found)), spec, [])
         gone = [paths[row] for row in images.reasons]
-    moved = "; if they were moved, a link at their old place serves (ln -s NEW OLD)"
+    moved = "; if they were moved, `rightfit relocate RUN FOLDER` says where to"
     raise DataError(
         f"{len(gone):,} of the run's {len(paths):,} images are gone or unreadable, so its splits are "
         f"no longer whole: {', '.join(sorted(gone)[:5])}{moved if len(gone) == len(paths) else ''}"
@@ -201,8 +200,7 @@ def _place(source: Any, paths: list[str]) -> str:
     """What the cache keeps the images under: their root, or the folder above all images of a data frame."""
     if isinstance(source, (str, os.PathLike)):
         return sources.root_of(os.fspath(source))
-    pairs = zip(min(paths).split("/"), max(paths).split("/"), strict=False)
-    return "/".join(part for part, other in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return table.folder_of_all(paths)
 
 
 def sizes_to_try(found: table.Table) -> tuple[str, ...]:

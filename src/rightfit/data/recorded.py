@@ -1,8 +1,14 @@
-"""A run's data.csv in, its own images, labels and splits out, whatever became of the source since."""
+"""A run's data.csv in, its own images, labels and splits out, whatever became of the source since.
+
+Where images were moved, moved.json beside it has the folder that they were in and the one that they are in now; what is
+recorded stays as it was.
+"""
 
 from __future__ import annotations
 
 import csv
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +17,14 @@ import pandas as pd
 from rightfit.data.table import COLUMNS, SPLITS, Table, parts_of
 from rightfit.errors import RunError
 
+MOVED = "moved.json"
+
 
 def table_of(recorded: Path, classes: tuple[str, ...], label_mode: str) -> Table:
-    """The table as it was trained on, of the model's classes. Raises RunError when the file is damaged."""
+    """The table as it was trained on, of the model's classes, with the paths of now. Raises RunError when the file is
+    damaged."""
     columns = _columns(recorded)
+    paths = located(recorded.parent, columns["path"])
     labels = pd.Categorical(columns["label"])
     named = {part for label in labels.categories for part in _classes(label, label_mode)}
     if foreign := sorted(named - set(classes)):
@@ -23,7 +33,7 @@ def table_of(recorded: Path, classes: tuple[str, ...], label_mode: str) -> Table
         )
     frame = pd.DataFrame(
         {
-            "name": pd.Series(columns["path"], dtype="str"),
+            "name": pd.Series(paths, dtype="str"),
             "label": labels,
             "split": "",
             "group": pd.Series(columns["group"], dtype="str"),
@@ -36,7 +46,33 @@ def table_of(recorded: Path, classes: tuple[str, ...], label_mode: str) -> Table
 def splits_of(recorded: Path) -> dict[str, str]:
     """Path -> split. Raises RunError when the file is damaged."""
     columns = _columns(recorded)
-    return dict(zip(columns["path"], columns["split"], strict=True))
+    return dict(zip(located(recorded.parent, columns["path"]), columns["split"], strict=True))
+
+
+def paths_of(recorded: Path) -> list[str]:
+    """As they were when the run began. Raises RunError when the file is damaged."""
+    return _columns(recorded)["path"]
+
+
+def located(run: Path, paths: Sequence[str]) -> list[str]:
+    """Where recorded `paths` are by now. Raises RunError when the record of the move is damaged."""
+    try:
+        moved = json.loads((run / MOVED).read_text(encoding="utf-8"))
+        before, now = moved["from"], moved["to"]
+        return [
+            now + path.removeprefix(before) if f"{path}/".startswith(f"{before}/") else path for path in paths
+        ]
+    except FileNotFoundError:
+        return list(paths)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f"{run / MOVED}: cannot be read ({error!r}); `rightfit relocate` writes it anew"
+        ) from error
+
+
+def source_of(run: Path, data: str) -> str | None:
+    """Where `data`, the setting, is by now; None for what had no name."""
+    return None if data.startswith("<") else located(run, [data])[0]
 
 
 def _classes(label: str, label_mode: str) -> list[str]:

@@ -8,6 +8,7 @@ import posixpath
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,12 @@ def join(root: str, name: str) -> str:
     if absolute(name):
         return name
     return f"{root.rstrip('/')}/{name}"
+
+
+def folder_of_all(paths: Collection[str]) -> str:
+    """The deepest folder, or URL, that all `paths` are in, without a slash at its end."""
+    parts = zip(min(paths).split("/")[:-1], max(paths).split("/")[:-1], strict=False)
+    return "/".join(part for part, other in takewhile(lambda pair: pair[0] == pair[1], parts))
 
 
 def normal(path: str) -> str:

@@ -1,0 +1,64 @@
+"""Images that were moved, or a run that was taken to another machine: where the run finds them from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rightfit.console import counted
+from rightfit.errors import DataError, UsageError
+from rightfit.records import instead_of_a_run
+
+SAMPLE = 20  # images by which the folder is recognised
+
+
+def relocate(run: Path, data: str) -> int:
+    """The run's images are in `data` by now, a folder or URL that holds them as the one before did, or one further up
+    or down; returns how many they are.
+
+    Recorded in moved.json; data.csv stays as it is. DataError, and nothing is recorded, where an image is not there.
+    UsageError for data in memory, and before the first checkpoint. RunError for a damaged run.
+    """
+    from rightfit.data import listing, recorded, sources
+    from rightfit.saving import folder
+
+    if not (run / "architecture.json").exists() and not any((run / "checkpoints").glob("step-*")):
+        raise UsageError(f"{run} {instead_of_a_run(run)}")
+    with folder.locked(run):
+        paths = recorded.paths_of(run / "data.csv")
+        if paths[0].startswith("array:"):
+            raise UsageError(f"{run} was trained on data in memory, which are in no folder")
+        now = sources.root_of(data).rstrip("/")
+        if "://" not in now and not Path(now or "/").is_dir():
+            raise DataError(f"{now}: no such folder")
+        before = _recognised(paths, now)
+        gone = listing.missing([now + path.removeprefix(before) for path in paths])
+        if gone:
+            raise DataError(
+                f"{len(gone):,} of the run's {counted(len(paths), 'image')} are not there: "
+                f"{', '.join(sorted(gone)[:5])}; give the folder that holds what {before or '/'} held"
+            )
+        folder.write_json(run / recorded.MOVED, {"from": before, "to": now})
+    return len(paths)
+
+
+def _recognised(paths: list[str], now: str) -> str:
+    """The folder, of those above all `paths`, that `now` is most like; the deepest of several."""
+    from rightfit.data.listing import missing
+    from rightfit.data.table import folder_of_all
+
+    sample = paths[:: -(-len(paths) // SAMPLE)]
+
+    def missed(before: str) -> int:
+        return len(missing([now + path.removeprefix(before) for path in sample]))
+
+    return min(_with_those_above(folder_of_all(paths)), key=missed)
+
+
+def _with_those_above(folder: str) -> Iterator[str]:
+    """As far as the root, which is "", or a URL's bucket."""
+    start = folder.find("://") + len("://") if "://" in folder else 0
+    yield folder
+    while "/" in folder[start:]:
+        folder = folder.rpartition("/")[0]
+        yield folder

@@ -1,0 +1,89 @@
+"""A run finds its images where they were moved to, the same ones in the same splits; and says so where it does not."""
+
+import json
+import shutil
+
+import pytest
+
+import rightfit
+from rightfit import asking
+from rightfit.errors import DataError, RunError, UsageError
+from rightfit.relocating import _recognised
+
+QUICK = {"image_size": 8, "model": "resnet8", "epochs": 1, "quiet": True, "report": "none"}
+
+
+def test_images_that_were_moved_are_found_again(tmp_path, write_images, here):
+    photos, folder = write_images(tmp_path / "photos"), tmp_path / "run"
+    rightfit.train(photos, output=folder, **QUICK)
+    unmoved = rightfit.load(shutil.copytree(folder, tmp_path / "unmoved"))
+    table = unmoved._data().table
+    expected, recorded = unmoved.evaluate(quiet=True), (folder / "data.csv").read_bytes()
+    now = photos.rename(tmp_path / "elsewhere")
+
+    lost = here("evaluate", folder)
+    assert lost.returncode == 3 and "`rightfit relocate RUN FOLDER`" in lost.stderr
+    wrong = here("relocate", folder, tmp_path)
+    assert wrong.returncode == 3 and "60 of the run's 60 images are not there" in wrong.stderr
+    assert not (folder / "moved.json").exists()
+    found = here("relocate", folder, now)
+    assert found.returncode == 0 and found.stdout == f"60 images of {folder} found in {now}\n"
+    assert (folder / "data.csv").read_bytes() == recorded
+
+    run = rightfit.load(folder)
+    assert run.evaluate(quiet=True) == expected
+    assert run._data().table.paths([0, 59]) == [str(now / name) for name in ("blue/00.png", "red/19.jpg")]
+    assert (run._data().table.frame["split"] == table.frame["split"]).all()
+    asked, _ = asking.settled(now, folder / "config.yaml", {"output": str(tmp_path / "another")})
+    splits = asking.split_beside(folder / "config.yaml", asked)
+    assert splits == dict(zip(run._data().table.paths(range(60)), table.frame["split"], strict=True))
+
+    further = here("resume", folder, "--epochs", 2)
+    assert further.returncode == 0, further.stderr
+    (now / "red" / "00.png").write_bytes((now / "red" / "02.png").read_bytes())
+    changed = here("resume", folder, "--epochs", 3)
+    assert changed.returncode == 3 and f"1: {now / 'red' / '00.png'}" in changed.stderr
+
+    now.rename(photos)
+    assert rightfit.relocate(folder, photos) == 60
+    assert rightfit.load(folder)._data().table.path(0) == str(photos / "blue" / "00.png")
+    (folder / "moved.json").write_text("{}")
+    with pytest.raises(RunError, match=r"moved\.json: cannot be read"):
+        rightfit.load(folder)._data()
+    assert rightfit.relocate(folder, photos) == 60
+
+
+def test_the_folder_may_be_the_one_of_the_images_or_one_above(tmp_path, write_images):
+    now = write_images(tmp_path / "new" / "site" / "photos")
+    names = sorted(str(path.relative_to(tmp_path / "new")) for path in now.rglob("*.*"))
+    of_one = [name for name in names if "/red/" in name]
+    for paths, folder, before in (
+        (names, now, "/old/site/photos"),
+        (names, now.parent, "/old/site"),
+        (names, tmp_path / "new", "/old"),
+        (of_one, now, "/old/site/photos"),
+        (of_one, now / "red", "/old/site/photos/red"),
+    ):
+        assert _recognised([f"/old/{name}" for name in paths], str(folder)) == before
+    assert _recognised([f"s3://bucket/{name}" for name in names], str(tmp_path / "new")) == "s3://bucket"
+    assert _recognised([f"/{name}" for name in names], str(tmp_path / "new")) == ""
+
+
+def test_what_cannot_be_relocated_is_said(tmp_path, copy_of_run, photos, digits):
+    data_in_memory = rightfit.train(digits, output=tmp_path / "arrays", **QUICK).path
+    with pytest.raises(UsageError, match="data in memory"):
+        rightfit.relocate(data_in_memory, photos)
+    with pytest.raises(UsageError, match="is no run folder"):
+        rightfit.relocate(photos, photos)
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        rightfit.relocate(copy_of_run, tmp_path / "nowhere")
+    shutil.copytree(photos, tmp_path / "part")
+    for name in ("00.png", "03.jpg"):
+        (tmp_path / "part" / "green" / name).unlink()
+    with pytest.raises(
+        DataError, match=r"2 of the run's 60 images are not there: .*green/00.png, .*green/03.jpg;"
+    ):
+        rightfit.relocate(copy_of_run, tmp_path / "part")
+    assert not (copy_of_run / "moved.json").exists()
+    assert rightfit.relocate(copy_of_run, photos) == 60
+    assert json.loads((copy_of_run / "moved.json").read_text()) == {"from": str(photos), "to": str(photos)}
