@@ -327,6 +327,57 @@ def measured(run: dict[str, Any], quick: bool = False) -> dict[str, Any]:
 
 
 def taken(run: dict[str, Any], quick: bool) -> dict[str, Any]:
+    task, way, point = TASKS[run["task"]], run["way"], run["point"]
+    asked = {
+        "mirror": task.source != "digits",
+        "doctor": "act" if way == "act" else "advise",
+        **task.settings,
+    }
+    if quick:
+        asked["epochs"] = 3
+    setup = set_up(drawn(task, run["seed"]), task.side, run["seed"], asked, point[1] if point else task.rate)
+    train = {"callbacks": with_callbacks, "one-cycle": with_one_cycle}.get(way, with_the_loop)
+    judge, word, epochs = train(setup, point)
+    val, told = setup.judged(judge)
+    return {
+        "accuracy": round(100 * told.result.accuracy, 3),
+        "loss": round(float(told.losses(val.temperature).mean()), 5),
+        "val_loss": round(float(val.losses(val.temperature).mean()), 5),
+        "test": len(setup.test.rows),
+        "word": word,
+        "epochs": epochs,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a net learns from and by, and is judged on."""
+
+    asked: Any  # TrainSettings
+    settings: Any  # as resolved
+    facts: Any
+    loader: Any
+    validation: Any
+    test: Any
+    labels: np.ndarray  # (N,) classes of the test images
+    count: int  # classes
+    side: int  # px
+    rate: float  # times the recipe's
+
+    def judged(self, judge: Any) -> tuple[Any, Any]:
+        """What a net says of the validation and of the test images."""
+        from rightfit.training.judging import judged_on
+
+        return tuple(
+            judged_on(judge, images, self.settings, "categorical", 0)
+            for images in (self.validation, self.test)
+        )
+
+
+def set_up(
+    arrays: tuple[Arrays, Arrays], side: int, seed: int, changes: Mapping[str, Any], rate: float = 1.0
+) -> Setup:
+    """On TensorFlow, without a GPU: a share of the images validates; `rate` is times the recipe's."""
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     from rightfit import runtime
 
@@ -335,49 +386,31 @@ def taken(run: dict[str, Any], quick: bool) -> dict[str, Any]:
     from rightfit.data.augment import policy_named
     from rightfit.data.loader import TrainLoader
     from rightfit.training import recipe
-    from rightfit.training.judging import Validation, judged_on
+    from rightfit.training.judging import Validation
 
-    task, seed, way, point = TASKS[run["task"]], run["seed"], run["way"], run["point"]
-    (images, labels), (test_images, test_labels) = drawn(task, seed)
+    (images, labels), (test_images, test_labels) = arrays
     count = int(test_labels.max()) + 1
     held = np.arange(len(images)) < round(VALIDATION * len(images))
     rows, val_rows = np.flatnonzero(~held), np.flatnonzero(held)
     targets = np.eye(count, dtype=np.float32)
     counts = tuple(np.bincount(labels[rows], minlength=count).tolist())
-    facts = recipe.Facts(len(rows), counts, "categorical", task.side)
+    facts = recipe.Facts(len(rows), counts, "categorical", side)
     asked = TrainSettings(
-        data="", image_size=str(task.side), seed=seed, weights="none", mirror=task.source != "digits",
-        doctor="act" if way == "act" else "advise", precision="float32", **task.settings,
-    )  # fmt: skip
-    if quick:
-        asked = asked.model_copy(update={"epochs": 3})
+        data="", image_size=str(side), seed=seed, weights="none", precision="float32", **changes
+    )
     settings, _ = recipe.resolve(asked, facts)
-    rate = settings.learning_rate * (point[1] if point else task.rate)
-    settings = settings.model_copy(update={"learning_rate": rate})
+    settings = settings.model_copy(update={"learning_rate": settings.learning_rate * rate})
     weights, _ = recipe.sample_weights(settings, labels[rows], counts, "categorical")
     policy = policy_named(settings.augment, settings.mirror)
     loader = TrainLoader(
         InMemory(images), rows, targets[labels[rows]], weights, settings.batch_size, seed, policy
     )
     validation = Validation(InMemory(images), val_rows, targets[labels[val_rows]], None)
-    train = {"callbacks": with_callbacks, "one-cycle": with_one_cycle}.get(way, with_the_loop)
-    judge, word, epochs = train(settings, asked, facts, loader, validation, count, point, task)
-    val = judged_on(judge, validation, settings, "categorical", 0)
     test = Validation(InMemory(test_images), np.arange(len(test_images)), targets[test_labels], None)
-    told = judged_on(judge, test, settings, "categorical", 0)
-    return {
-        "accuracy": round(100 * told.result.accuracy, 3),
-        "loss": round(float(told.losses(val.temperature).mean()), 5),
-        "val_loss": round(float(val.losses(val.temperature).mean()), 5),
-        "test": len(test_images),
-        "word": word,
-        "epochs": epochs,
-    }  # fmt: skip
+    return Setup(asked, settings, facts, loader, validation, test, test_labels, count, side, rate)
 
 
-def with_the_loop(
-    settings: Any, asked: Any, facts: Any, loader: Any, validation: Any, count: int, point: Any, task: Task
-) -> tuple[Any, str, int]:
+def with_the_loop(setup: Setup, point: Any = None) -> tuple[Any, str, int]:
     """rightfit's own; at a point of the grid with a strength that stays."""
     from dataclasses import replace
 
@@ -389,15 +422,16 @@ def with_the_loop(
     from rightfit.training.diagnosis import diagnose, evidence
     from rightfit.training.strength import restraint
 
+    settings, facts, loader = setup.settings, setup.facts, setup.loader
     if point:
-        held = restraint(point[0], loader.policy, settings, task.side)
+        held = restraint(point[0], loader.policy, settings, setup.side)
         loader = replace(loader, policy=held.policy)
         changed = {"label_smoothing": held.smoothing, "weight_decay": held.weight_decay, "doctor": "off"}
         settings = settings.model_copy(update=changed)
-    model = catalogue.build(settings.model, count, settings.height_width, settings.seed)
+    model = catalogue.build(settings.model, setup.count, settings.height_width, settings.seed)
     reached = loop.train(
-        model, loader, validation, settings, "categorical", Console(quiet=True), lambda progress: None, "float32",
-        functools.partial(recipe.shortened, asked, facts, settings),
+        model, loader, setup.validation, settings, "categorical", Console(quiet=True), lambda progress: None,
+        "float32", functools.partial(recipe.shortened, setup.asked, facts, settings),
     )  # fmt: skip
     judge = plain_graph(fused(model))
     judge.set_weights(reached.weights)
@@ -405,13 +439,11 @@ def with_the_loop(
         return judge, "", reached.epoch
     lost = reached.ended if reached.lost else ""
     common = max(facts.class_counts) / sum(facts.class_counts)
-    word = diagnose(evidence(reached.kept, len(validation.rows), common, lost, count)).word
+    word = diagnose(evidence(reached.kept, len(setup.validation.rows), common, lost, setup.count)).word
     return judge, word, reached.epoch
 
 
-def _fitted(
-    settings: Any, loader: Any, validation: Any, count: int, optimizer: Any, callbacks: list[Any]
-) -> tuple[Any, str, int]:
+def _fitted(setup: Setup, optimizer: Any, callbacks: list[Any]) -> tuple[Any, str, int]:
     """The same net by Keras' own `fit`, on the loader's batches."""
     import keras
 
@@ -419,14 +451,15 @@ def _fitted(
     from rightfit.nets import catalogue
     from rightfit.nets.layers import fused
 
-    model = fused(catalogue.build(settings.model, count, settings.height_width, settings.seed))
+    settings, loader, validation = setup.settings, setup.loader, setup.validation
+    model = fused(catalogue.build(settings.model, setup.count, settings.height_width, settings.seed))
     optimizer.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if len(v.shape) < 2])
     smoothing = settings.label_smoothing
 
     def batches() -> Iterator[Any]:
         for epoch in range(settings.epochs):
             for batch in loader.epoch(epoch):
-                soft = batch.targets * (1 - smoothing) + smoothing / count
+                soft = batch.targets * (1 - smoothing) + smoothing / setup.count
                 yield batch.images, soft, batch.weights
 
     held = validation.images.gather(validation.rows), validation.targets
@@ -441,28 +474,23 @@ def _fitted(
     return judge, "", len(history.epoch)
 
 
-def with_callbacks(
-    settings: Any, asked: Any, facts: Any, loader: Any, validation: Any, count: int, point: Any, task: Task
-) -> tuple[Any, str, int]:
+def with_callbacks(setup: Setup, point: None) -> tuple[Any, str, int]:
     import keras
 
-    optimizer = keras.optimizers.SGD(
-        settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
-    )
+    rate, decay = setup.settings.learning_rate, setup.settings.weight_decay
+    optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=decay)
     usual = [
         keras.callbacks.EarlyStopping(patience=10, restore_best_weights=True),
         keras.callbacks.ReduceLROnPlateau(patience=5),
     ]
-    return _fitted(settings, loader, validation, count, optimizer, usual)
+    return _fitted(setup, optimizer, usual)
 
 
-def with_one_cycle(
-    settings: Any, asked: Any, facts: Any, loader: Any, validation: Any, count: int, point: Any, task: Task
-) -> tuple[Any, str, int]:
+def with_one_cycle(setup: Setup, point: None) -> tuple[Any, str, int]:
     import keras
 
-    peak, steps = 1e-3 * task.rate, loader.steps * settings.epochs
-    decay = 0.01 * settings.weight_decay / 0.005  # fastai's, times the fault's
+    peak, steps = 1e-3 * setup.rate, setup.loader.steps * setup.settings.epochs
+    decay = 0.01 * setup.settings.weight_decay / 0.005  # fastai's, times the fault's
     optimizer = keras.optimizers.AdamW(peak, weight_decay=decay)
 
     class Cycle(keras.callbacks.Callback):
@@ -482,7 +510,7 @@ def with_one_cycle(
             optimizer.learning_rate.assign(rate)
             self.step += 1
 
-    return _fitted(settings, loader, validation, count, optimizer, [Cycle()])
+    return _fitted(setup, optimizer, [Cycle()])
 
 
 # Tables ---------------------------------------------------------------------------------------------

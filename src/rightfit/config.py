@@ -115,8 +115,10 @@ class TrainSettings(Settings):
     label_smoothing: float = Field(
         0.1, ge=0, lt=1, description="Share of each target spread over all classes"
     )
-    class_weights: Literal["auto", "none"] = Field(
-        "auto", description="auto weighs classes when the largest is over 1.5 times the smallest"
+    class_weights: Literal["auto", "balanced", "none"] = Field(
+        "auto",
+        description="auto weighs classes by the square root of how rare they are, where the largest is over 1.5 times "
+        "the smallest; balanced makes them count alike",
     )
     ema: float | None = Field(
         None, ge=0, lt=1, description="Decay per step of the averaged weights; 0 is none"

@@ -235,15 +235,22 @@ def weighed(counts, mode="categorical", **settings):
 
 
 @unhurried
-@given(st.lists(st.integers(0, 500), min_size=2, max_size=8).filter(any))
-def test_class_weights_have_mean_one_over_the_images_and_make_classes_count_alike(counts):
-    weights, codes, decision = weighed(counts)
+@given(
+    st.lists(st.integers(0, 500), min_size=2, max_size=8).filter(any), st.sampled_from(["auto", "balanced"])
+)
+def test_class_weights_have_mean_one_and_make_classes_count_as_their_roots_or_alike(counts, asked):
+    weights, codes, decision = weighed(counts, class_weights=asked)
     assert weights.dtype == np.float32
     assert np.isclose(weights.mean(), 1, rtol=1e-5)
+    present = np.array([c for c in counts if c])
     totals = np.bincount(codes, weights=weights, minlength=len(counts))[np.array(counts) > 0]
-    present = [c for c in counts if c]
-    if max(present) > 1.5 * min(present):
+    if asked == "balanced":
         assert np.allclose(totals, totals[0], rtol=1e-4)
+    elif max(present) > 1.5 * min(present):
+        assert np.allclose(totals / present**0.5, totals[0] / present[0] ** 0.5, rtol=1e-4)
+    else:
+        assert (weights == 1).all()
+    if (weights != 1).any():
         assert decision.setting == "class_weights"
     else:
         assert (weights == 1).all()
@@ -261,3 +268,8 @@ def test_no_weights_when_they_were_declined_or_images_have_many_labels(mode, set
     weights, _, decision = weighed((10, 1000), mode, **settings)
     assert (weights == 1).all()
     assert decision is None
+
+
+def test_classes_that_count_alike_are_not_for_several_labels():
+    with pytest.raises(UsageError, match="these have several labels"):
+        weighed((10, 1000), "multilabel", class_weights="balanced")

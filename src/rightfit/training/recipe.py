@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.config import TrainSettings
+from rightfit.errors import UsageError
 from rightfit.nets import catalogue
 from rightfit.nets.variants import VARIANTS
 
 WARMUP = 20  # steps at least: of 20 steps in all, a warm-up of two lost the loss in two of three runs
 ENOUGH = 60  # steps of a run for a high rate to settle
+EVEN = 1.5  # times the smallest class: up to which no class is weighed
 SHALLOW = 9  # blocks, as ResNet-20 has
 MOVED = ("learning_rate", "augment", "weight_decay", "label_smoothing", "strength")  # by a doctor that acts
 MEASURED = ("categorical", "binary")
@@ -154,14 +156,30 @@ def default_epochs(facts: Facts) -> tuple[int, str]:
 def sample_weights(
     settings: TrainSettings, codes: NDArray[Any], counts: Sequence[int], label_mode: str
 ) -> tuple[NDArray[np.float32], Decision | None]:
-    """A weight for each training image (N,), mean 1: inverse to its class's count when the largest
-    class is over 1.5 times the smallest; ones for balanced or multi-label data."""
+    """A weight for each training image (N,), mean 1. "auto" is inverse to the square root of its class's count where
+    the largest class is over 1.5 times the smallest, which costs the frequent classes little and helps the rare ones
+    nearly as much as "balanced", inverse to the count, which makes them count alike (benchmarks/class_balance.py;
+    the square root as in Mahajan et al. 2018, section 2.2). Ones else, and for several labels an image.
+    UsageError for "balanced" of those."""
     present = [c for c in counts if c]
-    ones = np.ones(len(codes), np.float32)
-    if settings.class_weights == "none" or label_mode == "multilabel" or max(present) <= 1.5 * min(present):
-        return ones, None
-    inverse = np.array([len(codes) / (len(present) * c) if c else 0.0 for c in counts])
-    because = f"the largest class has {max(present):,} training images, the smallest {min(present):,}"
-    return inverse[codes].astype(np.float32), Decision(
-        "class_weights", [round(w, 4) for w in inverse], because
+    asked = settings.class_weights
+    if asked == "balanced" and label_mode == "multilabel":
+        raise UsageError(
+            "--class-weights balanced is for images of one class each; these have several labels"
+        )
+    if (
+        asked == "none"
+        or label_mode == "multilabel"
+        or max(present) <= (EVEN if asked == "auto" else 1) * min(present)
+    ):
+        return np.ones(len(codes), np.float32), None
+    power = 1.0 if asked == "balanced" else 0.5
+    weights = np.array([c**-power if c else 0.0 for c in counts])
+    weights *= len(codes) / (weights * counts).sum()
+    because = (
+        f"the largest class has {max(present):,} training images, the smallest {min(present):,}: inverse to "
+        f"{'that number' if asked == 'balanced' else 'the square root of that number'}"
+    )
+    return weights[codes].astype(np.float32), Decision(
+        "class_weights", [round(w, 4) for w in weights], because
     )

@@ -56,7 +56,7 @@ def imbalance(subject: Subject) -> list[Finding]:
         f"{classes[most]!r} has {counts[most]:,} images and {classes[least]!r} {counts[least]:,}: "
         f"{ratio:.0f} times fewer."
     )
-    advice = "training weighs classes by default (--class-weights auto); read recall by class, not accuracy"
+    advice = "training weighs classes by default (--class-weights balanced: fully); read recall by class, not accuracy"
     return [Finding(severity, "imbalance", text, advice, figures={"ratio": round(float(ratio), 1)})]
 
 
