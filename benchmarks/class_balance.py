@@ -45,7 +45,7 @@ TASKS = {
     "every second class 10 times rarer": Task("fashion", 2_000, 16, 40, 10),
     "a tail, 20 to 1": Task("fashion", 1_500, 16, 40, 20, tail=True),
     "a tail, 100 to 1": Task("fashion", 6_000, 16, 30, 100, tail=True),
-    "solar cells, 10 to 1": Task("elpv", 2_000, 32, 20, 10),
+    "solar cells, one class 10 times rarer": Task("elpv", 2_000, 32, 20, 10),
 }
 FIGURES = {"as they come": 1, "balanced": 1, "loss": 3, "balanced loss": 3}  # with their digits
 

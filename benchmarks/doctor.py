@@ -21,9 +21,9 @@ validation gives.
 
 It can be stopped and started again: each run is a line of benchmarks/results/doctor.jsonl, with a digest of the code
 that made it (`code`), and is made again where that has changed since. A change that bears on no result can be shown not
-to: `--confirm 3` draws three old lines of each way and makes them again; where all are equal to the last digit, the
-lines of that way hold for the code as it is (`holds_for`). The tables are of the lines that are there. Each run is on
-one thread, so those beside it do not change its result.
+to: `--confirm 3` draws three old lines of each way (of the tasks of --task, where only these are asked for) and makes
+them again; where all are equal to the last digit, those lines hold for the code as it is (`holds_for`). The tables are
+of the lines that are there. Each run is on one thread, so those beside it do not change its result.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def main() -> int:
         print(tables(read_lines(output)))
         return 0
     if args.confirm:
-        return confirmed(output, args.way, args.confirm, args.processes)
+        return confirmed(output, args.task, args.way, args.confirm, args.processes)
     names, ways, seeds = args.task, args.way, args.seeds
     if args.quick:
         names, ways, seeds = ["digits, 200"], ["off", "act", "callbacks", "one-cycle"], 1
@@ -190,12 +190,12 @@ def of_these_tasks(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({key_of(row): row for row in known}.values())
 
 
-def confirmed(output: Path, ways: list[str], lines: int, processes: int) -> int:
+def confirmed(output: Path, names: list[str], ways: list[str], lines: int, processes: int) -> int:
     """Make some old lines of each way again, drawn by the digest of the code; 1 where one comes out otherwise."""
     rows, failed = of_these_tasks(read_lines(output)), False
     for way in ways:
         current = code_of(way)
-        old = [row for row in rows if row["way"] == way and not holds(row)]
+        old = [row for row in rows if row["way"] == way and row["task"] in names and not holds(row)]
         drawn = np.random.default_rng(int(current, 16)).permutation(len(old))[:lines]
         runs = [{name: old[n][name] for name in ("task", "seed", "way", "point")} for n in drawn]
         before = {key_of(old[n]): old[n] for n in drawn}
