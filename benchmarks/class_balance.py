@@ -3,10 +3,10 @@
     none       each image counts as one
     auto       the default: images weigh inverse to the square root of their class's count
     balanced   inverse to the count, so that classes count alike
-    deferred   balanced from the middle of the epochs on, none before (the schedule of Cao et al. 2019, section 3.2)
+    deferred   balanced from the middle of the epochs on, none before (as Cao et al. 2019 weigh)
 
 Training and validation images are uneven alike. The test images are not; they are counted twice: as many of each class
-as in training, by weights ("as they come"), and all classes alike ("balanced"). `--doctor off`, all else by default.
+as in training, by weights ("as they come"), and all classes alike ("by class"). `--doctor off`, all else by default.
 
     python benchmarks/class_balance.py            what is not in the results yet, a run a core; half an hour
     python benchmarks/class_balance.py --table    the table of docs/benchmarks.md from benchmarks/results
@@ -36,7 +36,7 @@ class Task:
     images: int  # drawn, before classes are thinned out
     side: int  # px
     epochs: int
-    ratio: float  # of the largest to the smallest class
+    ratio: float  # how many times rarer the rarest class is made
     tail: bool = False  # counts fall from class to class by one factor; else every second class is rare
 
 
@@ -47,7 +47,7 @@ TASKS = {
     "a tail, 100 to 1": Task("fashion", 6_000, 16, 30, 100, tail=True),
     "solar cells, one class 10 times rarer": Task("elpv", 2_000, 32, 20, 10),
 }
-FIGURES = {"as they come": 1, "balanced": 1, "loss": 3, "balanced loss": 3}  # with their digits
+FIGURES = {"as they come": 1, "by class": 1, "loss": 3, "loss by class": 3}  # with their digits
 
 
 def main() -> int:
@@ -68,7 +68,7 @@ def main() -> int:
         runs, functools.partial(measured, quick=args.quick), output, args.processes, args.minutes
     ):
         print(f"  {row['task']}, seed {row['seed']}, {row['way']}: {row['as they come']:.1f} % as they come, "
-              f"{row['balanced']:.1f} % balanced, in {row['seconds']:.0f} s", flush=True)  # fmt: skip
+              f"{row['by class']:.1f} % by class, in {row['seconds']:.0f} s", flush=True)  # fmt: skip
     return 0
 
 
@@ -107,9 +107,9 @@ def measured(run: Mapping[str, Any], quick: bool) -> dict[str, Any]:
         "of": repr(task),
         "counts": counts,
         "as they come": round(100 * float(shares @ right_of), 3),
-        "balanced": round(100 * float(right_of.mean()), 3),
+        "by class": round(100 * float(right_of.mean()), 3),
         "loss": round(float(shares @ loss_of), 5),
-        "balanced loss": round(float(loss_of.mean()), 5),
+        "loss by class": round(float(loss_of.mean()), 5),
         "epochs": epochs,
         "versions": installed(PACKAGES),
         "seconds": round(time.monotonic() - started, 1),
@@ -136,8 +136,8 @@ def tables(rows: list[dict[str, Any]]) -> str:
     names = [name for name in TASKS if values(rows, name, "none", "loss")]
     parts = []
     for one, other, unit in (
-        ("as they come", "balanced", "accuracy, %"),
-        ("loss", "balanced loss", "loss, nats"),
+        ("as they come", "by class", "accuracy, %"),
+        ("loss", "loss by class", "loss, nats"),
     ):
         header = [
             unit,
@@ -152,7 +152,7 @@ def tables(rows: list[dict[str, Any]]) -> str:
         ]  # fmt: skip
         parts.append(markdown(header, lines))
     said = []
-    for figure, called in (("as they come", "counted as they come"), ("balanced", "by class")):
+    for figure, called in (("as they come", "counted as they come"), ("by class", "by class")):
         of_task = {way: dict(enumerate(_means(rows, names, way, figure))) for way in WAYS}
         against = ", ".join(
             f"{apart(of_task['auto'], of_task[way], 1)} against {way}" for way in WAYS if way != "auto"

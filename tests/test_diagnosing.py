@@ -8,7 +8,7 @@ import pytest
 
 from rightfit import diagnosing
 from rightfit.records import SETBACK
-from rightfit.report import tables
+from rightfit.reports import tables
 
 
 def test_the_command_tells_what_the_run_has_on_record(trained, process, copy_of_run):

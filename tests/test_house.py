@@ -27,7 +27,7 @@ FLOORS = (
     {"saving"},
     {"training"},
     {"fastest"},
-    {"report", "export", "serve", "tuning", "machine", "keras2"},
+    {"reports", "export", "serve", "tuning", "machine", "keras2"},
     {"run", "provenance"},
     {"reporting"},
     {"learning"},
@@ -135,7 +135,7 @@ def test_every_file_imports_only_from_floors_below_its_own():
     [
         ("data/table.py", "from rightfit.errors import DataError\nfrom . import split", None),
         ("data/table.py", "import numpy\nfrom rightfit.data.split import plan", None),
-        ("api.py", "def report():\n    from rightfit.report import html", None),
+        ("api.py", "def report():\n    from rightfit.reports import html", None),
         ("cli.py", "from rightfit import __version__, api", None),
         ("training/loop.py", "from ..saving import bundle", None),
         ("data/table.py", "import rightfit.nets.resnet", "data imports nets"),
@@ -145,7 +145,7 @@ def test_every_file_imports_only_from_floors_below_its_own():
         ("data/table.py", "def late():\n    from ..training.loop import fit", "data imports training"),
         ("data/table.py", "from .. import cli", "data imports cli"),
         ("data/deep/table.py", "from ...nets import resnet", "data imports nets"),
-        ("report/html.py", "from rightfit.serve import page", "report imports serve"),
+        ("reports/html.py", "from rightfit.serve import page", "reports imports serve"),
         (
             "export/onnx.py",
             "import importlib\nimportlib.import_module('rightfit.tuning')",
@@ -209,6 +209,14 @@ def test_the_doors_open_without_a_slow_import(door, code):
     assert SLOW.intersection(json.loads(loaded)) == set(), f"`{door}` imports these"
     if door.endswith("--help"):
         assert "train" in "\n".join(text)
+
+
+def test_no_public_name_is_that_of_a_module():
+    """Whoever imported the module `rightfit.report` would have it where the function was."""
+    import rightfit
+
+    modules = {path.stem for path in (SOURCE / "rightfit").iterdir()}
+    assert modules & set(rightfit.__all__) == set()
 
 
 def test_every_public_name_says_what_it_is():

@@ -2,23 +2,25 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 import rightfit
 from rightfit import asking
+from rightfit.data import recorded
 from rightfit.errors import DataError, RunError, UsageError
 from rightfit.relocating import _recognised
 
 QUICK = {"image_size": 8, "model": "resnet8", "epochs": 1, "quiet": True, "report": "none"}
 
 
-def test_images_that_were_moved_are_found_again(tmp_path, write_images, here):
+def test_images_that_were_moved_are_found_again(tmp_path, write_images, here, monkeypatch):
     photos, folder = write_images(tmp_path / "photos"), tmp_path / "run"
     rightfit.train(photos, output=folder, **QUICK)
     unmoved = rightfit.load(shutil.copytree(folder, tmp_path / "unmoved"))
     table = unmoved._data().table
-    expected, recorded = unmoved.evaluate(quiet=True), (folder / "data.csv").read_bytes()
+    expected, listed = unmoved.evaluate(quiet=True), (folder / "data.csv").read_bytes()
     now = photos.rename(tmp_path / "elsewhere")
 
     lost = here("evaluate", folder)
@@ -26,17 +28,34 @@ def test_images_that_were_moved_are_found_again(tmp_path, write_images, here):
     wrong = here("relocate", folder, tmp_path)
     assert wrong.returncode == 3 and "60 of the run's 60 images are not there" in wrong.stderr
     assert not (folder / "moved.json").exists()
-    found = here("relocate", folder, now)
-    assert found.returncode == 0 and found.stdout == f"60 images of {folder} found in {now}\n"
-    assert (folder / "data.csv").read_bytes() == recorded
+    (tmp_path / "beside").mkdir()
+    monkeypatch.chdir(tmp_path / "beside")
+    found = here("relocate", folder, "../elsewhere")
+    assert found.returncode == 0 and found.stdout == f"60 images of {folder} found in ../elsewhere\n"
+    assert json.loads((folder / "moved.json").read_text()) == {"from": str(photos), "to": str(now)}
+    assert (folder / "data.csv").read_bytes() == listed
 
     run = rightfit.load(folder)
     assert run.evaluate(quiet=True) == expected
     assert run._data().table.paths([0, 59]) == [str(now / name) for name in ("blue/00.png", "red/19.jpg")]
     assert (run._data().table.frame["split"] == table.frame["split"]).all()
-    asked, _ = asking.settled(now, folder / "config.yaml", {"output": str(tmp_path / "another")})
-    splits = asking.split_beside(folder / "config.yaml", asked)
-    assert splits == dict(zip(run._data().table.paths(range(60)), table.frame["split"], strict=True))
+    page = rightfit.report(run, tmp_path / "page.html", quiet=True).read_text()
+    assert str(now / "blue") not in page and "blue/" in page
+
+    rightfit.relocate(unmoved.path, f"file://{now}/")
+    assert rightfit.load(unmoved.path)._data().table.path(0) == f"file://{now}/blue/00.png"
+    rightfit.relocate(unmoved.path, now)
+    assert rightfit.compare(folder, unmoved.path, quiet=True)["images"] == 7
+
+    split = table.frame["split"]
+    by_now = dict(zip(run._data().table.paths(range(60)), split, strict=True))
+    another, config = {"output": str(tmp_path / "another")}, folder / "config.yaml"
+    for source in (None, now, f"{now}/"):
+        asked, _ = asking.settled(source, config, another)
+        assert asked.data == str(now)
+        assert asking.split_beside(config, asked) == by_now
+    asked, _ = asking.settled(photos, config, another)
+    assert asking.split_beside(config, asked) == dict(zip(table.paths(range(60)), split, strict=True))
 
     further = here("resume", folder, "--epochs", 2)
     assert further.returncode == 0, further.stderr
@@ -51,6 +70,32 @@ def test_images_that_were_moved_are_found_again(tmp_path, write_images, here):
     with pytest.raises(RunError, match=r"moved\.json: cannot be read"):
         rightfit.load(folder)._data()
     assert rightfit.relocate(folder, photos) == 60
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_where_its_images_are(
+    copy_of_run, photos, tmp_path, here
+):
+    for name in ("checkpoints/finished.json", "architecture.json"):
+        (copy_of_run / name).unlink()
+    for path in (copy_of_run / "checkpoints").glob("*.safetensors"):
+        path.unlink()
+    splits = recorded.splits_of(copy_of_run / "data.csv")
+    now = Path(shutil.copytree(photos, tmp_path / "now"))
+    assert rightfit.relocate(copy_of_run, now) == 60
+    done = here("resume", copy_of_run)
+    assert done.returncode == 0, done.stderr
+    assert not (copy_of_run / "moved.json").exists()
+    again = recorded.splits_of(copy_of_run / "data.csv")
+    assert again == {path.replace(str(photos), str(now)): split for path, split in splits.items()}
+    assert rightfit.load(copy_of_run).settings.data == str(now)
+
+
+def test_what_lies_beside_the_folder_is_not_moved_with_it():
+    paths = ["/old/photos/a.png", "/old/photos2/a.png", "/old/photos", "/else/a.png"]
+    moved = ["/new/a.png", "/old/photos2/a.png", "/new", "/else/a.png"]
+    assert recorded.moved(paths, "/old/photos", "/new") == moved
+    assert recorded.moved(["/a/b.png"], "", "/new") == ["/new/a/b.png"]
+    assert recorded.moved(["/new/a/b.png"], "/new", "") == ["/a/b.png"]
 
 
 def test_the_folder_may_be_the_one_of_the_images_or_one_above(tmp_path, write_images):
@@ -75,6 +120,8 @@ def test_what_cannot_be_relocated_is_said(tmp_path, copy_of_run, photos, digits)
         rightfit.relocate(data_in_memory, photos)
     with pytest.raises(UsageError, match="is no run folder"):
         rightfit.relocate(photos, photos)
+    with pytest.raises(UsageError, match="cannot be listed"):
+        rightfit.relocate(copy_of_run, "https://example.org/photos")
     with pytest.raises(DataError, match="nowhere: no such folder"):
         rightfit.relocate(copy_of_run, tmp_path / "nowhere")
     shutil.copytree(photos, tmp_path / "part")

@@ -50,7 +50,7 @@ def check(
     source = os.fspath(data) if isinstance(data, os.PathLike) else data
     found = audits.check(source, label, label_mode, group_by, split, seed, Console(quiet))
     if html is not None:
-        from rightfit.report import audit_page
+        from rightfit.reports import audit_page
 
         audit_page.write(found, html)
     return found
@@ -268,10 +268,11 @@ def redraw(run: Run, *, quiet: bool = False) -> None:
 
 
 def relocate(run: str | os.PathLike[str], data: str | os.PathLike[str]) -> int:
-    """Tell a run where its images are, which were moved, or it was taken to another machine; returns how many they are.
+    """Tell a run where its images are now, after they were moved or the run was taken to another machine; returns their
+    number.
 
-    `data` is the folder or URL that holds them as the one did that it was trained on. That all are there is looked
-    at first; where one is not, DataError names it and nothing is recorded. `rightfit.relocating.relocate`."""
+    `data` is the folder or URL that holds them as the one before did. All are looked for first, by name; where one is
+    not there, DataError names it and nothing is recorded: `rightfit.relocating.relocate`."""
     from rightfit import relocating
 
     return relocating.relocate(Path(run), os.fspath(data))

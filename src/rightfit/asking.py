@@ -24,6 +24,10 @@ def settled(data: Any, config: str | Path | None, settings: dict[str, Any]) -> t
         if asked.data.startswith("<"):
             raise UsageError(f"{config} is of a run on data in memory, which are gone; give the data again")
         asked = asked.model_copy(update={"data": _absolute(asked.data)})
+        if data is None and _is_of_a_run(config):
+            from rightfit.data.recorded import source_of
+
+            asked = asked.model_copy(update={"data": source_of(Path(str(config)).parent, asked.data)})
     epochs, warmup = asked.epochs, asked.warmup_epochs
     if epochs is not None and warmup is not None and warmup >= epochs:
         if settings.get("warmup_epochs") is not None or not _is_of_a_run(config):
@@ -74,22 +78,38 @@ def split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, s
     if config is None or not _is_of_a_run(config):
         return None
     then = train_settings({}, config)
+    if then.data.startswith("<"):  # its rows have no names to find them by
+        return None
     from rightfit.data import recorded
 
     place = Path(config).parent
-    source = recorded.source_of(place, then.data)
     deciding = ("split", "seed", "group_by", "group_near_duplicates")
-    if source is None or source != asked.data:  # rows without names cannot be found by them
-        return None
     if any(getattr(then, name) != getattr(asked, name) for name in deciding):
         return None
-    return recorded.splits_of(place / "data.csv")
+    if _same_place(
+        asked.data, then.data
+    ):  # of a run that was relocated too, where its first folder is still there
+        return recorded.splits_of(place / "data.csv", as_recorded=True)
+    source = recorded.source_of(place, then.data)
+    return recorded.splits_of(place / "data.csv") if source and _same_place(asked.data, source) else None
+
+
+def _same_place(one: str, other: str) -> bool:
+    return one.rstrip("/") == other.rstrip("/")
 
 
 def _is_of_a_run(config: str | Path | None) -> bool:
     return config is not None and all(
         (Path(config).parent / name).exists() for name in ("data.csv", "decisions.jsonl")
     )
+
+
+def check_weights(class_weights: str, label_mode: str) -> None:
+    """UsageError where classes are to count alike that an image may have several of."""
+    if class_weights == "balanced" and label_mode == "multilabel":
+        raise UsageError(
+            "--class-weights balanced is for images of one class each; these have several labels"
+        )
 
 
 def say_grades(classes: tuple[str, ...], label_mode: str, console: Console) -> None:

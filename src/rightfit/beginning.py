@@ -57,6 +57,7 @@ def prepared(asked: TrainSettings, source: Any, config: str | Path | None, conso
     from rightfit.data.dataset import prepare, read
 
     found = read(source, asked)  # before Keras is imported, and perhaps backends are measured
+    asking.check_weights(asked.class_weights, found.label_mode)
     cache = cache_folder(asked.cache_folder)
     backend, reason = fastest.choose(asked.backend, cache, console)
     asking.check(asked)
@@ -76,6 +77,7 @@ def begin(
 ) -> Run:
     """`held` takes the lock on the run's folder; `place` is one that is locked already; a `team` trains in place of
     this process."""
+    from rightfit.data.recorded import MOVED
     from rightfit.saving import folder
     from rightfit.training import recipe
     from rightfit.training.checkpoints import FOLDER, Checkpoints
@@ -107,6 +109,7 @@ def begin(
     console.log_to(place / "log.txt")
     write_text(place / "config.yaml", to_yaml(settings))
     table.write_csv(place / "data.csv")
+    (place / MOVED).unlink(missing_ok=True)  # of a run that begins again, and has them where they are now
     folder.write_quarantine(place / "quarantine.csv", dataset.quarantined)
     if dataset.audit:
         folder.write_json(place / "audit.json", dataset.audit.to_dict())
@@ -187,13 +190,15 @@ def prepared_again(
     """What `begun` says was asked, the images split as they were in `place`. UsageError for data in memory that are not
     given again."""
     from rightfit.data.dataset import prepare
-    from rightfit.data.recorded import splits_of
+    from rightfit.data.recorded import source_of, splits_of
 
     asked = train_settings({**begun["asked"], **({"micro_batch": micro_batch} if micro_batch else {})})
     backend, reasons = resuming.backend_of(begun["backend"]), begun["reasons"]
     if asked.data.startswith("<") and data is None:
         raise UsageError(f"{place} is of data in memory; rightfit.resume(run, data=...) takes them again")
     known = splits_of(place / "data.csv") if (place / "data.csv").exists() else None
+    if data is None:
+        asked = asked.model_copy(update={"data": source_of(place, asked.data)})
     dataset, asked = prepare(asked.data if data is None else data, asked, console, known)
     if backend != begun["backend"]:
         reasons = {**reasons, "backend": "asked of resume"}

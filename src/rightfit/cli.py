@@ -24,7 +24,7 @@ from rightfit.flags import (
     Workers,
     with_settings,
 )
-from rightfit.report import tables
+from rightfit.reports import tables
 from rightfit.run import BATCH, Run
 
 app = typer.Typer(
@@ -108,7 +108,7 @@ def check(
     if json:
         _print_json(audit.to_dict())
     else:
-        from rightfit.report.audit_text import as_text
+        from rightfit.reports.audit_text import as_text
 
         print(fitted(as_text(audit), sys.stdout))
     if html and not quiet:
@@ -361,13 +361,14 @@ def diagnose(run: RunFolder, json: AsJson = False) -> None:
 def relocate(
     run: RunFolder,
     data: Annotated[
-        str, typer.Argument(metavar="FOLDER", help="Folder or URL that holds them as the one before did")
+        str,
+        typer.Argument(metavar="FOLDER", help="Folder or URL that holds the images as the one before did"),
     ],
 ) -> None:
     """Tell a run where its images are by now.
 
-    For images that were moved, and for a run that was taken to another machine: whatever looks at the run's own images
-    finds them there from then on. That all are there is looked at first."""
+    After they were moved, or the run was taken to another machine: whatever looks at the run's own images finds them
+    there from then on. All are looked for first, by name."""
     from rightfit import api
     from rightfit.console import counted
 

@@ -7,32 +7,37 @@ from pathlib import Path
 
 from rightfit.console import counted
 from rightfit.errors import DataError, UsageError
-from rightfit.records import instead_of_a_run
+from rightfit.records import SEARCHED, instead_of_a_run
 
 SAMPLE = 20  # images by which the folder is recognised
 
 
 def relocate(run: Path, data: str) -> int:
-    """The run's images are in `data` by now, a folder or URL that holds them as the one before did, or one further up
-    or down; returns how many they are.
+    """The run's images are in `data` by now, a folder or URL that holds them as the one before did (or the table in
+    it), or one further up or down; returns their number.
 
-    Recorded in moved.json; data.csv stays as it is. DataError, and nothing is recorded, where an image is not there.
-    UsageError for data in memory, and before the first checkpoint. RunError for a damaged run.
+    They are looked for by name; what is in them, `resume` and `learning_curve` compare. Recorded in moved.json, and
+    data.csv stays as it is. DataError, and nothing is recorded, where an image is not there. UsageError for data in
+    memory, for a place that cannot be listed, and for a search that goes on. RunError for a damaged run.
     """
-    from rightfit.data import listing, recorded, sources
+    from rightfit.data import listing, recorded, remote, sources, table
     from rightfit.saving import folder
 
-    if not (run / "architecture.json").exists() and not any((run / "checkpoints").glob("step-*")):
+    if not (run / "data.csv").exists():
         raise UsageError(f"{run} {instead_of_a_run(run)}")
+    if (run / SEARCHED).parent.is_dir() and not (run / "architecture.json").exists():
+        raise UsageError(f"{run} is a search that is not done: its images have to stay where they were")
+    now = table.normal(sources.root_of(data)).rstrip("/")
+    if not remote.is_listable(now):
+        raise UsageError(f"{now}: the web cannot be listed, so nobody knows whether all images are there")
+    if not remote.is_url(now) and not Path(now or "/").is_dir():
+        raise DataError(f"{now}: no such folder")
     with folder.locked(run):
         paths = recorded.paths_of(run / "data.csv")
         if paths[0].startswith("array:"):
             raise UsageError(f"{run} was trained on data in memory, which are in no folder")
-        now = sources.root_of(data).rstrip("/")
-        if "://" not in now and not Path(now or "/").is_dir():
-            raise DataError(f"{now}: no such folder")
         before = _recognised(paths, now)
-        gone = listing.missing([now + path.removeprefix(before) for path in paths])
+        gone = listing.missing(recorded.moved(paths, before, now))
         if gone:
             raise DataError(
                 f"{len(gone):,} of the run's {counted(len(paths), 'image')} are not there: "
@@ -45,14 +50,12 @@ def relocate(run: Path, data: str) -> int:
 def _recognised(paths: list[str], now: str) -> str:
     """The folder, of those above all `paths`, that `now` is most like; the deepest of several."""
     from rightfit.data.listing import missing
+    from rightfit.data.recorded import moved
     from rightfit.data.table import folder_of_all
 
     sample = paths[:: -(-len(paths) // SAMPLE)]
-
-    def missed(before: str) -> int:
-        return len(missing([now + path.removeprefix(before) for path in sample]))
-
-    return min(_with_those_above(folder_of_all(paths)), key=missed)
+    above = _with_those_above(folder_of_all(paths))
+    return min(above, key=lambda before: len(missing(moved(sample, before, now))))
 
 
 def _with_those_above(folder: str) -> Iterator[str]:

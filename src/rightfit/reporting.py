@@ -22,7 +22,7 @@ from rightfit.run import BATCH, Run
 if TYPE_CHECKING:
     from rightfit.data.dataset import Dataset
     from rightfit.data.table import Table
-    from rightfit.report.story import Story
+    from rightfit.reports.story import Story
     from rightfit.training.state import Progress
 
 NAME = "report.html"
@@ -38,8 +38,8 @@ def write(
     What cannot be shown, such as pictures of images that are gone, is left out and said. Raises UsageError
     for another language, RunError for a damaged run, WriteError where the page cannot be written.
     """
-    from rightfit.report.run_page import page
-    from rightfit.report.words import LANGUAGES
+    from rightfit.reports.run_page import page
+    from rightfit.reports.words import LANGUAGES
 
     if language is None:
         language = run.settings.report if run.settings.report in LANGUAGES else "en"
@@ -87,7 +87,7 @@ class Follower:
         started = time.monotonic()
         if started < self.due:
             return
-        from rightfit.report.run_page import AGAIN, page
+        from rightfit.reports.run_page import AGAIN, page
 
         try:
             story = self._story(progress)
@@ -98,7 +98,7 @@ class Follower:
         self.due = started + took + max(AGAIN, SHARE * took)
 
     def _story(self, progress: Progress) -> Story:
-        from rightfit.report.story import Story
+        from rightfit.reports.story import Story
 
         found = _audit(self.place, pictures=False)
         return Story(
@@ -118,7 +118,7 @@ class Follower:
 
 def _story(run: Run, console: Console) -> Story:
     from rightfit.data import recorded
-    from rightfit.report.story import Story
+    from rightfit.reports.story import Story
     from rightfit.training import speed
 
     table = recorded.table_of(run.path / "data.csv", run.classes, run.label_mode)
@@ -160,10 +160,11 @@ def _story(run: Run, console: Console) -> Story:
 
 def _with_answers(story: Story, run: Run, table: Table, dataset: Dataset | None, console: Console) -> Story:
     """The story with what needs the answers to the validation images: curves; with images, mistakes and suspects."""
+    from rightfit.data.recorded import source_of
     from rightfit.evaluation.answers import Answers
     from rightfit.evaluation.infer import all_logits
     from rightfit.evaluation.metrics import image_hits
-    from rightfit.report import gallery
+    from rightfit.reports import gallery
 
     rows = table.rows("val")
     logits = run.recorded_logits(len(rows))
@@ -182,7 +183,7 @@ def _with_answers(story: Story, run: Run, table: Table, dataset: Dataset | None,
         story = replace(story, answers=answers, wrong=wrong)
         if dataset is None:
             return story
-        root = run.settings.data
+        root = source_of(run.path, run.settings.data) or run.settings.data
         mistakes = gallery.mistakes(answers, dataset, root, lambda: run.model, console)
         return replace(story, mistakes=mistakes, suspects=gallery.suspects(answers, dataset, root))
     except (DataError, OSError) as error:
@@ -203,7 +204,7 @@ def _common(table: Table) -> tuple[str, float]:
 
 def _audit(place: Path, pictures: bool = True) -> tuple[list[dict[str, Any]], int]:
     """The findings of a run's audit.json with thumbnails, and how many images were looked at."""
-    from rightfit.report.pictures import sets_of
+    from rightfit.reports.pictures import sets_of
     from rightfit.saving.folder import read_json
 
     if not (place / "audit.json").exists():

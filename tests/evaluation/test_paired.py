@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from rightfit.comparing import sentence
 from rightfit.evaluation.paired import Difference, difference, mcnemar, score_interval
-from rightfit.report.tables import of_comparison
+from rightfit.reports.tables import of_comparison
 
 unhurried = settings(max_examples=40, deadline=None)
 

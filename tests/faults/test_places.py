@@ -172,7 +172,7 @@ def test_the_time_of_day_is_asked_for_stamps_and_for_the_age_of_files_only():
         if any(name in line for name in asking)
     ]
     places = [line.partition(":")[0] for line in found]
-    assert places == ["data/store.py", "report/run_page.py", "saving/folder.py", "saving/tensorboard.py"], (
+    assert places == ["data/store.py", "reports/run_page.py", "saving/folder.py", "saving/tensorboard.py"], (
         found
     )
 

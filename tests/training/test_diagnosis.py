@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rightfit.data.augment import POLICIES
 from rightfit.data.loader import TrainLoader
-from rightfit.report.words import LANGUAGES, Words
+from rightfit.reports.words import LANGUAGES, Words
 from rightfit.training import probe
 from rightfit.training.diagnosis import MATTERS, WORDS, Evidence, Measured, diagnose
 

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import rightfit
 from rightfit.config import TrainSettings
 from rightfit.data.augment import POLICIES
 from rightfit.errors import UsageError
@@ -250,16 +251,22 @@ def test_class_weights_have_mean_one_and_make_classes_count_as_their_roots_or_al
         assert np.allclose(totals / present**0.5, totals[0] / present[0] ** 0.5, rtol=1e-4)
     else:
         assert (weights == 1).all()
-    if (weights != 1).any():
-        assert decision.setting == "class_weights"
-    else:
-        assert (weights == 1).all()
-        assert decision is None
+    assert (decision is not None) == bool((weights != 1).any())
+    if decision:
+        assert np.allclose(np.array(decision.value)[codes], weights, atol=1e-4)
 
 
-@pytest.mark.parametrize("counts, uneven", [((100, 150), False), ((100, 151), True)])
-def test_balanced_is_up_to_one_and_a_half_times(counts, uneven):
-    weights, _, decision = weighed(counts)
+@pytest.mark.parametrize(
+    "counts, asked, uneven",
+    [
+        ((100, 150), "auto", False),
+        ((100, 151), "auto", True),
+        ((100, 101), "balanced", True),
+        ((100, 100), "balanced", False),
+    ],
+)
+def test_even_is_up_to_one_and_a_half_times_unless_classes_are_to_count_alike(counts, asked, uneven):
+    weights, _, decision = weighed(counts, class_weights=asked)
     assert (len(set(weights.tolist())) > 1) == (decision is not None) == uneven
 
 
@@ -270,6 +277,10 @@ def test_no_weights_when_they_were_declined_or_images_have_many_labels(mode, set
     assert decision is None
 
 
-def test_classes_that_count_alike_are_not_for_several_labels():
+def test_classes_that_count_alike_are_not_for_several_labels(tmp_path, write_images):
+    photos = write_images(tmp_path / "photos", count=4)
+    rows = [f"{path},{path.parent.name}|one" for path in sorted(photos.rglob("*.png"))]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
     with pytest.raises(UsageError, match="these have several labels"):
-        weighed((10, 1000), "multilabel", class_weights="balanced")
+        rightfit.train(tmp_path / "table.csv", class_weights="balanced", output=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -407,7 +407,7 @@ def test_a_search_killed_again_and_again_is_the_one_that_nobody_disturbed(tmp_pa
 
 
 def story_of(**changes):
-    from rightfit.report.story import Story
+    from rightfit.reports.story import Story
 
     def trial(number, rate, epochs, loss):
         return {"trial": number, "chosen": {"learning_rate": rate}, "epochs": epochs, "loss": loss, "failed": "",
@@ -429,7 +429,7 @@ def story_of(**changes):
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_page_tells_what_was_searched_chosen_and_where_to_look_next(language):
-    from rightfit.report.run_page import page
+    from rightfit.reports.run_page import page
 
     short = page(story_of(), language)
     assert "90.0 ±5.0 %" in short and "1,234" in short and "<code>--space</code>" not in short

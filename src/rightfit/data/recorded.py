@@ -43,10 +43,11 @@ def table_of(recorded: Path, classes: tuple[str, ...], label_mode: str) -> Table
     return Table(frame, classes, label_mode, root="").with_splits(np.array(columns["split"]))
 
 
-def splits_of(recorded: Path) -> dict[str, str]:
-    """Path -> split. Raises RunError when the file is damaged."""
+def splits_of(recorded: Path, as_recorded: bool = False) -> dict[str, str]:
+    """Path of now, or `as_recorded`, -> split. Raises RunError when the file is damaged."""
     columns = _columns(recorded)
-    return dict(zip(located(recorded.parent, columns["path"]), columns["split"], strict=True))
+    paths = columns["path"] if as_recorded else located(recorded.parent, columns["path"])
+    return dict(zip(paths, columns["split"], strict=True))
 
 
 def paths_of(recorded: Path) -> list[str]:
@@ -57,17 +58,21 @@ def paths_of(recorded: Path) -> list[str]:
 def located(run: Path, paths: Sequence[str]) -> list[str]:
     """Where recorded `paths` are by now. Raises RunError when the record of the move is damaged."""
     try:
-        moved = json.loads((run / MOVED).read_text(encoding="utf-8"))
-        before, now = moved["from"], moved["to"]
-        return [
-            now + path.removeprefix(before) if f"{path}/".startswith(f"{before}/") else path for path in paths
-        ]
+        record = json.loads((run / MOVED).read_text(encoding="utf-8"))
+        return moved(paths, record["from"], record["to"])
     except FileNotFoundError:
         return list(paths)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(
             f"{run / MOVED}: cannot be read ({error!r}); `rightfit relocate` writes it anew"
         ) from error
+
+
+def moved(paths: Sequence[str], before: str, now: str) -> list[str]:
+    """What is in the folder `before` as in the folder `now`; both without a slash at their ends, "" is the root."""
+    return [
+        now + path.removeprefix(before) if f"{path}/".startswith(f"{before}/") else path for path in paths
+    ]
 
 
 def source_of(run: Path, data: str) -> str | None:

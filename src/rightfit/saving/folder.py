@@ -100,7 +100,7 @@ def check_page(output: str | os.PathLike[str]) -> None:
 
 LOCK = ".lock"
 FILES = (
-    "config.yaml", "data.csv", "quarantine.csv", "audit.json", "architecture.yaml", "architecture.json",
+    "config.yaml", "data.csv", "moved.json", "quarantine.csv", "audit.json", "architecture.yaml", "architecture.json",
     "weights.safetensors", "model.keras", "golden.npz", "history.csv", "decisions.jsonl", "metrics.json",
     "calibration.json", "validation.npz", "learning_curve.json", "report.html",
 )  # fmt: skip

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.config import TrainSettings
-from rightfit.errors import UsageError
 from rightfit.nets import catalogue
 from rightfit.nets.variants import VARIANTS
 
@@ -156,22 +155,14 @@ def default_epochs(facts: Facts) -> tuple[int, str]:
 def sample_weights(
     settings: TrainSettings, codes: NDArray[Any], counts: Sequence[int], label_mode: str
 ) -> tuple[NDArray[np.float32], Decision | None]:
-    """A weight for each training image (N,), mean 1. "auto" is inverse to the square root of its class's count where
-    the largest class is over 1.5 times the smallest, which costs the frequent classes little and helps the rare ones
-    nearly as much as "balanced", inverse to the count, which makes them count alike (benchmarks/class_balance.py;
-    the square root as in Mahajan et al. 2018, section 2.2). Ones else, and for several labels an image.
-    UsageError for "balanced" of those."""
+    """A weight for each training image (N,), mean 1. "auto": inverse to the square root of its class's count, where the
+    largest class is over 1.5 times the smallest. It costs little accuracy on images as they come and brings as much by
+    class as "balanced", inverse to the count, so that classes count alike (docs/benchmarks.md; by the square root as
+    Mahajan et al. 2018 draw images of rare hashtags). Ones else, and where images have several labels."""
     present = [c for c in counts if c]
     asked = settings.class_weights
-    if asked == "balanced" and label_mode == "multilabel":
-        raise UsageError(
-            "--class-weights balanced is for images of one class each; these have several labels"
-        )
-    if (
-        asked == "none"
-        or label_mode == "multilabel"
-        or max(present) <= (EVEN if asked == "auto" else 1) * min(present)
-    ):
+    even = max(present) <= (EVEN if asked == "auto" else 1) * min(present)
+    if asked == "none" or label_mode == "multilabel" or even:
         return np.ones(len(codes), np.float32), None
     power = 1.0 if asked == "balanced" else 0.5
     weights = np.array([c**-power if c else 0.0 for c in counts])

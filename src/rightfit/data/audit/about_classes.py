@@ -56,7 +56,9 @@ def imbalance(subject: Subject) -> list[Finding]:
         f"{classes[most]!r} has {counts[most]:,} images and {classes[least]!r} {counts[least]:,}: "
         f"{ratio:.0f} times fewer."
     )
-    advice = "training weighs classes by default (--class-weights balanced: fully); read recall by class, not accuracy"
+    advice = "read recall by class, not accuracy"
+    if subject.table.label_mode != "multilabel":
+        advice = f"training weighs classes by how rare they are (--class-weights); {advice}"
     return [Finding(severity, "imbalance", text, advice, figures={"ratio": round(float(ratio), 1)})]
 
 

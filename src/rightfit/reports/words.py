@@ -1,5 +1,5 @@
 """What a report says, in English and in Chinese. What a run put on record (evidence, findings) stays as written, but
-for what report/shown.py knows."""
+for what reports/shown.py knows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Words:
 
     def __init__(self, language: str) -> None:
         self.language = language
-        file = resources.files("rightfit.report").joinpath(f"words-{language}.yaml")
+        file = resources.files("rightfit.reports").joinpath(f"words-{language}.yaml")
         self.phrases: dict[str, str] = yaml.safe_load(file.read_text(encoding="utf-8"))
 
     def __call__(self, phrase: str, /, **values: Any) -> str:

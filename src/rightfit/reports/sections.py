@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from rightfit.evaluation import diagrams
 from rightfit.records import DOUBTS, changes_of
-from rightfit.report import plots
-from rightfit.report.shown import (
+from rightfit.reports import plots
+from rightfit.reports.shown import (
     estimate,
     interval_method,
     listed,
@@ -23,8 +23,8 @@ from rightfit.report.shown import (
     share,
     with_code,
 )  # fmt: skip
-from rightfit.report.story import Picture, Story
-from rightfit.report.words import Words
+from rightfit.reports.story import Picture, Story
+from rightfit.reports.words import Words
 
 CURVES = 6  # classes whose curves are drawn
 ROWS = 60  # of a table of classes that are shown

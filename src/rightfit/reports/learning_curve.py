@@ -7,10 +7,10 @@ from typing import Any
 from markupsafe import Markup
 
 from rightfit.records import would_help
-from rightfit.report import plots
-from rightfit.report.shown import share
-from rightfit.report.story import Story
-from rightfit.report.words import Words
+from rightfit.reports import plots
+from rightfit.reports.shown import share
+from rightfit.reports.story import Story
+from rightfit.reports.words import Words
 
 
 def learning_curve(story: Story, t: Words) -> dict[str, Any] | None:

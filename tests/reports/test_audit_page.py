@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from rightfit.data.audit.findings import Audit, Finding
-from rightfit.report.audit_page import SETS, TOGETHER, page
+from rightfit.reports.audit_page import SETS, TOGETHER, page
 
 HOSTILE = "a/<img src=x onerror=alert(1)>&\"'.jpg"
 

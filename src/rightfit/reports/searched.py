@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from rightfit.report import plots
-from rightfit.report.shown import number, share, with_code
-from rightfit.report.story import Story
-from rightfit.report.words import Words
+from rightfit.reports import plots
+from rightfit.reports.shown import number, share, with_code
+from rightfit.reports.story import Story
+from rightfit.reports.words import Words
 
 ENOUGH = (
     4  # trials to the end, besides the default recipe, before a page says that there is little more to find

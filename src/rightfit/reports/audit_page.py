@@ -10,8 +10,8 @@ from rightfit.console import duration
 from rightfit.data.audit.findings import Audit, Finding
 from rightfit.data.table import SPLITS
 from rightfit.files import write_text
-from rightfit.report.pages import rendered
-from rightfit.report.pictures import sets_of
+from rightfit.reports.pages import rendered
+from rightfit.reports.pictures import sets_of
 
 SETS = 12  # of a finding that are shown
 TOGETHER = 6  # images of a set that are shown

@@ -16,8 +16,8 @@ from rightfit.evaluation.answers import Answers
 from rightfit.evaluation.explain import heat_maps, logits_for
 from rightfit.evaluation.heat import overlay
 from rightfit.evaluation.metrics import probabilities
-from rightfit.report.pictures import data_uri
-from rightfit.report.story import Picture, Suspects
+from rightfit.reports.pictures import data_uri
+from rightfit.reports.story import Picture, Suspects
 
 MISTAKES = 12  # that are shown
 SUSPECTED = 16

@@ -15,7 +15,7 @@ def _environment() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("rightfit.report", "."),
+        loader=PackageLoader("rightfit.reports", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from importlib import metadata
 
-from rightfit.report import sections
-from rightfit.report.learning_curve import learning_curve
-from rightfit.report.pages import rendered
-from rightfit.report.searched import searched
-from rightfit.report.shown import listed, share, with_code
-from rightfit.report.story import Story
-from rightfit.report.words import Words
+from rightfit.reports import sections
+from rightfit.reports.learning_curve import learning_curve
+from rightfit.reports.pages import rendered
+from rightfit.reports.searched import searched
+from rightfit.reports.shown import listed, share, with_code
+from rightfit.reports.story import Story
+from rightfit.reports.words import Words
 
 AGAIN = 15  # seconds after which a page of a run that goes on loads itself anew
 

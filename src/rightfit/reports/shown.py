@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from rightfit.report.words import Words
+from rightfit.reports.words import Words
 
 
 def listed(names: Sequence[str], t: Words, most: int = 5) -> str:

@@ -21,13 +21,13 @@ from rightfit.evaluation.calibration import calibrate
 from rightfit.evaluation.slices import slices_of
 from rightfit.evaluation.summary import summary
 from rightfit.records import DOUBTS
-from rightfit.report import gallery, plots
-from rightfit.report.pictures import data_uri
-from rightfit.report.run_page import page
-from rightfit.report.sections import _marks
-from rightfit.report.shown import interval_method
-from rightfit.report.story import Picture, Story, Suspects
-from rightfit.report.words import LANGUAGES, Words
+from rightfit.reports import gallery, plots
+from rightfit.reports.pictures import data_uri
+from rightfit.reports.run_page import page
+from rightfit.reports.sections import _marks
+from rightfit.reports.shown import interval_method
+from rightfit.reports.story import Picture, Story, Suspects
+from rightfit.reports.words import LANGUAGES, Words
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 SOURCE = Path(plots.__file__).parent
@@ -234,7 +234,7 @@ def test_many_classes_make_no_large_page():
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_each_phrase_is_there_once(language):
-    file = resources.files("rightfit.report").joinpath(f"words-{language}.yaml")
+    file = resources.files("rightfit.reports").joinpath(f"words-{language}.yaml")
     names = [name.value for name, _ in yaml.compose(file.read_text(encoding="utf-8")).value]
     assert len(names) == len(set(names)), "YAML keeps the last of two without a word"
 
