@@ -89,8 +89,8 @@ lint: $(VENV)/.dev
 BENCHMARKS = 'train_step.py --set resnet50-150' 'train_step.py --set resnet20-32' 'train_step.py --set epoch' \
 	end_to_end.py input.py inference.py engines.py architectures.py memory.py growth.py time_to_accuracy.py \
 	transfer.py import_check.py pretrained_digits.py half_precision.py options.py coverage.py reliability.py audit.py \
-	label_errors.py class_balance.py old_generator.py doctor.py luckiest_epoch.py learning_curve.py solar_cells.py \
-	tune.py scale.py fuzz.py gpu.py
+	label_errors.py class_balance.py old_generator.py doctor.py soup.py luckiest_epoch.py learning_curve.py \
+	solar_cells.py tune.py scale.py fuzz.py gpu.py
 
 bench: $(VENV)/.dev
 	@rm -rf build/bench; failed=; for run in $(BENCHMARKS); do \

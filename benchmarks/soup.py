@@ -104,27 +104,25 @@ class _Epochs:
 
 def tables(rows: list[dict[str, Any]]) -> str:
     """Markdown: what each average brings over the kept weights, by the mean over tasks."""
-    rows = [row for row in rows if row["task"] in ASKED]
-    if not rows:
+    names = [name for name in ASKED if {row["way"] for row in rows if row["task"] == name} == set(WAYS)]
+    if not names:
         return "Not measured yet.\n"
-    seeds = len({row["seed"] for row in rows})
     header = ["", *(f"last {100 * share:.0f} % of the epochs" for share in SHARES), "by validation"]
     lines = []
     for way in WAYS:
         for figure, unit, digits in (("accuracy", "accuracy, points", 2), ("loss", "loss, nats", 4)):
-            of_tasks = [
+            found = [
                 _gains([row for row in rows if (row["task"], row["way"]) == (name, way)], figure)
-                for name in ASKED
+                for name in names
             ]
-            cells = [
-                apart(dict(enumerate(found)), dict.fromkeys(range(len(found)), 0.0), digits)
-                for found in np.transpose([found for found in of_tasks if found])
-            ]
+            nothing = dict.fromkeys(range(len(names)), 0.0)
+            cells = [apart(dict(enumerate(of_share)), nothing, digits) for of_share in np.transpose(found)]
             lines.append([f"{way}: {unit}", *cells])
-    return (
-        f"{markdown(header, lines)}\n\nMeans of {len(ASKED)} tasks, {seeds} seeds each, less the kept weights, on the "
-        "test images, with 95 % intervals over tasks.\n"
+    ending = (
+        f"Means of {len(names)} tasks ({len(rows)} runs), less the kept weights, on the test images, with 95 % "
+        "intervals over tasks."
     )
+    return f"{markdown(header, lines)}\n\n{ending}\n"
 
 
 def _gains(rows: list[dict[str, Any]], figure: str) -> list[float]:
@@ -136,7 +134,7 @@ def _gains(rows: list[dict[str, Any]], figure: str) -> list[float]:
         asked = [looks[min(number, len(looks) - 1)] for number in range(1, len(SHARES) + 1)]
         chosen = min(looks, key=lambda look: look["val_loss"])
         found.append([look[figure] - looks[0][figure] for look in (*asked, chosen)])
-    return [float(each) for each in np.mean(found, axis=0)] if found else []
+    return [float(each) for each in np.mean(found, axis=0)]
 
 
 if __name__ == "__main__":
