@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from common import installed, lines_asked, lines_parser, markdown, read_lines, worked_off
+from common import installed, lines_asked, lines_parser, markdown, not_taken, read_lines, worked_off
 from doctor import PACKAGES, Arrays, apart, mean, missing, set_up, source_of, values, with_the_loop
 
 WAYS = ("none", "auto", "balanced", "deferred")
@@ -55,15 +55,9 @@ def main() -> int:
     if args.table:
         print(tables(read_lines(output)))
         return 0
-    done = {(row["task"], row["seed"], row["way"]) for row in read_lines(output)}
     tasks, seeds = (list(TASKS)[:1], 1) if args.quick else (list(TASKS), args.seeds)
-    runs = [
-        {"task": name, "seed": seed, "way": way}
-        for seed in range(seeds)
-        for name in tasks
-        for way in WAYS
-        if (name, seed, way) not in done and not missing(TASKS[name].source)
-    ]
+    there = [name for name in tasks if not missing(TASKS[name].source)]
+    runs = not_taken(read_lines(output), there, WAYS, seeds)
     for row in worked_off(
         runs, functools.partial(measured, quick=args.quick), output, args.processes, args.minutes
     ):

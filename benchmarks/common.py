@@ -117,6 +117,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def not_taken(
+    rows: Iterable[dict[str, Any]], tasks: Iterable[str], ways: Iterable[str], seeds: int
+) -> list[dict[str, Any]]:
+    """Each way of each task with each seed that has no row yet, seed by seed."""
+    done = {(row["task"], row["seed"], row["way"]) for row in rows}
+    every = itertools.product(range(seeds), tasks, ways)
+    return [{"task": t, "seed": s, "way": w} for s, t, w in every if (t, s, w) not in done]
+
+
 def worked_off(
     runs: Sequence[dict[str, Any]],
     measured: Callable[[dict[str, Any]], dict[str, Any]],

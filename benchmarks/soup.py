@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from common import installed, lines_asked, lines_parser, markdown, read_lines, worked_off
+from common import installed, lines_asked, lines_parser, markdown, not_taken, read_lines, worked_off
 from doctor import PACKAGES, TASKS, apart, drawn, missing, set_up, with_the_loop
 
 SHARES = (0.05, 0.1, 0.2, 0.4)  # of the epochs
@@ -32,15 +32,9 @@ def main() -> int:
     if args.table:
         print(tables(read_lines(output)))
         return 0
-    done = {(row["task"], row["seed"], row["way"]) for row in read_lines(output)}
     tasks, seeds = (["digits, 200"], 1) if args.quick else (ASKED, args.seeds)
-    runs = [
-        {"task": name, "seed": seed, "way": way}
-        for seed in range(seeds)
-        for name in tasks
-        for way in WAYS
-        if (name, seed, way) not in done and not missing(TASKS[name].source)
-    ]
+    there = [name for name in tasks if not missing(TASKS[name].source)]
+    runs = not_taken(read_lines(output), there, WAYS, seeds)
     taken = functools.partial(measured, quick=args.quick)
     for row in worked_off(runs, taken, output, args.processes, args.minutes):
         print(f"  {row['task']}, seed {row['seed']}, {row['way']}: {row['looks'][0]['accuracy']:.2f} % in "
@@ -73,7 +67,7 @@ def measured(run: Mapping[str, Any], quick: bool) -> dict[str, Any]:
             "val_loss": round(float(val.losses(val.temperature).mean()), 5),
         })  # fmt: skip
     return {
-        **run, "kept": kept, "looks": looks, "versions": installed(PACKAGES),
+        **run, "of": repr(task), "kept": kept, "looks": looks, "versions": installed(PACKAGES),
         "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
 
@@ -104,6 +98,7 @@ class _Epochs:
 
 def tables(rows: list[dict[str, Any]]) -> str:
     """Markdown: what each average brings over the kept weights, by the mean over tasks."""
+    rows = [row for row in rows if row["task"] in ASKED and row["of"] == repr(TASKS[row["task"]])]
     names = [name for name in ASKED if {row["way"] for row in rows if row["task"] == name} == set(WAYS)]
     if not names:
         return "Not measured yet.\n"

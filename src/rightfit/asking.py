@@ -86,9 +86,7 @@ def split_beside(config: str | Path | None, asked: TrainSettings) -> dict[str, s
     deciding = ("split", "seed", "group_by", "group_near_duplicates")
     if any(getattr(then, name) != getattr(asked, name) for name in deciding):
         return None
-    if _same_place(
-        asked.data, then.data
-    ):  # of a run that was relocated too, where its first folder is still there
+    if _same_place(asked.data, then.data):  # also of a relocated run whose first folder is still there
         return recorded.splits_of(place / "data.csv", as_recorded=True)
     source = recorded.source_of(place, then.data)
     return recorded.splits_of(place / "data.csv") if source and _same_place(asked.data, source) else None
