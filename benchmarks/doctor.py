@@ -20,14 +20,16 @@ validation gives.
     python benchmarks/doctor.py --quick           one task, few epochs; shows that it runs
 
 It can be stopped and started again: each run is a line of benchmarks/results/doctor.jsonl, with a digest of the code
-that made it (`code`), and is made again where that has changed since. A change that bears on no result can be shown not
-to: `--confirm 3` draws three old lines of each way (of the tasks of --task, where only these are asked for) and makes
-them again; where all are equal to the last digit, those lines hold for the code as it is (`holds_for`). The tables are
-of the lines that are there. Each run is on one thread, so those beside it do not change its result.
+that made it, docstrings aside (`code`), and is made again where that has changed since. A change that bears on no
+result can be shown not to: `--confirm 3` draws three old lines of each way (of the tasks of --task, where only these
+are asked for) and makes them again; where all are equal to the last digit, those lines hold for the code as it is
+(`holds_for`); that takes the same processor. The tables are of the lines that are there. Each run is on one thread, so
+those beside it do not change its result.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import gzip
 import hashlib
@@ -164,15 +166,25 @@ UNUSED = {"off": TREATMENT | SEARCH, "act": SEARCH, "grid": TREATMENT | WORDS | 
 
 @functools.lru_cache
 def code_of(way: str) -> str:
-    """A digest of the source that makes the results of a way."""
+    """A digest of the source that makes the results of a way, docstrings aside."""
     root = ROOT / "src" / "rightfit"
     files = [path for pattern in SOURCES for path in sorted(root.glob(pattern))]
     if way in UNUSED:
         files += [p for p in sorted((root / "training").glob("*.py")) if p.name not in UNUSED[way]]
     found = hashlib.sha256()
     for path in files:
-        found.update(path.read_bytes())
+        found.update(without_docstrings(path.read_text(encoding="utf-8")).encode())
     return found.hexdigest()[:12]
+
+
+def without_docstrings(source: str) -> str:
+    """The other lines; no syntax tree is printed, as each version of Python does so in its own way."""
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    trees = [
+        tree for tree in ast.walk(ast.parse(source)) if isinstance(tree, owners) and ast.get_docstring(tree)
+    ]
+    told = {n for tree in trees for n in range(tree.body[0].lineno, (tree.body[0].end_lineno or 0) + 1)}
+    return "".join(line for n, line in enumerate(source.splitlines(keepends=True), 1) if n not in told)
 
 
 def of_this_code(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
