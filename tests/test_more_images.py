@@ -1,6 +1,7 @@
 """What more images would bring: parts of a run's training images, its own figures at the end, the test sealed."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -94,11 +95,11 @@ def test_the_images_are_those_that_the_run_learnt_from_and_the_test_s_are_not_lo
         if split == "test":
             (tmp_path / path.strip('"')).unlink()
     found = Run(run, backend=None)
-    assert len(more_images._images_of(found).table.frame) == 47
+    assert len(found.seen_images().table.frame) == 47
     changed, other = [path.strip('"') for path, split in splits.items() if split == "train"][:2]
     shutil.copy(other, changed)
-    with pytest.raises(DataError, match="its images were changed"):
-        more_images._images_of(Run(run, backend=None))
+    with pytest.raises(DataError, match=f"1 of the run's 47 images are not what .*: {re.escape(changed)};"):
+        Run(run, backend=None).seen_images()
 
 
 def test_a_head_alone_is_learnt_from_parts_too_and_data_in_memory_while_they_are_there(

@@ -1,6 +1,7 @@
 """A run finds its images where they were moved to, the same ones in the same splits; and says so where it does not."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -59,17 +60,47 @@ def test_images_that_were_moved_are_found_again(tmp_path, write_images, here, mo
 
     further = here("resume", folder, "--epochs", 2)
     assert further.returncode == 0, further.stderr
+    first = (now / "red" / "00.png").read_bytes()
     (now / "red" / "00.png").write_bytes((now / "red" / "02.png").read_bytes())
     changed = here("resume", folder, "--epochs", 3)
     assert changed.returncode == 3 and f"1: {now / 'red' / '00.png'}" in changed.stderr
 
+    done = here("evaluate", folder)
+    assert done.returncode == 3 and f"{folder}: 1 of the run's 60 images are not what" in done.stderr
+    assert f"trained: {now / 'red' / '00.png'}; put them back" in done.stderr
+
     now.rename(photos)
+    (photos / "red" / "00.png").write_bytes(first)
     assert rightfit.relocate(folder, photos) == 60
     assert rightfit.load(folder)._data().table.path(0) == str(photos / "blue" / "00.png")
     (folder / "moved.json").write_text("{}")
     with pytest.raises(RunError, match=r"moved\.json: cannot be read"):
         rightfit.load(folder)._data()
     assert rightfit.relocate(folder, photos) == 60
+
+
+def test_other_images_by_the_same_names_are_no_run_s_images(copy_of_run, photos, tmp_path, here):
+    other = Path(shutil.copytree(photos, tmp_path / "other"))
+    (other / "red").rename(tmp_path / "aside")
+    (other / "blue").rename(other / "red")
+    (tmp_path / "aside").rename(other / "blue")
+    with pytest.raises(
+        DataError, match=r"of 20 images that were read 1\d are not what .* by the same names: "
+    ):
+        rightfit.relocate(copy_of_run, other)
+    assert not (copy_of_run / "moved.json").exists()
+    for mode in ("disk", "none"):
+        recorded = (copy_of_run / "config.yaml").read_text()
+        (copy_of_run / "config.yaml").write_text(re.sub("(?m)^cache: disk", f"cache: {mode}", recorded))
+        (copy_of_run / "moved.json").write_text(json.dumps({"from": str(photos), "to": str(other)}))
+        done = here("evaluate", copy_of_run)
+        assert (
+            done.returncode == 3
+            and ("not what they were" if mode == "disk" else "was changed") in done.stderr
+        )
+        assert (copy_of_run / "test-ledger.jsonl").exists() == (mode == "none"), (
+            "nothing was opened, or was begun"
+        )
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again_where_its_images_are(

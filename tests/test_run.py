@@ -104,14 +104,16 @@ def test_images_that_can_no_longer_be_read_are_named(trained_on, tmp_path):
     run = rightfit.load(tmp_path / "run")
     lost = [photos / "green" / "01.jpg", photos / "green" / "02.png"]
     kept = [path.read_bytes() for path in lost]
-    spoil = (lambda path: path.write_bytes(b"no image"), lambda path: path.unlink())
-    for damage in spoil:
+    spoil = {"unreadable": lambda path: path.write_bytes(b"no image"), "gone": lambda path: path.unlink()}
+    for what, damage in spoil.items():
         for path in lost:
             damage(path)
         with pytest.raises(rightfit.DataError) as caught:
             run.evaluate(quiet=True)
-        said = "2 of the run's 59 images are gone or unreadable, so its splits are no longer whole: "
-        assert str(caught.value) == said + ", ".join(map(str, lost))
+        assert str(caught.value) == (
+            f"{run.path}: 2 of the run's 59 images are {what}: {lost[0]}, {lost[1]}; "
+            "put them back, or train anew on what there is"
+        )
     for path, data in zip(lost, kept, strict=True):
         path.write_bytes(data)
     assert run.evaluate(quiet=True)["images"] == 13

@@ -368,7 +368,9 @@ def relocate(
     """Tell a run where its images are by now.
 
     After they were moved, or the run was taken to another machine: whatever looks at the run's own images finds them
-    there from then on. All are looked for first, by name."""
+    there from then on. All are looked for first, by name, and some are compared with what the run was trained on; where
+    one is missing or another, nothing changes. FOLDER holds them in the same subfolders as before; of a table, it is
+    the folder below which all its images lie. May be repeated."""
     from rightfit import api
     from rightfit.console import counted
 

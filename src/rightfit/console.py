@@ -7,7 +7,7 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -116,6 +116,11 @@ def _broken(line: str, width: int) -> str:
 def counted(number: int, thing: str, things: str = "") -> str:
     """1, "image" -> "1 image"; 2 -> "2 images"; `things` where an s does not make it several."""
     return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
+def few(names: Sequence[str]) -> str:
+    """The first five, where their number is said already."""
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def duration(seconds: float) -> str:

@@ -21,7 +21,6 @@ from rightfit.config import TrainSettings, train_settings
 from rightfit.console import Console
 from rightfit.errors import DataError, RunError, UsageError
 from rightfit.evaluation.power_law import Forecast, forecasts
-from rightfit.provenance import IMAGES
 from rightfit.records import LEARNING_CURVE, learning_curve_of
 from rightfit.run import Run
 
@@ -88,7 +87,7 @@ def learning_curve(run: Run, console: Console) -> LearningCurve:
         if identity and saved is None:
             raise RunError(f"{place}: {identity[0]} is damaged, so what was asked of the run is not known")
         asked = _asked(run, saved.progress if saved else None)
-        dataset = _images_of(run)
+        dataset = run.seen_images()
         apart = place / FOLDER / (identity or ["", "head"])[1][:12]
         for other in (place / FOLDER).glob("*"):
             if other != apart:  # of the run as it was before
@@ -121,24 +120,6 @@ def _asked(run: Run, progress: Progress | None) -> TrainSettings:
         **({"epochs": progress.epoch} if progress and began["time_limit"] else {}),
     }
     return train_settings({**began, **kept})
-
-
-def _images_of(run: Run) -> Dataset:
-    """Training and validation images; DataError where they are not those that the run learnt from."""
-    import numpy as np
-
-    from rightfit.data import recorded
-    from rightfit.training import checkpoints
-
-    dataset = run.seen_images()
-    then, _, _ = checkpoints.read(run.path / checkpoints.FOLDER / IMAGES)
-    kept, now = then["contents"], dataset.contents()
-    if len(kept) != len(now):  # the test's are not looked for
-        table = recorded.table_of(run.path / "data.csv", run.classes, run.label_mode)
-        kept = kept[np.sort(np.concatenate([table.rows("train"), table.rows("val")]))]
-    if kept.shape != now.shape or (kept != now).any():
-        raise DataError(f"{run.path}: its images were changed since; train anew, and ask that run")
-    return dataset
 
 
 def _measured(

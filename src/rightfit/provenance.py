@@ -18,6 +18,8 @@ from rightfit.runtime import THREADS, choose_backend, cpu_count, cpu_name, insta
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
+    from numpy.typing import NDArray
 
     from rightfit.data.dataset import Dataset
     from rightfit.training.recipe import Facts
@@ -97,6 +99,17 @@ def write_image_digests(job: Job) -> None:
     with suppress(RightfitError):  # without it changed images are noticed, but not named
         file = job.place / checkpoints.FOLDER / IMAGES
         checkpoints.write(file, {"contents": job.dataset.contents()}, {})
+
+
+def image_digests_of(place: Path) -> NDArray[np.uint8] | None:
+    """(N, 16) a digest of each image in the order of data.csv; None where they are not known any more."""
+    from rightfit.training import checkpoints
+
+    try:
+        kept, _, _ = checkpoints.read(place / checkpoints.FOLDER / IMAGES)
+    except RunError:
+        return None
+    return kept.get("contents")
 
 
 def lines_of(path: Path) -> list[str]:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rightfit.console import counted
+from rightfit.console import counted, few
 from rightfit.errors import DataError, UsageError
+from rightfit.provenance import image_digests_of
 from rightfit.records import SEARCHED, instead_of_a_run
 
-SAMPLE = 20  # images by which the folder is recognised
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SAMPLE = 20  # images by which the folder is recognised, and as many that are read
 
 
 def relocate(run: Path, data: str) -> int:
     """The run's images are in `data` by now, a folder or URL that holds them as the one before did (or the table in
     it), or one further up or down; returns their number.
 
-    They are looked for by name; what is in them, `resume` and `learning_curve` compare. Recorded in moved.json, and
-    data.csv stays as it is. DataError, and nothing is recorded, where an image is not there. UsageError for data in
-    memory, for a place that cannot be listed, and for a search that goes on. RunError for a damaged run.
+    All are looked for by name, and some read, whether they are the run's; whatever opens them later compares them all.
+    Recorded in moved.json, and data.csv stays as it is. DataError, and nothing is recorded, where an image is not
+    there or another one. UsageError for data in memory, for a place that cannot be listed, and for a search that goes
+    on. RunError for a damaged run.
     """
     from rightfit.data import listing, recorded, remote, sources, table
     from rightfit.saving import folder
@@ -31,20 +38,42 @@ def relocate(run: Path, data: str) -> int:
     if not remote.is_listable(now):
         raise UsageError(f"{now}: the web cannot be listed, so nobody knows whether all images are there")
     if not remote.is_url(now) and not Path(now or "/").is_dir():
-        raise DataError(f"{now}: no such folder")
+        raise DataError(f"{now}: {'is no folder' if Path(now).exists() else 'no such folder'}")
     with folder.locked(run):
         paths = recorded.paths_of(run / "data.csv")
         if paths[0].startswith("array:"):
             raise UsageError(f"{run} was trained on data in memory, which are in no folder")
         before = _recognised(paths, now)
-        gone = listing.missing(recorded.moved(paths, before, now))
-        if gone:
+        found = recorded.moved(paths, before, now)
+        if gone := listing.missing(found):
+            advice = (
+                f"give the folder that holds what {before or '/'} held"
+                if len(gone) == len(paths)
+                else f"bring them there, too; all that {before or '/'} held is looked for, below one folder"
+            )
+            which = f"{len(gone):,} of the run's {counted(len(paths), 'image')}"
+            raise DataError(f"{which} are not there: {few(sorted(gone))}; {advice}")
+        if others := _others(found, image_digests_of(run)):
             raise DataError(
-                f"{len(gone):,} of the run's {counted(len(paths), 'image')} are not there: "
-                f"{', '.join(sorted(gone)[:5])}; give the folder that holds what {before or '/'} held"
+                f"of {counted(min(SAMPLE, len(paths)), 'image')} that were read {len(others)} are not what the run was "
+                f"trained with, by the same names: {few(others)}"
             )
         folder.write_json(run / recorded.MOVED, {"from": before, "to": now})
     return len(paths)
+
+
+def _others(paths: list[str], digests: NDArray[np.uint8] | None) -> list[str]:
+    """Of some of the images, those that are not what `digests` (N, 16) say."""
+    import numpy as np
+
+    from rightfit.data.resize import ImageSpec
+    from rightfit.data.uncached import Files
+
+    if digests is None or len(digests) != len(paths):
+        return []
+    rows = np.linspace(0, len(paths) - 1, min(SAMPLE, len(paths))).astype(int)
+    now = Files([paths[row] for row in rows], ImageSpec(1, 1)).contents
+    return [paths[row] for row in rows[(now != digests[rows]).any(axis=1)]]
 
 
 def _recognised(paths: list[str], now: str) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightfit.config import TrainSettings, to_yaml, train_settings
-from rightfit.console import Console
+from rightfit.console import Console, few
 from rightfit.errors import DataError, RunError, UsageError
 from rightfit.files import write_text
 from rightfit.fitting import FINISHED, fit
-from rightfit.provenance import IMAGES, Job, digest_of_file, digest_of_images, machine, put_back
+from rightfit.provenance import Job, digest_of_file, digest_of_images, image_digests_of, machine, put_back
 from rightfit.run import Run
 from rightfit.runtime import cache_folder, choose_backend
 
@@ -148,22 +148,15 @@ def _dataset(place: Path, settings: TrainSettings, classes: tuple[str, ...], dat
 
 def _data_changes(place: Path, saved: Saved, dataset: Dataset) -> list[str]:
     """What differs from the data that the checkpoint was trained on, in words."""
-    from rightfit.training import checkpoints
-
     notes, then = [], saved.about["data"]
     if then["data.csv"] != digest_of_file(place / "data.csv"):
         notes.append(f"{place / 'data.csv'} was changed: labels, splits or images are not those of the run")
     if then["images"] != digest_of_images(dataset):
         named = ""
-        try:
-            kept, _, _ = checkpoints.read(place / checkpoints.FOLDER / IMAGES)
-            before, now = kept["contents"], dataset.contents()
-            if before.shape == now.shape:
-                rows = (before != now).any(axis=1).nonzero()[0]
-                paths = dataset.table.paths(rows[:5])
-                named = f"{len(rows):,}: {', '.join(paths)}" + (", ..." if len(rows) > 5 else "")
-        except RunError:
-            pass
+        before, now = image_digests_of(place), dataset.contents()
+        if before is not None and before.shape == now.shape:
+            rows = (before != now).any(axis=1).nonzero()[0]
+            named = f"{len(rows):,}: {few(dataset.table.paths(rows))}"
         notes.append(f"images were changed since the run began ({named or 'which, is not known any more'})")
     return notes
 

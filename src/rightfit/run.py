@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rightfit.config import TrainSettings, train_settings
 from rightfit.console import Console
-from rightfit.errors import ModelFileError, RunError, UsageError
+from rightfit.errors import DataError, ModelFileError, RunError, UsageError
 from rightfit.files import replacing, write_with
 from rightfit.precision import choose_precision
 from rightfit.records import instead_of_a_run
@@ -157,7 +157,7 @@ class Run:
         """Open the sealed test set: every metric with its 95 % interval (`rightfit.evaluation.summary`).
 
         Writes them to metrics.json and a line to test-ledger.jsonl. Raises UsageError when the data
-        have no test images, DataError when images of the run are gone or unreadable.
+        have no test images, DataError when images of the run are gone, unreadable or not what they were.
         """
         from rightfit.saving import folder
 
@@ -267,7 +267,7 @@ class Run:
         if self._dataset is not None:
             return self._dataset
         found = self._recorded()
-        return self._reopened(found.select(np.flatnonzero((found.frame["split"] != "test").to_numpy())))
+        return self._reopened(found, np.flatnonzero((found.frame["split"] != "test").to_numpy()))
 
     def _recorded(self) -> Table:
         from rightfit.data import recorded
@@ -277,17 +277,27 @@ class Run:
             raise UsageError(f"{self.path} was trained on data in memory, which are gone; predict works")
         return found
 
-    def _reopened(self, found: Table) -> Dataset:
+    def _reopened(self, found: Table, rows: NDArray[np.int64] | None = None) -> Dataset:
+        """Its images, or `rows` of them. DataError unless they are those that the run was trained with."""
         from rightfit.data.dataset import reopen
         from rightfit.data.recorded import source_of
         from rightfit.data.resize import ImageSpec
+        from rightfit.provenance import image_digests_of
 
         settings = self.settings
         source = source_of(self.path, settings.data)
         spec = ImageSpec(*self.image_size, self.description.resize)
         # What is read once is not worth the memory.
         mode = "none" if settings.cache == "memory" else settings.cache
-        return reopen(found, source, spec, mode, cache_folder(settings.cache_folder))
+        contents = image_digests_of(self.path)
+        if contents is not None and len(contents) != len(found):  # data.csv was written anew since
+            contents = None
+        if rows is not None:
+            found, contents = found.select(rows), None if contents is None else contents[rows]
+        try:
+            return reopen(found, source, spec, mode, cache_folder(settings.cache_folder), contents)
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from error
 
     def predict(
         self,

@@ -74,7 +74,7 @@ def test_images_that_vanish_change_or_close_while_a_run_goes_on_are_not_missed(
     assert epochs_then[0] < EPOCHS, "it was still going on"
     assert weights(runs[1]) == weights(runs[0])
     refused = here("evaluate", runs[1])
-    assert refused.returncode == 3 and "images are gone or unreadable" in refused.stderr
+    assert refused.returncode == 3 and "put them back, or train anew" in refused.stderr
 
 
 # The run's folder -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rightfit.config import TrainSettings
-from rightfit.console import Console
+from rightfit.console import Console, counted, few
 from rightfit.data import reading, sources, split, store, table, uncached
 from rightfit.data.audit import check, grouping
 from rightfit.data.audit.findings import Audit
@@ -23,6 +23,7 @@ from rightfit.data.image import size
 from rightfit.data.listing import missing
 from rightfit.data.opened import Opened, quarantine
 from rightfit.data.resize import ImageSpec
+from rightfit.data.stamps import Digests
 from rightfit.errors import DataError, ImageError, RightfitError
 from rightfit.files import write_text
 from rightfit.runtime import cache_folder
@@ -133,29 +134,43 @@ def prepare(
     return Dataset(divided, images, np.asarray(good, np.int64), spec, quarantined, audit), settings
 
 
-def reopen(found: table.Table, source: str | None, spec: ImageSpec, cache: str, folder: Path) -> Dataset:
+def reopen(
+    found: table.Table,
+    source: str | None,
+    spec: ImageSpec,
+    cache: str,
+    folder: Path,
+    contents: Digests | None = None,
+) -> Dataset:
     """The images of an earlier run; from the cache in `folder`, if that is the mode, where no file has changed.
 
-    `source` is what the run was trained on, None for a data frame. Raises DataError that names the images
-    that are gone or unreadable; of `cache` "none" only when an unreadable one is read.
+    `source` is what the run was trained on, None for a data frame; `contents` (N, 16) what its files held then, where
+    they must not have changed. Raises DataError that names the images that are gone, unreadable or others; of `cache`
+    "none" not before such a file is read.
     """
     paths = found.paths(np.arange(len(found)))
-    gone = missing(paths)
-    if not gone:
+    lost, why = missing(paths), "gone"
+    if not lost:
         images: Opened
         if cache == "none":
-            images = uncached.Files(paths, spec)
+            images = uncached.Files(paths, spec, contents=contents)
         elif cache == "memory":
             images = uncached.in_memory(paths, spec)
         else:
             images = store.open_or_build(paths, spec, folder, _place(source, paths))
-        if images.ok.all():
+        lost, why = [paths[row] for row in images.reasons], "unreadable"
+        if not lost and contents is not None and cache != "none":
+            changed = np.flatnonzero((images.contents != contents).any(axis=1))
+            lost, why = [paths[row] for row in changed], "not what they were when it was trained"
+        if not lost:
             return Dataset(found, images, np.arange(len(found)), spec, [])
-        gone = [paths[row] for row in images.reasons]
-    moved = "; if they were moved, `rightfit relocate RUN FOLDER` says where to"
+    advice = (
+        "if they were moved, `rightfit relocate RUN FOLDER` says where to"
+        if len(lost) == len(paths)
+        else "put them back, or train anew on what there is"
+    )
     raise DataError(
-        f"{len(gone):,} of the run's {len(paths):,} images are gone or unreadable, so its splits are "
-        f"no longer whole: {', '.join(sorted(gone)[:5])}{moved if len(gone) == len(paths) else ''}"
+        f"{len(lost):,} of the run's {counted(len(paths), 'image')} are {why}: {few(sorted(lost))}; {advice}"
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from rightfit.console import few
 from rightfit.data.dealing import (
     TEST,
     TRAIN,
@@ -197,7 +198,7 @@ def _torn(names: pd.Series[str], groups: Ints, splits: Ints) -> list[str]:
     if not len(torn):
         return []
     shown = sorted(names.iloc[grouped[torn]].tolist())
-    return [f"{len(shown)} groups lie in more than one of the given splits, and were left so: {_few(shown)}."]
+    return [f"{len(shown)} groups lie in more than one of the given splits, and were left so: {few(shown)}."]
 
 
 def _uncovered(table: Table, splits: Ints, expected: list[int]) -> list[str]:
@@ -208,9 +209,5 @@ def _uncovered(table: Table, splits: Ints, expected: list[int]) -> list[str]:
         counts = rows.sum(axis=0) if codes.ndim == 2 else np.bincount(rows, minlength=len(table.classes))
         absent = [name for name, count in zip(table.classes, counts, strict=True) if not count]
         if absent:
-            notes.append(f"{SPLITS[j]} holds no image of {len(absent)} of the classes: {_few(absent)}.")
+            notes.append(f"{SPLITS[j]} holds no image of {len(absent)} of the classes: {few(absent)}.")
     return notes
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -55,13 +55,20 @@ def megabytes(count: int) -> str:
 class Files:
     """Opened images of which none is kept: each is read and decoded when it is asked for."""
 
-    def __init__(self, paths: Sequence[str], spec: ImageSpec, checked: Decoding | None = None) -> None:
-        """`checked` has read them all; without it all are taken for readable until they are read."""
+    def __init__(
+        self,
+        paths: Sequence[str],
+        spec: ImageSpec,
+        checked: Decoding | None = None,
+        contents: Digests | None = None,
+    ) -> None:
+        """`checked` has read them all; without it all are taken for readable until they are read, and for what they
+        were where their `contents` are known from then."""
         self.paths, self.spec = paths, spec
         self.ok = np.ones(len(paths), bool) if checked is None else checked.ok
         self.reasons = {} if checked is None else checked.reasons
         self._pool = ThreadPoolExecutor(workers_for(paths), thread_name_prefix="decode")
-        self._known = None if checked is None else checked.contents
+        self._known = contents if checked is None else checked.contents
 
     @classmethod
     def checked(cls, paths: Sequence[str], spec: ImageSpec, progress: Progress | None = None) -> Files:
@@ -100,7 +107,7 @@ class Files:
         try:
             data = read_bytes(path)
             if self._known is not None and digest(data) != self._known[row].tobytes():
-                raise DataError(f"{path} was changed since the images were checked")
+                raise DataError(f"{path} was changed since it was first looked at")
             return decode(data, self.spec, path)
         except ImageError as error:
             raise DataError(f"{path} can no longer be read: {error.reason}") from error

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from rightfit.console import few
 from rightfit.data.audit.findings import Finding, Severity
 from rightfit.data.audit.shortcuts import Shortcut, shortcuts
 from rightfit.data.audit.subject import Subject
@@ -71,7 +72,7 @@ def missing_classes(subject: Subject) -> list[Finding]:
             continue
         absent = [c for c, n in zip(subject.table.classes, members[rows].sum(axis=0), strict=True) if not n]
         if absent:
-            what = ", ".join(map(repr, absent[:5])) + (", ..." if len(absent) > 5 else "")
+            what = few([*map(repr, absent)])
             consequence = "they cannot be learnt" if name == "train" else "nothing is measured of them"
             text = f"The {name} split holds no image of {len(absent)} of {members.shape[1]} classes: {what}."
             figures = {"split": name, "classes": absent}
