@@ -27,8 +27,8 @@ FLOORS = (
     {"saving"},
     {"training"},
     {"fastest"},
-    {"reports", "export", "serve", "tuning", "machine", "keras2"},
-    {"run", "provenance"},
+    {"reports", "export", "serve", "tuning", "machine", "keras2", "provenance"},
+    {"run"},
     {"reporting"},
     {"learning"},
     {
