@@ -430,7 +430,7 @@ def test_evaluating_when_an_image_of_the_run_is_gone(here, copy_of_run, photos, 
     with table.open("a", encoding="utf-8") as file:
         file.write(f'"{gone}","red","train",""\n')
     said = message(here("evaluate", copy_of_run), UNUSABLE)
-    assert "1 of the run's 61 images are gone: " in said and str(gone) in said
+    assert "1 of 61 images of the run is gone: " in said and str(gone) in said
     assert not (copy_of_run / "test-ledger.jsonl").exists()
 
 

@@ -27,7 +27,7 @@ FLOORS = (
     {"saving"},
     {"training"},
     {"fastest"},
-    {"reports", "export", "serve", "tuning", "machine", "keras2", "provenance"},
+    {"reports", "export", "serve", "tuning", "machine", "keras2", "provenance", "labelling"},
     {"run"},
     {"reporting"},
     {"learning"},

@@ -98,7 +98,7 @@ def test_the_images_are_those_that_the_run_learnt_from_and_the_test_s_are_not_lo
     assert len(found.seen_images().table.frame) == 47
     changed, other = [path.strip('"') for path, split in splits.items() if split == "train"][:2]
     shutil.copy(other, changed)
-    with pytest.raises(DataError, match=f"1 of the run's 47 images are not what .*: {re.escape(changed)};"):
+    with pytest.raises(DataError, match=f"1 of 47 images of the run is not as .*: {re.escape(changed)};"):
         Run(run, backend=None).seen_images()
 
 

@@ -111,7 +111,7 @@ def test_images_that_can_no_longer_be_read_are_named(trained_on, tmp_path):
         with pytest.raises(rightfit.DataError) as caught:
             run.evaluate(quiet=True)
         assert str(caught.value) == (
-            f"{run.path}: 2 of the run's 59 images are {what}: {lost[0]}, {lost[1]}; "
+            f"{run.path}: 2 of 59 images of the run are {what}: {lost[0]}, {lost[1]}; "
             "put them back, or train anew on what there is"
         )
     for path, data in zip(lost, kept, strict=True):

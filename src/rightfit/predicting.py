@@ -65,7 +65,7 @@ def predict(
     folder = _folder(output)
     cluster.check_installed()
     cluster.refuse_client(address)
-    run.thresholds(operating_point)
+    run.labelling(operating_point)  # there is such a point
     named = [os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     home = "" if all(is_url(path) or os.path.isabs(path) for path in named) else os.getcwd()
     listed = parts.cut(files_of(named), IMAGES_A_PART)
@@ -229,8 +229,7 @@ class Worker:
         if self._run is None:
             self._run = Run(order.run, order.precision, backend=order.backend)
         run, unreadable = self._run, list[tuple[str, str]]()
-        batches = run.predictions(
-            paths, order.batch_size, unreadable, Console(quiet=True), run.thresholds(order.operating_point)
-        )
+        labelling = run.labelling(order.operating_point)
+        batches = run.predictions(labelling, paths, order.batch_size, unreadable, Console(quiet=True))
         rows = [row for batch in batches for row in batch]
-        parts.write(order.output, part, run.columns, rows, unreadable)
+        parts.write(order.output, part, labelling.columns, rows, unreadable)

@@ -52,11 +52,12 @@ def relocate(run: Path, data: str) -> int:
                 else f"bring them there, too; all that {before or '/'} held is looked for, below one folder"
             )
             which = f"{len(gone):,} of the run's {counted(len(paths), 'image')}"
-            raise DataError(f"{which} are not there: {few(sorted(gone))}; {advice}")
+            are = "is" if len(gone) == 1 else "are"
+            raise DataError(f"{which} {are} not there: {few(sorted(gone))}; {advice}")
         if others := _others(found, image_digests_of(run)):
             raise DataError(
-                f"of {counted(min(SAMPLE, len(paths)), 'image')} that were read {len(others)} are not what the run was "
-                f"trained with, by the same names: {few(others)}"
+                f"other images by the same names than the run was trained with, {len(others)} of "
+                f"{min(SAMPLE, len(paths))} that were read: {few(others)}"
             )
         folder.write_json(run / recorded.MOVED, {"from": before, "to": now})
     return len(paths)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from rightfit.data.table import Table
     from rightfit.evaluation.calibration import Calibration
     from rightfit.evaluation.infer import Predicts
+    from rightfit.labelling import Labelling
     from rightfit.saving.bundle import Description
     from rightfit.saving.ledger import Before
 
@@ -318,6 +317,7 @@ class Run:
         Raises UsageError for a path that does not exist, or an operating point that the run has not.
         """
         from rightfit.data.stream import files_of
+        from rightfit.labelling import write
 
         console = Console(quiet)
         if isinstance(output, (str, os.PathLike)) and Path(output).suffix == ".parquet":
@@ -326,82 +326,52 @@ class Run:
             from rightfit.saving.folder import check_csv
 
             check_csv(output, ("path", "label", "probability_"))
-        thresholds = self.thresholds(operating_point)
-        unreadable: list[tuple[str, str]] = []
-        chunks = self.predictions(files_of(paths), batch_size, unreadable, console, thresholds)
+        labelling, unreadable = self.labelling(operating_point), list[tuple[str, str]]()
+        chunks = self.predictions(labelling, files_of(paths), batch_size, unreadable, console)
         if output is None:
             import pandas as pd
 
-            frame = pd.DataFrame([row for chunk in chunks for row in chunk], columns=self.columns)
+            frame = pd.DataFrame([row for chunk in chunks for row in chunk], columns=labelling.columns)
             frame.attrs["unreadable"] = unreadable
             return frame
         if isinstance(output, (str, os.PathLike)):
             with replacing(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-                return _write_rows(file, self.columns, chunks)
-        return _write_rows(output, self.columns, chunks)
+                return write(file, labelling.columns, chunks)
+        return write(output, labelling.columns, chunks)
 
-    @property
-    def columns(self) -> list[str]:
-        """Of a table of predictions."""
-        return ["path", "label", *(f"probability_{name}" for name in self.classes)]
-
-    def thresholds(self, operating_point: str | None) -> NDArray[np.float64] | None:
-        """Of each class, as validation gave them; None decides for the likeliest. UsageError as of `predict`."""
+    def labelling(self, operating_point: str | None) -> Labelling:
+        """How it labels, at this operating point's thresholds. UsageError as of `predict`."""
         import numpy as np
 
-        if operating_point is None:
-            return None
-        points = self.calibration.points
-        if operating_point not in points:
-            has = (
-                ", ".join(points) or "none: they are of two classes or several labels, and validation images"
-            )
-            raise UsageError(f"{self.path} has no operating point {operating_point!r}; it has {has}")
-        return np.array(points[operating_point])
+        from rightfit.data.resize import ImageSpec
+        from rightfit.labelling import Labelling
+
+        points, thresholds = self.calibration.points, None
+        if operating_point is not None:
+            if operating_point not in points:
+                has = (
+                    ", ".join(points)
+                    or "none: they are of two classes or several labels, and validation images"
+                )
+                raise UsageError(f"{self.path} has no operating point {operating_point!r}; it has {has}")
+            thresholds = np.array(points[operating_point])
+        spec = ImageSpec(*self.image_size, self.description.resize)
+        return Labelling(self.classes, self.label_mode, spec, self.calibration.temperature, thresholds)
 
     def predictions(
         self,
+        labelling: Labelling,
         files: Iterable[str],
         batch_size: int,
         unreadable: list[tuple[str, str]],
         console: Console,
-        thresholds: NDArray[np.float64] | None,
     ) -> Iterator[list[list[Any]]]:
-        """The rows of `predict` for files that are listed, a list a batch; what cannot be read is said, and added to
-        `unreadable`."""
-        from rightfit.data.stream import readable, said_left_out
-        from rightfit.evaluation.infer import logits_of
-        from rightfit.evaluation.metrics import decide, probabilities
-
-        height, width = self.image_size
-        model = self.predictor(console)
-        temperature = self.calibration.temperature
-        done = 0
-        with console.bar("Predicting", 0) as bar:
-            resize = self.description.resize
-            for batch in readable(files, height, width, resize, batch_size, console, unreadable):
-                logits = logits_of(model, batch.images, batch_size)
-                shares = probabilities(logits, self.label_mode, temperature)
-                labels = decide(shares, self.label_mode, self.classes, thresholds)
-                yield [[p, c, *map(float, s)] for p, c, s in zip(batch.paths, labels, shares, strict=True)]
-                done += len(batch.paths)
-                bar.update(done)
-        said_left_out(console, unreadable, done, "labelled")
+        """The rows of `predict` for files that are listed, a list a batch; the model is loaded when the first is asked
+        for."""
+        yield from labelling.rows(self.predictor(console), files, batch_size, unreadable, console)
 
 
 def _chosen(backend: str | None, precision: str) -> str:
     if backend is None:
         return ""
     return choose_engine(backend, precision) if backend in ENGINES else choose_backend(backend)
-
-
-def _write_rows(file: TextIO, columns: list[str], chunks: Iterable[list[list[Any]]]) -> int:
-    writer = csv.writer(file, lineterminator="\n")
-    chunks = iter(chunks)
-    first = next(chunks, [])  # an error in it comes before the header
-    writer.writerow(columns)
-    count = 0
-    for chunk in itertools.chain([first], chunks):
-        writer.writerows(chunk)
-        count += len(chunk)
-    return count

@@ -87,7 +87,7 @@ def test_a_file_that_vanishes_is_named_and_the_run_goes_on_once_it_is_back(
     with pytest.raises(rightfit.DataError, match=f"{lost} can no longer be read: .*rightfit resume {run}"):
         rightfit.train(photos, output=run, cache="none", cache_folder=tmp_path / "new", **TINY, **more)
     if not fitted:  # before the first checkpoint a run begins again, with the images that are there
-        with pytest.raises(rightfit.DataError, match=f"images are gone: {lost}; put them back"):
+        with pytest.raises(rightfit.DataError, match=f"is gone: {lost}; put them back"):
             rightfit.resume(run, quiet=True)
     aside.rename(lost)
     assert weights(rightfit.resume(run, quiet=True)) == weights(whole)

@@ -149,7 +149,7 @@ def reopen(
     "none" not before such a file is read.
     """
     paths = found.paths(np.arange(len(found)))
-    lost, why = missing(paths), "gone"
+    lost, how = missing(paths), "gone"
     if not lost:
         images: Opened
         if cache == "none":
@@ -158,10 +158,10 @@ def reopen(
             images = uncached.in_memory(paths, spec)
         else:
             images = store.open_or_build(paths, spec, folder, _place(source, paths))
-        lost, why = [paths[row] for row in images.reasons], "unreadable"
+        lost, how = [paths[row] for row in images.reasons], "unreadable"
         if not lost and contents is not None and cache != "none":
             changed = np.flatnonzero((images.contents != contents).any(axis=1))
-            lost, why = [paths[row] for row in changed], "not what they were when it was trained"
+            lost, how = [paths[row] for row in changed], "not as when it was trained"
         if not lost:
             return Dataset(found, images, np.arange(len(found)), spec, [])
     advice = (
@@ -169,8 +169,9 @@ def reopen(
         if len(lost) == len(paths)
         else "put them back, or train anew on what there is"
     )
+    are = "is" if len(lost) == 1 else "are"
     raise DataError(
-        f"{len(lost):,} of the run's {counted(len(paths), 'image')} are {why}: {few(sorted(lost))}; {advice}"
+        f"{len(lost):,} of {counted(len(paths), 'image')} of the run {are} {how}: {few(sorted(lost))}; {advice}"
     )
 
 
