@@ -94,6 +94,11 @@ class TrainSettings(Settings):
     mirror: bool = Field(
         True, description="Also mirror training images; not for digits, text, or left against right"
     )
+    upright: bool = Field(
+        True,
+        description="Images have a way up; where they have none (tissue, solar cells, the ground from above), "
+        "--no-upright also turns training images by quarter turns",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of features left out before the last layer")
     stochastic_depth: float = Field(
         0.0, ge=0, lt=1, description="Chance that a step skips the last block, falling to 0 at the first"

@@ -104,7 +104,7 @@ def images_of(job: Job) -> tuple[TrainLoader, Validation]:
         weights,
         settings.batch_size,
         settings.seed,
-        policy_named(settings.augment, settings.mirror),
+        policy_named(settings.augment, settings.mirror, settings.upright),
         dataset.groups(rows),
     )
     validation = Validation(

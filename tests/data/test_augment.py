@@ -244,6 +244,28 @@ def test_no_policy_mirrors_when_it_must_not():
         assert (out[:, :, :2].mean(axis=(1, 2, 3)) > out[:, :, -2:].mean(axis=(1, 2, 3))).all()
 
 
+@pytest.mark.parametrize(("height", "width", "positions"), [(6, 6, 8), (6, 8, 4)])
+def test_an_image_without_a_way_up_comes_in_each_position_alike(height, width, positions):
+    count = 4000
+    image = noise(1, height, width)[0]
+    for mirror, expected in ((True, positions), (False, positions // 2)):
+        policy = replace(policy_named("light", mirror, upright=False), shift=0.0)
+        out = augment(np.repeat(image[None], count, axis=0), np.random.default_rng(0), policy)
+        found, times = np.unique(out.reshape(count, -1), axis=0, return_counts=True)
+        assert len(found) == expected
+        assert abs(times - count / expected).max() < 4.5 * np.sqrt(
+            count / expected
+        )  # standard deviations of a count
+        mirrored = [row for row in found if (row.reshape(image.shape) == image[:, ::-1]).all()]
+        assert bool(mirrored) is mirror
+
+
+def test_upright_images_are_not_turned_and_no_policy_but_none_forgets_the_turns():
+    for name in POLICIES:
+        assert policy_named(name) == POLICIES[name] and not POLICIES[name].turn
+        assert policy_named(name, upright=False).turn is (name != "none")
+
+
 # What changes the targets too ----------------------------------------------------------------------
 
 
@@ -298,9 +320,11 @@ def test_smoothing_spreads_over_classes_or_over_yes_and_no(exclusive, expected):
     assert np.allclose(smooth(np.eye(4, dtype=np.float32)[:1], 0.1, exclusive), expected)
 
 
-def test_a_policy_between_two_is_each_at_its_end_and_mirrors_as_the_first():
+def test_a_policy_between_two_is_each_at_its_end_and_mirrors_and_turns_as_the_first():
     one, other = POLICIES["light"], POLICIES["strong"]
     assert between(one, other, 0) == one
     assert between(one, replace(other, flip=False), 1) == replace(other, flip=one.flip)
     assert between(replace(one, flip=False), other, 0.5).flip is False
     assert between(one, other, 0.5).rotate == 7.5
+    assert between(one, replace(other, turn=True), 0.5).turn is False
+    assert between(replace(one, turn=True), other, 0.5).turn is True

@@ -171,9 +171,12 @@ def test_the_path_goes_through_the_settings_and_only_upwards(name, side):
         assert above.policy.flip == policy.flip
 
 
-def test_what_does_not_mirror_is_never_mirrored():
-    policy = dataclasses.replace(POLICIES["light"], flip=False)
-    assert not restraint(1.0, policy, SETTINGS, 28).policy.flip
+@pytest.mark.parametrize("strength", [0.0, 0.1, 0.3, 1.0])
+@pytest.mark.parametrize(("flip", "turn"), [(False, False), (False, True), (True, True)])
+def test_no_strength_mirrors_or_turns_what_must_not_be_nor_ceases_to(strength, flip, turn):
+    policy = dataclasses.replace(POLICIES["light"], flip=flip, turn=turn)
+    found = restraint(strength, policy, SETTINGS, 28).policy
+    assert (found.flip, found.turn) == (flip, turn)
 
 
 # The race -------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class Policy:
     zoom: float = 1.0  # smallest share of the area a crop keeps
     rotate: float = 0.0  # largest turn, degrees
     flip: bool = False
+    turn: bool = False  # by quarter turns
     colour: float = 0.0  # largest change of brightness, contrast and channel gain, share
     erase: float = 0.0  # largest erased share of the area
     mix: float = 0.0  # share of images that are mixed with another one
@@ -63,24 +64,27 @@ POLICIES = {
 }
 
 
-def policy_named(name: str, mirror: bool = True) -> Policy:
-    """The policy called `name`, without its mirroring unless `mirror`."""
+def policy_named(name: str, mirror: bool = True, upright: bool = True) -> Policy:
+    """The policy called `name`, without its mirroring unless `mirror`; it also turns images, if it changes any, unless
+    they are `upright`."""
     policy = POLICIES[name]
-    return replace(policy, flip=policy.flip and mirror)
+    return replace(policy, flip=policy.flip and mirror, turn=name != "none" and not upright)
 
 
 def between(one: Policy, other: Policy, share: float) -> Policy:
-    """The policy that lies `share` (0 to 1) of the way from `one` to `other`; mirroring is the first one's."""
+    """The policy `share` (0 to 1) of the way from `one` to `other`; mirroring and turns are the first one's."""
     pairs = zip(astuple(one), astuple(other), strict=True)
-    return replace(Policy(*(a + share * (b - a) for a, b in pairs)), flip=one.flip)
+    return replace(Policy(*(a + share * (b - a) for a, b in pairs)), flip=one.flip, turn=one.turn)
 
 
 def augment(batch: Batch, generator: Draws, policy: Policy) -> Batch:
-    """Crop, turn and flip in one interpolation, then colour, then erase."""
+    """Crop in one interpolation, then flip and turn, then colour, then erase."""
     if policy.shift or policy.rotate or policy.zoom < 1:
         batch = crop(batch, generator, policy.shift, policy.zoom, policy.rotate)
     if policy.flip:
         batch = flip(batch, generator)
+    if policy.turn:
+        batch = turn(batch, generator)
     if policy.colour:
         batch = colour(batch, generator, policy.colour)
     if policy.erase:
@@ -123,6 +127,18 @@ def flip(batch: Batch, generator: Draws) -> Batch:
     mirrored = generator.random(len(batch)) < 0.5
     out = batch.copy()
     out[mirrored] = batch[mirrored, :, ::-1]
+    return out
+
+
+def turn(batch: Batch, generator: Draws) -> Batch:
+    """Turn each image by 0, 90, 180 or 270 degrees, whichever is drawn; by 0 or 180 where it is not square. With
+    `flip` each of the eight positions of a square is as likely as the others."""
+    positions = (0, 1, 2, 3) if batch.shape[1] == batch.shape[2] else (0, 2)  # quarters
+    drawn = (generator.random(len(batch)) * len(positions)).astype(int)
+    out = batch.copy()
+    for place, quarters in enumerate(positions):
+        if quarters:
+            out[drawn == place] = np.rot90(batch[drawn == place], quarters, axes=(1, 2))
     return out
 
 

@@ -34,7 +34,7 @@ def restraint(strength: float, policy: Policy, settings: TrainSettings, side: in
     decay = settings.weight_decay or 0.0
     if strength <= START:
         share = strength / START
-        weakest = Policy(flip=policy.flip)
+        weakest = Policy(flip=policy.flip, turn=policy.turn)
         return Restraint(between(weakest, policy, share), share * settings.label_smoothing, share * decay)
     share = (strength - START) / (1 - START)
     most = _stronger(policy, STRONGEST_SMALL if side <= SMALL else STRONGEST)
@@ -47,12 +47,13 @@ def restraint(strength: float, policy: Policy, settings: TrainSettings, side: in
 
 
 def _stronger(one: Policy, other: Policy) -> Policy:
-    """Of each change the larger; mirroring is the first one's, as it can change what an image means."""
+    """Of each change the larger; mirroring and turns are the first one's: they can change what an image means."""
     return Policy(
         shift=max(one.shift, other.shift),
         zoom=min(one.zoom, other.zoom),
         rotate=max(one.rotate, other.rotate),
         flip=one.flip,
+        turn=one.turn,
         colour=max(one.colour, other.colour),
         erase=max(one.erase, other.erase),
         mix=max(one.mix, other.mix),

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 EDGE = 0.1  # of a range: a value so near to its end says that the range may be too narrow
 SAME_RATE = 1.3  # times another, or less
 TUNABLE = (
-    "learning_rate", "weight_decay", "strength", "batch_size", "augment", "mirror", "optimizer", "model", "finetune",
-    "dropout", "stochastic_depth", "label_smoothing", "warmup_epochs", "ema", "class_weights", "image_size",
+    "learning_rate", "weight_decay", "strength", "batch_size", "augment", "mirror", "upright", "optimizer", "model",
+    "finetune", "dropout", "stochastic_depth", "label_smoothing", "warmup_epochs", "ema", "class_weights", "image_size",
 )  # fmt: skip
 SIZES = (("resnet20", "resnet32", "resnet56"), ("resnet18", "resnet34", "resnet50"))
 
