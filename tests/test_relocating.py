@@ -74,7 +74,7 @@ def test_images_that_were_moved_are_found_again(tmp_path, write_images, here, mo
     assert rightfit.relocate(folder, photos) == 60
     assert rightfit.load(folder)._data().table.path(0) == str(photos / "blue" / "00.png")
     (folder / "moved.json").write_text("{}")
-    with pytest.raises(RunError, match=r"moved\.json: cannot be read"):
+    with pytest.raises(RunError, match=r"moved\.json: is damaged; `rightfit relocate`"):
         rightfit.load(folder)._data()
     assert rightfit.relocate(folder, photos) == 60
 
@@ -146,6 +146,8 @@ def test_what_cannot_be_relocated_is_said(tmp_path, copy_of_run, photos, digits)
         rightfit.relocate(data_in_memory, photos)
     with pytest.raises(UsageError, match="is no run folder"):
         rightfit.relocate(photos, photos)
+    with pytest.raises(UsageError, match="no folder is named"):
+        rightfit.relocate(copy_of_run, " ")
     with pytest.raises(UsageError, match="cannot be listed"):
         rightfit.relocate(copy_of_run, "https://example.org/photos")
     with pytest.raises(DataError, match="nowhere: no such folder"):

@@ -34,6 +34,8 @@ def relocate(run: Path, data: str) -> int:
         raise UsageError(f"{run} {instead_of_a_run(run)}")
     if (run / SEARCHED).parent.is_dir() and not (run / "architecture.json").exists():
         raise UsageError(f"{run} is a search that is not done: its images have to stay where they were")
+    if not data.strip():
+        raise UsageError("no folder is named: it is the one that holds the run's images by now")
     now = table.normal(sources.root_of(data)).rstrip("/")
     if not remote.is_listable(now):
         raise UsageError(f"{now}: the web cannot be listed, so nobody knows whether all images are there")

@@ -63,9 +63,8 @@ def located(run: Path, paths: Sequence[str]) -> list[str]:
     except FileNotFoundError:
         return list(paths)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(
-            f"{run / MOVED}: cannot be read ({error!r}); `rightfit relocate` writes it anew"
-        ) from error
+        why = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else "is damaged"
+        raise RunError(f"{run / MOVED}: {why}; `rightfit relocate` writes it anew") from error
 
 
 def moved(paths: Sequence[str], before: str, now: str) -> list[str]:
