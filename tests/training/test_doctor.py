@@ -13,9 +13,9 @@ from rightfit.data.augment import POLICIES, Policy
 from rightfit.training import race, treatment
 from rightfit.training.diagnosis import DOUBTED, Measured
 from rightfit.training.doctor import (
-    LITTLE,
     REST,
     SETTLED,
+    SHARE,
     SLOW,
     Condition,
     Look,
@@ -99,9 +99,18 @@ def test_wide_intervals_move_nothing():
     assert decide(look(0.70, 0.69, half=0.3, last=FLAT), start()).condition == start()
 
 
-def test_between_little_and_much_nothing_moves():
-    between = look(1 - 0.5 * 0.3, 0.7, half=0.001, last=FLAT)
-    assert 0.3 * LITTLE < 0.15 and decide(between, start()).condition == start()
+@given(st.floats(0.5, 1), st.floats(0.4, 0.95), st.floats(0.005, 0.1))
+def test_training_s_share_of_wrong_answers_is_held_at_one_share_of_validation_s(train, val, half):
+    """Whatever moves strength moves it towards the share, and only from where its interval leaves no doubt."""
+    one = look(train, val, half=half, last=FLAT)
+    moved = decide(one, start()).condition.strength - START
+    beyond, doubt = (1 - train) - SHARE * (1 - val), half * (1 + SHARE**2) ** 0.5
+    if abs(beyond) <= doubt:
+        assert moved == 0
+    elif beyond > 0:
+        assert moved < 0 or train + half >= 0.9  # learnt
+    else:
+        assert moved > 0 or train - val <= half * 2**0.5  # no gap that is sure
 
 
 def test_at_the_end_nothing_moves():

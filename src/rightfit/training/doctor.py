@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 from rightfit.training.diagnosis import DOUBTED, MISSED, Measured, nats, percent, points
 
-# Of validation's share of wrong answers, training's: below the one there is little left to learn but the images
-# themselves, above the other they are not learnt either.
-LITTLE, MUCH = 1 / 3, 2 / 3
+# Of validation's share of wrong answers, training's: below it there is little left to learn but the images themselves,
+# above it they are not learnt either. One number, as its interval keeps strength from moving to and fro.
+SHARE = 1 / 2
 RANGE = 0.15  # of the looks, in which strength can cross its whole range
 FEWEST, LARGEST = 0.05, 0.35  # of a change of strength
 REST = 2  # looks without a change after one that turned back
@@ -76,10 +76,11 @@ def decide(look: Look, now: Condition) -> Move:
         return Move(replace(now, strength=back, ceiling=back, last=0.0, rest=REST), because)
     gap = look.train_accuracy - look.val_accuracy
     both = f"{percent(look.train_accuracy)} of training and {percent(look.val_accuracy)} of validation images are right"
-    if _surely(look, LITTLE).high < 0 and gap.low > 0 and now.strength < now.ceiling:
+    beyond = _beyond_the_share(look)
+    if beyond.high < 0 and gap.low > 0 and now.strength < now.ceiling:
         return Move(_moved(now, +1), f"{both}, a gap of {points(gap)}")
     learnt = look.train_accuracy.high >= 1 - MISSED
-    if _surely(look, MUCH).low > 0 and not learnt and now.strength > 0 and (why := _slow(look)):
+    if beyond.low > 0 and not learnt and now.strength > 0 and (why := _slow(look)):
         return Move(_moved(now, -1), f"{both}, and {why}")
     return Move(now, "")
 
@@ -94,11 +95,11 @@ def _slow(look: Look) -> str:
     return ""
 
 
-def _surely(look: Look, share: float) -> Measured:
-    """Training's share of wrong answers less `share` of validation's."""
+def _beyond_the_share(look: Look) -> Measured:
+    """Training's share of wrong answers less `SHARE` of validation's."""
     train, val = look.train_accuracy, look.val_accuracy
-    value = (1 - train.value) - share * (1 - val.value)
-    return Measured(value, math.hypot(train.half, share * val.half))
+    value = (1 - train.value) - SHARE * (1 - val.value)
+    return Measured(value, math.hypot(train.half, SHARE * val.half))
 
 
 def _harmed(look: Look) -> bool:
