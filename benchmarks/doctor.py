@@ -413,7 +413,7 @@ def set_up(
     settings, _ = recipe.resolve(asked, facts)
     settings = settings.model_copy(update={"learning_rate": settings.learning_rate * rate})
     weights, _ = recipe.sample_weights(settings, labels[rows], counts, "categorical")
-    policy = policy_named(settings.augment, settings.mirror)
+    policy = policy_named(settings.augment, settings.mirror, settings.upright)
     loader = TrainLoader(
         InMemory(images), rows, targets[labels[rows]], weights, settings.batch_size, seed, policy
     )
@@ -445,6 +445,8 @@ def with_the_loop(setup: Setup, point: Any = None) -> tuple[Any, str, int]:
         model, loader, setup.validation, settings, "categorical", Console(quiet=True), lambda progress: None,
         "float32", functools.partial(recipe.shortened, setup.asked, facts, settings),
     )  # fmt: skip
+    if reached.stopped:  # a signal reaches the loop first; half a run is no line
+        raise KeyboardInterrupt(reached.stopped)
     judge = plain_graph(fused(model))
     judge.set_weights(reached.weights)
     if not reached.kept:

@@ -96,7 +96,7 @@ class TrainSettings(Settings):
     )
     upright: bool = Field(
         True,
-        description="Images have a way up; where they have none (tissue, solar cells, the ground from above), "
+        description="Images have a way up; where they have none (tissue, blood cells, the ground from above), "
         "--no-upright also turns training images by quarter turns",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of features left out before the last layer")

@@ -24,8 +24,8 @@ def relocate(run: Path, data: str) -> int:
 
     All are looked for by name, and some read, whether they are the run's; whatever opens them later compares them all.
     Recorded in moved.json, and data.csv stays as it is. DataError, and nothing is recorded, where an image is not
-    there or another one. UsageError for data in memory, for a place that cannot be listed, and for a search that goes
-    on. RunError for a damaged run.
+    there or another one. UsageError for data in memory, for no place or one that cannot be listed, and for a search
+    that goes on. RunError for a damaged run.
     """
     from rightfit.data import listing, recorded, remote, sources, table
     from rightfit.saving import folder
@@ -35,7 +35,7 @@ def relocate(run: Path, data: str) -> int:
     if (run / SEARCHED).parent.is_dir() and not (run / "architecture.json").exists():
         raise UsageError(f"{run} is a search that is not done: its images have to stay where they were")
     if not data.strip():
-        raise UsageError("no folder is named: it is the one that holds the run's images by now")
+        raise UsageError("no folder is named; give the one that holds the run's images by now")
     now = table.normal(sources.root_of(data)).rstrip("/")
     if not remote.is_listable(now):
         raise UsageError(f"{now}: the web cannot be listed, so nobody knows whether all images are there")

@@ -40,7 +40,7 @@ def loader(policy, batch_size=24):
 @pytest.mark.parametrize("count", [2, 3, 4])
 @pytest.mark.parametrize("policy", [*POLICIES, "mixed"])
 def test_the_parts_of_all_workers_are_the_batch(policy, count):
-    policy = replace(POLICIES["strong"], mix=0.8) if policy == "mixed" else POLICIES[policy]
+    policy = replace(POLICIES["strong"], turn=True, mix=0.8) if policy == "mixed" else POLICIES[policy]
     whole = loader(policy)
     parts = [replace(whole, part=Workers(number, count).part(24)) for number in range(count)]
     for epoch, step in ((0, 0), (0, 2), (5, 1)):

@@ -99,6 +99,12 @@ def test_wide_intervals_move_nothing():
     assert decide(look(0.70, 0.69, half=0.3, last=FLAT), start()).condition == start()
 
 
+def test_the_share_is_a_half():
+    for train, moved in ((0.80, -0.2), (0.85, 0.0), (0.88, 0.2)):
+        found = decide(look(train, 0.7, half=0.015, last=FLAT), start())
+        assert found.condition.strength == pytest.approx(START + moved)
+
+
 @given(st.floats(0.5, 1), st.floats(0.4, 0.95), st.floats(0.005, 0.1))
 def test_training_s_share_of_wrong_answers_is_held_at_one_share_of_validation_s(train, val, half):
     """Whatever moves strength moves it towards the share, and only from where its interval leaves no doubt."""
@@ -108,9 +114,9 @@ def test_training_s_share_of_wrong_answers_is_held_at_one_share_of_validation_s(
     if abs(beyond) <= doubt:
         assert moved == 0
     elif beyond > 0:
-        assert moved < 0 or train + half >= 0.9  # learnt
+        assert moved <= 0 and (moved < 0) == (train + half < 0.9)  # not learnt
     else:
-        assert moved > 0 or train - val <= half * 2**0.5  # no gap that is sure
+        assert moved >= 0 and (moved > 0) == (train - val > half * 2**0.5)  # a gap that is sure
 
 
 def test_at_the_end_nothing_moves():
