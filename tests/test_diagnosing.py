@@ -87,12 +87,18 @@ def test_what_a_setback_undid_is_not_told_as_done():
         record("strength", 6),
     ]
     rows = [{"epoch": float(n), "val_accuracy": n / 10} for n in range(1, 8)]
-    actions = diagnosing._actions(records, rows, kept=5)
+    actions = diagnosing._actions(records, rows, kept=5, rate=0.1)
     assert [(a.setting, a.epoch) for a in actions] == [
         ("learning_rate", 0), ("strength", 2), (SETBACK, 4), ("strength", 6),
     ]  # fmt: skip
     assert [a.after for a in actions] == [0.5, 0.5, 0.5, None], "of weights that came later"
     assert [a.before for a in actions] == [None, 0.2, 0.4, 0.6]
+
+
+def test_a_learning_rate_that_was_tried_and_stayed_is_no_change():
+    for value, changes in ((0.1, 0), (0.6, 1)):
+        found = diagnosing._actions([record("learning_rate", 0, value)], [], kept=5, rate=0.1)
+        assert len(found) == changes, value
 
 
 def test_an_interval_that_is_not_known_is_null_and_shown_as_such():

@@ -75,7 +75,7 @@ def diagnose(run: Run) -> FitStory:
         word=found.get("word", ""),
         sentence=found.get("sentence", metrics.get("unfinished", "")),
         stages=_stages([_with_the_end(row, found) if row["epoch"] == kept else row for row in rows], kept),
-        actions=_actions(records, rows, kept),
+        actions=_actions(records, rows, kept, settings.learning_rate),
         learning_curve={name: of for name, of in learning_curve_of(run.path).items() if name != "of"},
     )
 
@@ -105,8 +105,9 @@ def _with_the_end(row: dict[str, float], found: dict[str, Any]) -> dict[str, flo
 
 
 def _actions(
-    records: list[dict[str, Any]], rows: list[dict[str, float]], kept: int | None
+    records: list[dict[str, Any]], rows: list[dict[str, float]], kept: int | None, rate: float | None
 ) -> tuple[Action, ...]:
+    """Without the race of learning rates where `rate`, the one that was set, has won it."""
     accuracy = {int(row["epoch"]): _known(row.get("val_accuracy")) for row in rows}
     return tuple(
         Action(
@@ -118,6 +119,7 @@ def _actions(
             accuracy.get(kept) if kept and kept > record["epoch"] else None,
         )
         for record in changes_of(records)
+        if (record["setting"], record["value"]) != ("learning_rate", rate)
     )
 
 
