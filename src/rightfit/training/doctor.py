@@ -17,7 +17,6 @@ RANGE = 0.15  # of the looks, in which strength can cross its whole range
 FEWEST, LARGEST = 0.05, 0.35  # of a change of strength
 REST = 2  # looks without a change after one that turned back
 SETTLED = 0.25  # of the epochs at the end, in which nothing is changed
-SLOW = 0.3  # of the epochs: who has not learnt by then is held back, whether or not the loss still falls
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,10 @@ class Look:
     epochs: int
     train_accuracy: Measured
     val_accuracy: Measured
-    # Changes of the mean loss, from the losses of the same images:
-    train_since_last: Measured | None  # training images since the look before
-    train_since_move: Measured | None  # training images since strength last changed
-    val_since_move: Measured | None  # validation images since then
+    # Changes of the mean loss since strength last changed, from the losses of the same images:
+    train_since_move: Measured | None
+    val_since_move: Measured | None
+    before: tuple[int, Measured] | None = None  # an earlier epoch since then, with its training accuracy
     sure_wrong: Measured | None = None  # share of wrong answers in the surer half of validation's
 
 
@@ -79,20 +78,30 @@ def decide(look: Look, now: Condition) -> Move:
     beyond = _beyond_the_share(look)
     if beyond.high < 0 and gap.low > 0 and now.strength < now.ceiling:
         return Move(_moved(now, +1), f"{both}, a gap of {points(gap)}")
-    learnt = look.train_accuracy.high >= 1 - MISSED
-    if beyond.low > 0 and not learnt and now.strength > 0 and (why := _slow(look)):
+    if beyond.low > 0 and now.strength > 0 and (why := _never_learnt(look)):
         return Move(_moved(now, -1), f"{both}, and {why}")
     return Move(now, "")
 
 
-def _slow(look: Look) -> str:
-    """Why training images will not be learnt as things are; "" where they may be."""
-    if look.train_since_last is not None and look.train_since_last.high >= 0:
-        return "the loss of training images falls no more"
+def _never_learnt(look: Look) -> str:
+    """Why training images will not be learnt as things are; "" where they may be, or where labels are in the way."""
     noisy = look.sure_wrong is not None and look.sure_wrong.low > DOUBTED
-    if look.epoch >= SLOW * look.epochs and not noisy:
-        return f"{look.epoch} of {look.epochs} epochs are over"
-    return ""
+    if look.before is None or noisy or look.train_accuracy.high >= 1 - MISSED:
+        return ""
+    since, then = look.before
+    wrong = _wrong_at_the_end(look.epoch, look.train_accuracy, look.epochs, since, then)
+    if not wrong > MISSED:
+        return ""
+    return f"going on as since epoch {since}, at least {100 * wrong:.0f} % would still be wrong at the end"
+
+
+def _wrong_at_the_end(epoch: int, now: Measured, epochs: int, since: int, then: Measured) -> float:
+    """The least share of training images that are wrong after all `epochs` (95 %), by their accuracy after `since` and
+    after `epoch`: a power of the epochs. The learning rate falls on the way, so there will be less."""
+    wrong, before = 1 - now.value, max(1 - then.value, 1 - now.value)
+    times = math.log(epochs / epoch) / math.log(epoch / since)
+    doubt = math.hypot((1 + times) * now.half / wrong, times * then.half / before)
+    return wrong * (wrong / before) ** times * math.exp(-doubt)
 
 
 def _beyond_the_share(look: Look) -> Measured:

@@ -69,20 +69,29 @@ def treat(progress: Progress, epoch: int, train: Judged, val: Judged) -> Decisio
         progress.epochs,
         Measured(train.result.accuracy, train.result.accuracy_half_width),
         Measured(val.result.accuracy, val.result.accuracy_half_width),
-        since("train_last", train_losses, train.images.groups),
         since("train_moved", train_losses, train.images.groups),
         since("val_moved", val_losses, val.images.groups),
+        _before(progress, epoch),
         doubted[0] if (doubted := surer_half(val)) else None,
     )
     now = Condition(**progress.doctor)
     move = decide(look, now)
-    progress.arrays["train_last"] = train_losses
     progress.doctor = asdict(move.condition)
     if not move.because:
         return None
     progress.arrays |= {"train_moved": train_losses, "val_moved": val_losses}
     progress.doctor["changed"] = epoch
     return Decision("strength", move.condition.strength, move.because, epoch)
+
+
+def _before(progress: Progress, epoch: int) -> tuple[int, Measured] | None:
+    """The last look up to the middle of the epochs so far, or where strength has changed later, the first since."""
+    looks = [
+        (row["epoch"], Measured(row["probe_accuracy"], row["probe_accuracy_half_width"]))
+        for row in progress.history
+        if "probe_accuracy" in row and progress.doctor["changed"] <= row["epoch"] < epoch
+    ]
+    return next((look for look in reversed(looks) if 2 * look[0] <= epoch), looks[0] if looks else None)
 
 
 def doubt(
