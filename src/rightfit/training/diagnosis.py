@@ -6,7 +6,7 @@ The rules, in the order in which they are asked, and their thresholds are explai
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 MATTERS = 0.02  # of accuracy: a gap that is surely larger is worth acting on
@@ -53,6 +53,15 @@ class Measured:
     @property
     def high(self) -> float:
         return self.value + self.half
+
+
+def looks_of(history: Sequence[Mapping[str, float]]) -> list[tuple[int, Measured]]:
+    """The epochs in which training images were looked at as they are, each with their accuracy."""
+    return [
+        (int(row["epoch"]), Measured(row["probe_accuracy"], row["probe_accuracy_half_width"]))
+        for row in history
+        if "probe_accuracy" in row
+    ]
 
 
 @dataclass(frozen=True)

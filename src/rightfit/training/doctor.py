@@ -17,6 +17,7 @@ RANGE = 0.15  # of the looks, in which strength can cross its whole range
 FEWEST, LARGEST = 0.05, 0.35  # of a change of strength
 REST = 2  # looks without a change after one that turned back
 SETTLED = 0.25  # of the epochs at the end, in which nothing is changed
+PATIENT = 0.3  # of the epochs at the start, in which who learns slowly is left alone
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Look:
     # Changes of the mean loss since strength last changed, from the losses of the same images:
     train_since_move: Measured | None
     val_since_move: Measured | None
-    before: tuple[int, Measured] | None = None  # an earlier epoch since then, with its training accuracy
+    earlier: tuple[int, Measured] | None  # an epoch since then, with its training accuracy
     sure_wrong: Measured | None = None  # share of wrong answers in the surer half of validation's
 
 
@@ -86,22 +87,27 @@ def decide(look: Look, now: Condition) -> Move:
 def _never_learnt(look: Look) -> str:
     """Why training images will not be learnt as things are; "" where they may be, or where labels are in the way."""
     noisy = look.sure_wrong is not None and look.sure_wrong.low > DOUBTED
-    if look.before is None or noisy or look.train_accuracy.high >= 1 - MISSED:
+    learnt = look.train_accuracy.high >= 1 - MISSED
+    if look.earlier is None or look.epoch < PATIENT * look.epochs or noisy or learnt:
         return ""
-    since, then = look.before
-    wrong = _wrong_at_the_end(look.epoch, look.train_accuracy, look.epochs, since, then)
+    wrong = _wrong_at_the_end(look.epoch, look.train_accuracy, look.epochs, *look.earlier)
     if not wrong > MISSED:
         return ""
-    return f"going on as since epoch {since}, at least {100 * wrong:.0f} % would still be wrong at the end"
+    return f"going on as since epoch {look.earlier[0]}, {100 * wrong:.0f} % or more would still be wrong at the end"
 
 
-def _wrong_at_the_end(epoch: int, now: Measured, epochs: int, since: int, then: Measured) -> float:
-    """The least share of training images that are wrong after all `epochs` (95 %), by their accuracy after `since` and
-    after `epoch`: a power of the epochs. The learning rate falls on the way, so there will be less."""
-    wrong, before = 1 - now.value, max(1 - then.value, 1 - now.value)
-    times = math.log(epochs / epoch) / math.log(epoch / since)
-    doubt = math.hypot((1 + times) * now.half / wrong, times * then.half / before)
-    return wrong * (wrong / before) ** times * math.exp(-doubt)
+def _wrong_at_the_end(epoch: int, accuracy: Measured, epochs: int, earlier: int, then: Measured) -> float:
+    """An estimate of the share of training images that will be wrong after all `epochs`, by their `accuracy` after
+    `epoch` and `then`, after an `earlier` one: a power of the epochs, less what both intervals leave open.
+
+    The fall of the learning rate, by which fewer will be wrong, is left out; that both accuracies are of the same
+    images, by which less is open, is too.
+    """
+    wrong = 1 - accuracy.value
+    wrong_then = max(1 - then.value, wrong)
+    exponent = math.log(epochs / epoch) / math.log(epoch / earlier)
+    left_open = math.hypot((1 + exponent) * accuracy.half / wrong, exponent * then.half / wrong_then)
+    return wrong * (wrong / wrong_then) ** exponent * math.exp(-left_open)
 
 
 def _beyond_the_share(look: Look) -> Measured:

@@ -12,7 +12,7 @@ from rightfit.evaluation.intervals import half_width
 from rightfit.evaluation.metrics import image_hits
 from rightfit.memory import is_short
 from rightfit.training import inner, signals
-from rightfit.training.diagnosis import MISSED, Measured
+from rightfit.training.diagnosis import MISSED, Measured, looks_of
 from rightfit.training.interrupt import Stop
 from rightfit.training.judging import Judged, columns
 from rightfit.training.phases import ALL
@@ -80,11 +80,8 @@ def _looked_into(training: Training, row: dict[str, Any], train: Judged) -> dict
 
 
 def _most_learnt(training: Training) -> Measured | None:
-    rows = [row for row in training.progress.history if "probe_accuracy" in row]
-    if not rows:
-        return None
-    best = max(rows, key=lambda row: row["probe_accuracy"])
-    return Measured(best["probe_accuracy"], best["probe_accuracy_half_width"])
+    looks = [accuracy for _, accuracy in looks_of(training.progress.history)]
+    return max(looks, key=lambda accuracy: accuracy.value, default=None)
 
 
 def _shares(training: Training) -> NDArray[np.float64]:

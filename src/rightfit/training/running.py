@@ -175,7 +175,7 @@ class Training:
                     # In this order: a look may be broken off, and where labels are doubted no fit is treated.
                     decisions = [
                         *treatment.doubt(progress, epoch, train, val, stale, peak, look, agreed),
-                        treatment.treat(progress, epoch, train, val),
+                        treatment.treat(progress, epoch, span.first, train, val),
                     ]
         row["validation_seconds"] = round(time.monotonic() - judged, 3)
         if self.safety and self.safety.exploded(progress, row["loss"]):

@@ -14,7 +14,7 @@ from rightfit.data.loader import TrainLoader
 from rightfit.evaluation.intervals import half_width
 from rightfit.records import DOUBTS
 from rightfit.training import race
-from rightfit.training.diagnosis import MISSED, Measured, at_random, percent
+from rightfit.training.diagnosis import MISSED, Measured, at_random, looks_of, percent
 from rightfit.training.doctor import SETTLED, Condition, Look, decide, first_stride
 from rightfit.training.doubt import bootstrapped
 from rightfit.training.judging import Judged
@@ -50,8 +50,9 @@ def try_rates(
     return Decision("learning_rate", settings.learning_rate * found.factor, found.because, epoch=0)
 
 
-def treat(progress: Progress, epoch: int, train: Judged, val: Judged) -> Decision | None:
-    """After a look at training and validation images: strength for the epochs to come, if it has to change.
+def treat(progress: Progress, epoch: int, first: int, train: Judged, val: Judged) -> Decision | None:
+    """After a look at training and validation images: strength for the epochs to come, if it has to change. `first` is
+    where the schedule began.
 
     Losses are taken at the temperature that suits validation images: a net that is held back more is less sure of
     itself, which is no fault of its answers.
@@ -65,14 +66,14 @@ def treat(progress: Progress, epoch: int, train: Judged, val: Judged) -> Decisio
         return Measured(float((losses - before).mean()), half_width(losses - before, groups))
 
     look = Look(
-        epoch,
-        progress.epochs,
-        Measured(train.result.accuracy, train.result.accuracy_half_width),
-        Measured(val.result.accuracy, val.result.accuracy_half_width),
-        since("train_moved", train_losses, train.images.groups),
-        since("val_moved", val_losses, val.images.groups),
-        _before(progress, epoch),
-        doubted[0] if (doubted := surer_half(val)) else None,
+        epoch=epoch,
+        epochs=progress.epochs,
+        train_accuracy=Measured(train.result.accuracy, train.result.accuracy_half_width),
+        val_accuracy=Measured(val.result.accuracy, val.result.accuracy_half_width),
+        train_since_move=since("train_moved", train_losses, train.images.groups),
+        val_since_move=since("val_moved", val_losses, val.images.groups),
+        earlier=_earlier(progress, epoch, first),
+        sure_wrong=doubted[0] if (doubted := surer_half(val)) else None,
     )
     now = Condition(**progress.doctor)
     move = decide(look, now)
@@ -84,13 +85,11 @@ def treat(progress: Progress, epoch: int, train: Judged, val: Judged) -> Decisio
     return Decision("strength", move.condition.strength, move.because, epoch)
 
 
-def _before(progress: Progress, epoch: int) -> tuple[int, Measured] | None:
-    """The last look up to the middle of the epochs so far, or where strength has changed later, the first since."""
-    looks = [
-        (row["epoch"], Measured(row["probe_accuracy"], row["probe_accuracy_half_width"]))
-        for row in progress.history
-        if "probe_accuracy" in row and progress.doctor["changed"] <= row["epoch"] < epoch
-    ]
+def _earlier(progress: Progress, epoch: int, first: int) -> tuple[int, Measured] | None:
+    """The last look up to the middle of the epochs so far; the first one since the schedule began anew (`first`), or
+    strength changed, where that was later."""
+    since = max(first + 1, progress.doctor["changed"])
+    looks = [look for look in looks_of(progress.history) if since <= look[0] < epoch]
     return next((look for look in reversed(looks) if 2 * look[0] <= epoch), looks[0] if looks else None)
 
 
