@@ -18,6 +18,7 @@ FEWEST, LARGEST = 0.05, 0.35  # of a change of strength
 REST = 2  # looks without a change after one that turned back
 SETTLED = 0.25  # of the epochs at the end, in which nothing is changed
 PATIENT = 0.3  # of the epochs at the start, in which who learns slowly is left alone
+ANNEALED = 2 / 3  # of the answers that are wrong before the learning rate falls to zero, those that are so afterwards
 
 
 @dataclass(frozen=True)
@@ -98,16 +99,14 @@ def _never_learnt(look: Look) -> str:
 
 def _wrong_at_the_end(epoch: int, accuracy: Measured, epochs: int, earlier: int, then: Measured) -> float:
     """An estimate of the share of training images that will be wrong after all `epochs`, by their `accuracy` after
-    `epoch` and `then`, after an `earlier` one: a power of the epochs, less what both intervals leave open.
-
-    The fall of the learning rate, by which fewer will be wrong, is left out; that both accuracies are of the same
-    images, by which less is open, is too.
+    `epoch` and `then`, after an `earlier` one: a power of the epochs, less what both intervals leave open (more than
+    is, as both are of the same images), times what is left when the learning rate has fallen, by rule of thumb.
     """
     wrong = 1 - accuracy.value
     wrong_then = max(1 - then.value, wrong)
     exponent = math.log(epochs / epoch) / math.log(epoch / earlier)
     left_open = math.hypot((1 + exponent) * accuracy.half / wrong, exponent * then.half / wrong_then)
-    return wrong * (wrong / wrong_then) ** exponent * math.exp(-left_open)
+    return ANNEALED * wrong * (wrong / wrong_then) ** exponent * math.exp(-left_open)
 
 
 def _beyond_the_share(look: Look) -> Measured:
