@@ -18,7 +18,9 @@ FEWEST, LARGEST = 0.05, 0.35  # of a change of strength
 REST = 2  # looks without a change after one that turned back
 SETTLED = 0.25  # of the epochs at the end, in which nothing is changed
 PATIENT = 0.3  # of the epochs at the start, in which who learns slowly is left alone
-ANNEALED = 2 / 3  # of the answers that are wrong before the learning rate falls to zero, those that are so afterwards
+ANNEALED = (
+    2 / 3
+)  # of the answers that are wrong before the learning rate falls to zero, those that are so afterwards
 
 
 @dataclass(frozen=True)
