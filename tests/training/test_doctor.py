@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rightfit.config import TrainSettings
 from rightfit.data.augment import POLICIES, Policy
 from rightfit.training import race, treatment
-from rightfit.training.diagnosis import DOUBTED, MISSED, Measured
+from rightfit.training.diagnosis import MISSED, Measured, may_be_labels
 from rightfit.training.doctor import (
     PATIENT,
     REST,
@@ -35,7 +35,7 @@ accuracies = st.builds(Measured, shares, halves)
 changes = st.none() | st.builds(Measured, st.floats(-2, 2), halves)
 earlier = st.none() | st.tuples(st.integers(1, 9), accuracies)
 looks = st.builds(
-    Look, st.integers(10, 60), st.just(60), accuracies, accuracies, changes, changes, earlier, st.none() | accuracies
+    Look, st.integers(10, 60), st.just(60), accuracies, accuracies, changes, changes, earlier, st.booleans()
 )  # fmt: skip
 
 
@@ -72,9 +72,8 @@ def test_nothing_is_raised_without_a_sure_gap_nor_lowered_while_images_are_learn
     move = decide(one, start())
     if gap.low <= 0:
         assert move.condition.strength <= START
-    noisy = one.sure_wrong is not None and one.sure_wrong.low > DOUBTED
     too_soon = one.earlier is None or one.epoch < PATIENT * one.epochs
-    if one.train_accuracy.high >= 0.9 or noisy or too_soon:
+    if one.train_accuracy.high >= 0.9 or one.noisy or too_soon:
         assert move.condition.strength >= START
     assert bool(move.because) == (move.condition.strength != START)
 
@@ -153,9 +152,13 @@ def test_what_was_seen_is_treated(resumed):
 
 
 def test_labels_that_contradict_sure_answers_are_not_to_be_learnt():
-    for sure_wrong, moved in ((Measured(0.3, 0.05), False), (Measured(0.12, 0.05), True)):
-        doubted = dataclasses.replace(UNLEARNT, sure_wrong=sure_wrong)
-        assert (decide(doubted, start()).condition != start()) == moved
+    assert decide(dataclasses.replace(UNLEARNT, noisy=True), start()).condition == start()
+    few, many, rarely, often = (Measured(value, 0.05) for value in (0.12, 0.3, 0.2, 0.6))
+    for wrong, second, classes, labels in (
+        (many, rarely, 10, True), (many, often, 10, False), (few, rarely, 10, False),
+        (many, rarely, 2, True), (many, often, 2, True), (few, often, 2, False),
+    ):  # fmt: skip
+        assert may_be_labels(wrong, second, classes) == labels
 
 
 def test_where_labels_are_doubted_their_fit_moves_nothing():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from rightfit.training.diagnosis import DOUBTED, MISSED, Measured, nats, percent, points
+from rightfit.training.diagnosis import MISSED, Measured, nats, percent, points
 
 # Of validation's share of wrong answers, training's: below it there is little left to learn but the images themselves,
 # above it they are not learnt either. One number, as its interval keeps strength from moving to and fro.
@@ -35,7 +35,7 @@ class Look:
     train_since_move: Measured | None
     val_since_move: Measured | None
     earlier: tuple[int, Measured] | None  # an epoch since then, with its training accuracy
-    sure_wrong: Measured | None = None  # share of wrong answers in the surer half of validation's
+    noisy: bool = False  # surer answers about validation images are wrong as they would be where labels are
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,8 @@ def decide(look: Look, now: Condition) -> Move:
 
 def _never_learnt(look: Look) -> str:
     """Why training images will not be learnt as things are; "" where they may be, or where labels are in the way."""
-    noisy = look.sure_wrong is not None and look.sure_wrong.low > DOUBTED
     learnt = look.train_accuracy.high >= 1 - MISSED
-    if look.earlier is None or look.epoch < PATIENT * look.epochs or noisy or learnt:
+    if look.earlier is None or look.epoch < PATIENT * look.epochs or look.noisy or learnt:
         return ""
     wrong = _wrong_at_the_end(look.epoch, look.train_accuracy, look.epochs, *look.earlier)
     if not wrong > MISSED:

@@ -14,7 +14,7 @@ from rightfit.data.loader import TrainLoader
 from rightfit.evaluation.intervals import half_width
 from rightfit.records import DOUBTS
 from rightfit.training import race
-from rightfit.training.diagnosis import MISSED, Measured, at_random, looks_of, percent
+from rightfit.training.diagnosis import MISSED, Measured, at_random, looks_of, may_be_labels, percent
 from rightfit.training.doctor import SETTLED, Condition, Look, decide, first_stride
 from rightfit.training.doubt import bootstrapped
 from rightfit.training.judging import Judged
@@ -65,6 +65,7 @@ def treat(progress: Progress, epoch: int, first: int, train: Judged, val: Judged
             return None
         return Measured(float((losses - before).mean()), half_width(losses - before, groups))
 
+    seen = surer_half(val)
     look = Look(
         epoch=epoch,
         epochs=progress.epochs,
@@ -73,7 +74,7 @@ def treat(progress: Progress, epoch: int, first: int, train: Judged, val: Judged
         train_since_move=since("train_moved", train_losses, train.images.groups),
         val_since_move=since("val_moved", val_losses, val.images.groups),
         earlier=_earlier(progress, epoch, first),
-        sure_wrong=doubted[0] if (doubted := surer_half(val)) else None,
+        noisy=seen is not None and may_be_labels(*seen, val.logits.shape[1]),
     )
     now = Condition(**progress.doctor)
     move = decide(look, now)
