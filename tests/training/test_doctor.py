@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from rightfit.config import TrainSettings
 from rightfit.data.augment import POLICIES, Policy
 from rightfit.training import race, treatment
-from rightfit.training.diagnosis import MISSED, Measured, may_be_labels
+from rightfit.training.diagnosis import DOUBTED, MISSED, Measured
 from rightfit.training.doctor import (
-    PATIENT,
     REST,
     SETTLED,
     SHARE,
+    SLOW,
     Condition,
     Look,
     Move,
@@ -35,12 +35,13 @@ accuracies = st.builds(Measured, shares, halves)
 changes = st.none() | st.builds(Measured, st.floats(-2, 2), halves)
 earlier = st.none() | st.tuples(st.integers(1, 9), accuracies)
 looks = st.builds(
-    Look, st.integers(10, 60), st.just(60), accuracies, accuracies, changes, changes, earlier, st.booleans()
+    Look, st.integers(10, 60), st.just(60), accuracies, accuracies, changes, changes, changes, earlier,
+    st.none() | accuracies, st.booleans(),
 )  # fmt: skip
 
 
 def look(train, val, half=0.01, epoch=20, earlier=None, train_moved=None, val_moved=None):
-    return Look(epoch, 60, Measured(train, half), Measured(val, half), train_moved, val_moved, earlier)
+    return Look(epoch, 60, Measured(train, half), Measured(val, half), None, train_moved, val_moved, earlier)
 
 
 def flat(train, val, half=0.01):
@@ -72,8 +73,10 @@ def test_nothing_is_raised_without_a_sure_gap_nor_lowered_while_images_are_learn
     move = decide(one, start())
     if gap.low <= 0:
         assert move.condition.strength <= START
-    too_soon = one.earlier is None or one.epoch < PATIENT * one.epochs
-    if one.train_accuracy.high >= 0.9 or one.noisy or too_soon:
+    noisy = one.sure_wrong is not None and one.sure_wrong.low > DOUBTED
+    left_alone = noisy or one.epoch < SLOW * one.epochs or (one.earlier is None and not one.brief)
+    falling = one.train_since_last is None or one.train_since_last.high < 0
+    if one.train_accuracy.high >= 0.9 or (left_alone and (falling or not one.brief)):
         assert move.condition.strength >= START
     assert bool(move.because) == (move.condition.strength != START)
 
@@ -92,7 +95,7 @@ def test_who_will_have_learnt_by_the_end_is_held_back_as_before():
         assert (decide(learning, start()).condition.strength < START) == moved, then
     for unknown in (None, (10, Measured(0.7, math.nan))):
         assert decide(dataclasses.replace(UNLEARNT, earlier=unknown), start()).condition == start()
-    soon = dataclasses.replace(UNLEARNT, epoch=math.ceil(60 * PATIENT) - 1)
+    soon = dataclasses.replace(UNLEARNT, epoch=math.ceil(60 * SLOW) - 1)
     assert decide(soon, start()).condition == start()
 
 
@@ -145,20 +148,31 @@ def test_what_was_seen_is_treated(resumed):
         treatment.begin(progress, START, 20)
         if resumed:
             progress = Progress.from_json(progress.to_json())
-        found = treatment.treat(progress, 20, 0, seen, seen)
+        found = treatment.treat(progress, 20, 0, False, seen, seen)
         assert (found is not None) == moved and (progress.doctor["strength"] < START) == moved
         if found:
             assert "66.7 ±" in found.because and "since epoch 9" in found.because
 
 
+def test_a_brief_run_is_held_back_less_where_it_learns_no_more_or_a_third_is_over():
+    brief = look(0.70, 0.69, epoch=10)
+    assert decide(brief, start()).condition == start()
+    for moved in (
+        dataclasses.replace(brief, brief=True, train_since_last=Measured(0.0, 0.01)),
+        dataclasses.replace(brief, brief=True, epoch=round(60 * SLOW)),
+    ):
+        assert decide(moved, start()).condition.strength == pytest.approx(START - 0.2)
+        assert decide(dataclasses.replace(moved, brief=False), start()).condition == start()
+    falling = dataclasses.replace(brief, brief=True, train_since_last=Measured(-0.2, 0.1))
+    assert decide(falling, start()).condition == start()
+    assert "18 of 60 epochs are over" in decide(moved, start()).because
+
+
 def test_labels_that_contradict_sure_answers_are_not_to_be_learnt():
-    assert decide(dataclasses.replace(UNLEARNT, noisy=True), start()).condition == start()
-    few, many, rarely, often = (Measured(value, 0.05) for value in (0.12, 0.3, 0.2, 0.6))
-    for wrong, second, classes, labels in (
-        (many, rarely, 10, True), (many, often, 10, False), (few, rarely, 10, False),
-        (many, rarely, 2, True), (many, often, 2, True), (few, often, 2, False),
-    ):  # fmt: skip
-        assert may_be_labels(wrong, second, classes) == labels
+    for slow in (UNLEARNT, look(0.70, 0.69)):
+        for sure_wrong, moved in ((Measured(0.3, 0.05), False), (Measured(0.12, 0.05), True)):
+            doubted = dataclasses.replace(slow, sure_wrong=sure_wrong, brief=slow.earlier is None)
+            assert (decide(doubted, start()).condition != start()) == moved
 
 
 def test_where_labels_are_doubted_their_fit_moves_nothing():

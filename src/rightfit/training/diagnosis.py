@@ -216,12 +216,6 @@ def at_random(wrong: Measured, second: Measured, classes: int) -> bool:
     return classes >= 4 and wrong.low > DOUBTED and rarely < min(0.5, BY_CHANCE / (classes - 1))
 
 
-def may_be_labels(wrong: Measured, second: Measured, classes: int) -> bool:
-    """Are surely over a tenth of the surer answers `wrong` as they would be where labels are? Of two or three classes
-    the `second` answer does not tell, so whatever is wrong may be."""
-    return at_random(wrong, second, classes) if classes >= 4 else wrong.low > DOUBTED
-
-
 def _wrong_at_random(found: Evidence) -> str:
     """Why labels seem to be wrong at random, or ""."""
     wrong, second = found.sure_wrong, found.second_right

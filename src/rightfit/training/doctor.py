@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from rightfit.training.diagnosis import MISSED, Measured, nats, percent, points
+from rightfit.training.diagnosis import DOUBTED, MISSED, Measured, nats, percent, points
 
 # Of validation's share of wrong answers, training's: below it there is little left to learn but the images themselves,
 # above it they are not learnt either. One number, as its interval keeps strength from moving to and fro.
@@ -17,10 +17,11 @@ RANGE = 0.15  # of the looks, in which strength can cross its whole range
 FEWEST, LARGEST = 0.05, 0.35  # of a change of strength
 REST = 2  # looks without a change after one that turned back
 SETTLED = 0.25  # of the epochs at the end, in which nothing is changed
-PATIENT = 0.3  # of the epochs at the start, in which who learns slowly is left alone
+SLOW = 0.3  # of the epochs: who has not learnt by then is held back less, where there is reason to
+BRIEF = 1 / 2  # of the epochs that the recipe takes: in a run of fewer there is no time to learn slowly
 ANNEALED = (
     2 / 3
-)  # of the answers that are wrong before the learning rate falls to zero, those that are so afterwards
+)  # of the answers that are wrong, those that still are when the learning rate has fallen to zero
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Look:
     epochs: int
     train_accuracy: Measured
     val_accuracy: Measured
-    # Changes of the mean loss since strength last changed, from the losses of the same images:
-    train_since_move: Measured | None
-    val_since_move: Measured | None
-    earlier: tuple[int, Measured] | None  # an epoch since then, with its training accuracy
-    noisy: bool = False  # surer answers about validation images are wrong as they would be where labels are
+    # Changes of the mean loss, from the losses of the same images:
+    train_since_last: Measured | None  # training images since the look before
+    train_since_move: Measured | None  # training images since strength last changed
+    val_since_move: Measured | None  # validation images since then
+    earlier: tuple[int, Measured] | None = None  # an epoch since then, with its training accuracy
+    sure_wrong: Measured | None = None  # share of wrong answers in the surer half of validation's
+    brief: bool = False  # a run of far fewer epochs than the recipe takes
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,26 @@ def decide(look: Look, now: Condition) -> Move:
     beyond = _beyond_the_share(look)
     if beyond.high < 0 and gap.low > 0 and now.strength < now.ceiling:
         return Move(_moved(now, +1), f"{both}, a gap of {points(gap)}")
-    if beyond.low > 0 and now.strength > 0 and (why := _never_learnt(look)):
+    learnt = look.train_accuracy.high >= 1 - MISSED
+    if beyond.low > 0 and not learnt and now.strength > 0 and (why := _slow(look)):
         return Move(_moved(now, -1), f"{both}, and {why}")
     return Move(now, "")
 
 
-def _never_learnt(look: Look) -> str:
-    """Why training images will not be learnt as things are; "" where they may be, or where labels are in the way."""
-    learnt = look.train_accuracy.high >= 1 - MISSED
-    if look.earlier is None or look.epoch < PATIENT * look.epochs or look.noisy or learnt:
+def _slow(look: Look) -> str:
+    """Why training images will not be learnt as things are; "" where they may be, or where labels may be in the way.
+
+    The recipe's strength suits the recipe's epochs, over which a net learns slowly, and most of it when the learning
+    rate falls: what has not been learnt yet says little there, and what is learnt by heart early is not forgotten.
+    """
+    if look.brief and look.train_since_last is not None and look.train_since_last.high >= 0:
+        return "the loss of training images falls no more"
+    noisy = look.sure_wrong is not None and look.sure_wrong.low > DOUBTED
+    if noisy or look.epoch < SLOW * look.epochs:
+        return ""
+    if look.brief:
+        return f"{look.epoch} of {look.epochs} epochs are over"
+    if look.earlier is None:
         return ""
     wrong = _wrong_at_the_end(look.epoch, look.train_accuracy, look.epochs, *look.earlier)
     if not wrong > MISSED:

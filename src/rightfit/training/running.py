@@ -21,12 +21,13 @@ from rightfit.memory import words
 from rightfit.nets.layers import fused
 from rightfit.training import race, treatment
 from rightfit.training.backend_steps import make_step
+from rightfit.training.doctor import BRIEF
 from rightfit.training.interrupt import Interrupt
 from rightfit.training.judging import Judged, Validation, columns, is_kept, judged_on, remember
 from rightfit.training.optimizers import make_optimizer
 from rightfit.training.phases import Phase, Span, schedule_of, span_at, thawed
 from rightfit.training.probe import Probe, choose
-from rightfit.training.recipe import Decision
+from rightfit.training.recipe import Decision, Facts, default_epochs
 from rightfit.training.safety import Safety, highest
 from rightfit.training.schedule import averaging_decay
 from rightfit.training.signals import moved
@@ -175,7 +176,7 @@ class Training:
                     # In this order: a look may be broken off, and where labels are doubted no fit is treated.
                     decisions = [
                         *treatment.doubt(progress, epoch, train, val, stale, peak, look, agreed),
-                        treatment.treat(progress, epoch, span.first, train, val),
+                        treatment.treat(progress, epoch, span.first, self._is_brief(), train, val),
                     ]
         row["validation_seconds"] = round(time.monotonic() - judged, 3)
         if self.safety and self.safety.exploded(progress, row["loss"]):
@@ -305,6 +306,11 @@ class Training:
             self.judge.set_weights(self.progress.weights)
         every = Validation(plain.images, plain.rows, plain.targets[:], plain.groups)
         return self.judged(every), self.judged(self.validation).temperature if kept else None
+
+    def _is_brief(self) -> bool:
+        """Has it far fewer epochs than the recipe takes for so many images?"""
+        facts = Facts(len(self.plain.rows), (), self.label_mode, 0, pretrained=bool(self.progress.fitted))
+        return (self.settings.epochs or 0) < BRIEF * default_epochs(facts)[0]
 
     def shorten(self, row: dict[str, Any], settings_for: Callable[[int], TrainSettings]) -> None:
         """After the first epoch: what fits into the time limit becomes the whole schedule."""

@@ -14,7 +14,7 @@ from rightfit.data.loader import TrainLoader
 from rightfit.evaluation.intervals import half_width
 from rightfit.records import DOUBTS
 from rightfit.training import race
-from rightfit.training.diagnosis import MISSED, Measured, at_random, looks_of, may_be_labels, percent
+from rightfit.training.diagnosis import MISSED, Measured, at_random, looks_of, percent
 from rightfit.training.doctor import SETTLED, Condition, Look, decide, first_stride
 from rightfit.training.doubt import bootstrapped
 from rightfit.training.judging import Judged
@@ -50,9 +50,11 @@ def try_rates(
     return Decision("learning_rate", settings.learning_rate * found.factor, found.because, epoch=0)
 
 
-def treat(progress: Progress, epoch: int, first: int, train: Judged, val: Judged) -> Decision | None:
+def treat(
+    progress: Progress, epoch: int, first: int, brief: bool, train: Judged, val: Judged
+) -> Decision | None:
     """After a look at training and validation images: strength for the epochs to come, if it has to change. `first` is
-    where the schedule began.
+    where the schedule began; `brief`: of far fewer epochs than the recipe takes.
 
     Losses are taken at the temperature that suits validation images: a net that is held back more is less sure of
     itself, which is no fault of its answers.
@@ -65,19 +67,21 @@ def treat(progress: Progress, epoch: int, first: int, train: Judged, val: Judged
             return None
         return Measured(float((losses - before).mean()), half_width(losses - before, groups))
 
-    seen = surer_half(val)
     look = Look(
         epoch=epoch,
         epochs=progress.epochs,
         train_accuracy=Measured(train.result.accuracy, train.result.accuracy_half_width),
         val_accuracy=Measured(val.result.accuracy, val.result.accuracy_half_width),
+        train_since_last=since("train_last", train_losses, train.images.groups),
         train_since_move=since("train_moved", train_losses, train.images.groups),
         val_since_move=since("val_moved", val_losses, val.images.groups),
         earlier=_earlier(progress, epoch, first),
-        noisy=seen is not None and may_be_labels(*seen, val.logits.shape[1]),
+        sure_wrong=seen[0] if (seen := surer_half(val)) else None,
+        brief=brief,
     )
     now = Condition(**progress.doctor)
     move = decide(look, now)
+    progress.arrays["train_last"] = train_losses
     progress.doctor = asdict(move.condition)
     if not move.because:
         return None
