@@ -19,9 +19,7 @@ REST = 2  # looks without a change after one that turned back
 SETTLED = 0.25  # of the epochs at the end, in which nothing is changed
 SLOW = 0.3  # of the epochs: who has not learnt by then is held back less, where there is reason to
 BRIEF = 1 / 2  # of the epochs that the recipe takes: in a run of fewer there is no time to learn slowly
-ANNEALED = (
-    2 / 3
-)  # of the answers that are wrong, those that still are when the learning rate has fallen to zero
+ANNEALED = 2 / 3  # of wrong answers, those that still are when the learning rate has fallen; a rule of thumb
 
 
 @dataclass(frozen=True)
