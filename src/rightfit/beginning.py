@@ -131,7 +131,7 @@ def begin(
     _introduce(console, dataset, settings, parameters)
 
     job = Job(place, dataset, model, asked, settings, facts)
-    return fit(job, console, Checkpoints(place, console), elsewhere=team.train if team else None)
+    return fit(job, console, Checkpoints(place, console), team=team)
 
 
 def planned(

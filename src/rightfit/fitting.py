@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rightfit import reporting
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rightfit.team import Team
     from rightfit.training.checkpoints import Checkpoints
     from rightfit.training.recipe import Decision
     from rightfit.training.state import Progress, Saved
@@ -36,19 +35,19 @@ def fit(
     console: Console,
     checkpoints: Checkpoints,
     saved: Saved | None = None,
-    elsewhere: Callable[[Path, Console], None] | None = None,
+    team: Team | None = None,
 ) -> Run:
     """Train from the start, or on from `saved`, and write all that a finished run has; returns it.
 
-    `elsewhere` trains a run folder on from its newest checkpoint, in other processes: from the first one, which is
-    written here, to the last, from which the rest is done here.
+    A `team` trains on from the first checkpoint, which is written here, to the last, from which the rest is done here.
     A run that was stopped has the artefacts of the best epoch so far, if there is one. Raises DataError for
     an image of `cache` "none" that can no longer be read; where training stood is kept.
     """
     try:
-        return _fit(job, console, checkpoints, saved, elsewhere)
+        return _fit(job, console, checkpoints, saved, team)
     except DataError as error:
-        advice = f"put it back, and `rightfit resume {job.place}` goes on from where training stood"
+        again = team.again(job.place) if team else f"rightfit resume {job.place}"
+        advice = f"put it back, and `{again}` goes on from where training stood"
         raise DataError(f"{error}; {advice}") from error
 
 
@@ -57,7 +56,7 @@ def _fit(
     console: Console,
     checkpoints: Checkpoints,
     saved: Saved | None,
-    elsewhere: Callable[[Path, Console], None] | None,
+    team: Team | None,
 ) -> Run:
     from rightfit.saving import folder
 
@@ -69,10 +68,10 @@ def _fit(
     if saved is None or saved.changed:
         write_image_digests(job)
     started = time.monotonic()
-    until = (saved.progress.epoch if saved else 0) if elsewhere else None
+    until = (saved.progress.epoch if saved else 0) if team else None
     progress, chosen = trained(job, console, checkpoints, saved, record.or_later, until)
-    if elsewhere and not (progress.ended or progress.stopped):
-        elsewhere(place, console)
+    if team and not (progress.ended or progress.stopped):
+        team.train(place, console)
         saved = checkpoints.newest()
         if saved is None or not saved.progress.ended:
             raise RunError(

@@ -77,7 +77,7 @@ def go_on(
         progress.micro, saved.changed = micro_batch, True
     where = f"step {progress.step} of epoch {progress.epoch + 1}" if not progress.ended else "the end"
     console.say(f"going on with {place} from {where} ({saved.name})")
-    return fit(job, console, checkpoints, saved, team.train if team else None)
+    return fit(job, console, checkpoints, saved, team)
 
 
 def job_of(place: Path, saved: Saved) -> Job:

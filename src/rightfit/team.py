@@ -39,6 +39,10 @@ class Team:
     def __str__(self) -> str:
         return f"{self.most}" if self.fewest == self.most else f"{self.fewest}:{self.most}"
 
+    def again(self, place: Path) -> str:
+        """The command by which this team goes on with a run that was broken off."""
+        return f"rightfit resume {place} --workers {self} --ray {self.address}"
+
     def check(self, settings: TrainSettings, first_image: str) -> None:
         """UsageError for a run that cannot be shared."""
         self.check_backend(settings.backend)
@@ -80,10 +84,7 @@ class Team:
             with _told(place / "log.txt", console):
                 self._fit(place.resolve(), own)
         except KeyboardInterrupt:
-            console.say(
-                f"stopped; `rightfit resume {place} --workers {self} --ray {self.address}` goes on from the last "
-                "checkpoint"
-            )
+            console.say(f"stopped; `{self.again(place)}` goes on from the last checkpoint")
             raise
         finally:
             shutil.rmtree(own, ignore_errors=True)
@@ -142,8 +143,7 @@ class Team:
                 else "Ray gave up"
             )
             raise RightfitError(
-                f"{what}: {cluster.reason_of(error)}; "
-                f"`rightfit resume {place} --workers {self} --ray {self.address}` goes on from the last checkpoint"
+                f"{what}: {cluster.reason_of(error)}; `{self.again(place)}` goes on from the last checkpoint"
             ) from error
 
     def _check_room(self, console: Console) -> None:

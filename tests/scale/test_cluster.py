@@ -107,6 +107,27 @@ def test_two_workers_of_which_one_is_lost_end_as_one_that_was_alone_from_the_sta
     assert [row["epoch"] for row in rows(two / "history.csv")] == list("123456")
 
 
+def test_an_image_that_is_lost_on_a_worker_ends_in_one_error_that_says_how_to_go_on(
+    cluster, write_images, tmp_path
+):
+    photos, run = write_images(tmp_path / "photos", count=48, side=8), tmp_path / "run"
+
+    def lose():
+        while not rows(run / "history.csv"):
+            time.sleep(0.05)
+        (photos / "blue").rename(tmp_path / "away")
+
+    threading.Thread(target=lose, daemon=True).start()
+    code, said = rightfit(
+        "train", photos, *SETTINGS, "--cache", "none", "--epochs", "500", "--patience", "500", "--doctor", "off",
+        "--workers", "1", "--ray", cluster.address, "--output", run,
+    )  # fmt: skip
+    assert code == 3, said
+    again = f"`rightfit resume {run} --workers 1 --ray {cluster.address}`"
+    assert said.splitlines()[-1].endswith(f"put it back, and {again} goes on from where training stood")
+    assert list((run / "checkpoints").glob("step-*")) and not (run / "checkpoints" / "ray").exists()
+
+
 def test_a_search_that_is_killed_goes_on_and_one_whose_node_is_lost_takes_every_trial_to_its_end(
     cluster, images, tmp_path, process
 ):
