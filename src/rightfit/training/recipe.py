@@ -61,7 +61,7 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
     if values["batch_size"] > facts.images:
         values["batch_size"] = facts.images
         decisions.append(Decision("batch_size", facts.images, "no batch is larger than the training images"))
-    choose("epochs", *default_epochs(facts))
+    choose("epochs", *default_epochs(facts.images, facts.pretrained))
     batch, epochs = values["batch_size"], values["epochs"]
     an_epoch = -(-facts.images // batch)
     steps = epochs * an_epoch
@@ -69,16 +69,13 @@ def resolve(settings: TrainSettings, facts: Facts) -> tuple[TrainSettings, list[
         rate, decay = (0.01, 0.0005) if settings.optimizer == "sgd" else (0.0001, 0.05)
         choose("learning_rate", rate * batch / 128, "a tenth of a first training's: the weights were brought")
         choose("weight_decay", decay, "little, as the weights were brought")
-    elif settings.optimizer == "sgd":
-        choose("learning_rate", *default_rate(values["model"], batch, steps))
-        choose(
-            "weight_decay",
-            0.005,
-            "SGD: 0.0005 of L2 through a momentum of 0.9 (Zagoruyko and Komodakis 2016)",
-        )
     else:
-        choose("learning_rate", 0.001 * batch / 128, "AdamW: 0.001 per 128 images")
-        choose("weight_decay", 0.05, "AdamW: 0.05 (Loshchilov and Hutter 2019)")
+        choose("learning_rate", *default_rate(settings.optimizer, values["model"], batch, steps))
+        if settings.optimizer == "sgd":
+            source = "SGD: 0.0005 of L2 through a momentum of 0.9 (Zagoruyko and Komodakis 2016)"
+            choose("weight_decay", 0.005, source)
+        else:
+            choose("weight_decay", 0.05, "AdamW: 0.05 (Loshchilov and Hutter 2019)")
     warmup = min(max(min(5.0, epochs / 10), WARMUP / an_epoch), epochs / 2)
     choose(
         "warmup_epochs",
@@ -120,15 +117,16 @@ def default_batch_size(facts: Facts) -> tuple[int, str]:
     return min(size, facts.images), f"{facts.images:,} training images"
 
 
-def default_rate(model: str, batch: int, steps: int) -> tuple[float, str]:
-    """Of SGD, from scratch. ResNet-20 and nets as shallow want more where batches are small: Fashion-MNIST of 200 to
-    10,000 images gains a point over 0.1 per 128 at batches of 32 and 64; ResNet-50 and -56, and runs of a few dozen
-    `steps`, lose as much and more."""
+def default_rate(optimizer: str, model: str, batch: int, steps: int) -> tuple[float, str]:
+    """From scratch; AdamW's is a hundredth of SGD's. ResNet-20 and nets as shallow want more where batches are small:
+    Fashion-MNIST of 200 to 10,000 images gains a point over SGD's 0.1 per 128 at batches of 32 and 64, of 1,000 images
+    over 4 with AdamW; ResNet-50 and -56, and runs of a few dozen `steps`, lose as much and more."""
+    name, rate = ("SGD", 0.1) if optimizer == "sgd" else ("AdamW", 0.001)
     variant = VARIANTS.get(model)
     if variant and variant.stem == "cifar" and sum(variant.depths) <= SHALLOW and steps >= ENOUGH:
-        rate = 0.1 * min(1, batch / 32) * max(1, batch / 128)
-        return rate, "SGD: 0.1 for batches of 32 to 128, else in proportion (He et al. 2016, section 4.2)"
-    return 0.1 * batch / 128, "SGD: 0.1 per 128 images (He et al. 2016, Goyal et al. 2017)"
+        told = f"{name}: {rate:g} for batches of 32 to 128, else in proportion (He et al. 2016, section 4.2)"
+        return rate * min(1, batch / 32) * max(1, batch / 128), told
+    return rate * batch / 128, f"{name}: {rate:g} per 128 images (He et al. 2016, Goyal et al. 2017)"
 
 
 def default_doctor(settings: TrainSettings, facts: Facts) -> tuple[str, str]:
@@ -144,12 +142,13 @@ def default_doctor(settings: TrainSettings, facts: Facts) -> tuple[str, str]:
     return "act", "its fit is watched, and what was left open is moved where the numbers ask for it"
 
 
-def default_epochs(facts: Facts) -> tuple[int, str]:
-    if facts.pretrained:
-        epochs = int(np.clip(round(5_000 * facts.images**-0.7), 10, 50))
-        return epochs, f"{facts.images:,} training images and weights that were brought; 10 to 50"
-    epochs = int(np.clip(round(20_000 * facts.images**-0.7), 30, 150))
-    return epochs, f"{facts.images:,} training images; fewer images, more passes, 30 to 150"
+def default_epochs(images: int, pretrained: bool) -> tuple[int, str]:
+    """For so many training images."""
+    if pretrained:
+        epochs = int(np.clip(round(5_000 * images**-0.7), 10, 50))
+        return epochs, f"{images:,} training images and weights that were brought; 10 to 50"
+    epochs = int(np.clip(round(20_000 * images**-0.7), 30, 150))
+    return epochs, f"{images:,} training images; fewer images, more passes, 30 to 150"
 
 
 def sample_weights(

@@ -27,7 +27,7 @@ from rightfit.training.judging import Judged, Validation, columns, is_kept, judg
 from rightfit.training.optimizers import make_optimizer
 from rightfit.training.phases import Phase, Span, schedule_of, span_at, thawed
 from rightfit.training.probe import Probe, choose
-from rightfit.training.recipe import Decision, Facts, default_epochs
+from rightfit.training.recipe import Decision, default_epochs
 from rightfit.training.safety import Safety, highest
 from rightfit.training.schedule import averaging_decay
 from rightfit.training.signals import moved
@@ -309,8 +309,8 @@ class Training:
 
     def _is_brief(self) -> bool:
         """Has it far fewer epochs than the recipe takes for so many images?"""
-        facts = Facts(len(self.plain.rows), (), self.label_mode, 0, pretrained=bool(self.progress.fitted))
-        return (self.settings.epochs or 0) < BRIEF * default_epochs(facts)[0]
+        usual, _ = default_epochs(len(self.plain.rows), pretrained=bool(self.progress.fitted))
+        return (self.settings.epochs or 0) < BRIEF * usual
 
     def shorten(self, row: dict[str, Any], settings_for: Callable[[int], TrainSettings]) -> None:
         """After the first epoch: what fits into the time limit becomes the whole schedule."""
