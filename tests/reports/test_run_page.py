@@ -393,3 +393,15 @@ def test_a_browser_shows_it_without_an_error_a_request_or_a_missing_picture(tmp_
     path = tmp_path / "report.html"
     path.write_text(page(told(), language), encoding="utf-8")
     assert browsed(path) == 4
+
+
+@pytest.mark.parametrize(
+    "highest", [0.5, 0.64, 0.9]
+)  # of the second the numbers get longer while they are drawn
+def test_the_names_of_axes_are_inside_their_figure(highest):
+    epochs = np.arange(1.0, 108)
+    loss = plots.Line("validation", epochs, np.linspace(highest, 0.3, len(epochs)))
+    accuracy = plots.Line("validation", epochs, np.linspace(0.7, 1 - highest / 2, len(epochs)))
+    drawn = plots.learning_curves({"loss (nats)": [loss], "accuracy": [accuracy]}, "epoch", 98, {})
+    (baseline,) = re.findall(r'x="([\d.-]+)"[^>]*rotate\(-90[^>]*>loss \(nats\)<', drawn)
+    assert float(baseline) > 9, "a letter's height from the edge"
