@@ -395,10 +395,9 @@ def test_a_browser_shows_it_without_an_error_a_request_or_a_missing_picture(tmp_
     assert browsed(path) == 4
 
 
-@pytest.mark.parametrize(
-    "highest", [0.5, 0.64, 0.9]
-)  # of the second the numbers get longer while they are drawn
+@pytest.mark.parametrize("highest", [0.5, 0.64, 0.9])
 def test_the_names_of_axes_are_inside_their_figure(highest):
+    """From 0.64 down the numbers get longer while they are laid out."""
     epochs = np.arange(1.0, 108)
     loss = plots.Line("validation", epochs, np.linspace(highest, 0.3, len(epochs)))
     accuracy = plots.Line("validation", epochs, np.linspace(0.7, 1 - highest / 2, len(epochs)))

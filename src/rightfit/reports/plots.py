@@ -299,7 +299,7 @@ class _Drawn:
         with warnings.catch_warnings():
             # Names in other scripts: a browser has the letters that the font used for measuring lacks.
             warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-            # The room for numbers is that of the ticks before the layout, whose numbers may be shorter.
+            # Once before: room is made for the ticks as they are before the layout, whose numbers may be shorter.
             self.figure.draw_without_rendering()
             self.figure.savefig(
                 text, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
