@@ -17,9 +17,10 @@ RANGE = 0.15  # of the looks, in which strength can cross its whole range
 FEWEST, LARGEST = 0.05, 0.35  # of a change of strength
 REST = 2  # looks without a change after one that turned back
 SETTLED = 0.25  # of the epochs at the end, in which nothing is changed
+SETTLED_LONG = 0.15  # the same of a run that is not brief, where fewer are enough to learn something else
 SLOW = 0.3  # of the epochs: who has not learnt by then is held back less, where there is reason to
 BRIEF = 1 / 2  # of the epochs that the recipe takes: in a run of fewer there is no time to learn slowly
-ANNEALED = 2 / 3  # of wrong answers, those that still are when the learning rate has fallen; a rule of thumb
+ANNEALED = 2 / 3  # of wrong answers at the peak rate, those that still are when it has fallen; a rule of thumb
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def first_stride(looks: int) -> float:
 
 def decide(look: Look, now: Condition) -> Move:
     """The condition after the look, with the reason for a change of strength; without one, "" ."""
-    if look.epoch > (1 - SETTLED) * look.epochs or now.doubted:  # by labels that are wrong no fit can be told
+    settled = SETTLED if look.brief else SETTLED_LONG
+    if look.epoch > (1 - settled) * look.epochs or now.doubted:  # by labels that are wrong no fit can be told
         return Move(now, "")
     if now.rest:
         return Move(replace(now, rest=now.rest - 1), "")
@@ -113,13 +115,14 @@ def _slow(look: Look) -> str:
 def _wrong_at_the_end(epoch: int, accuracy: Measured, epochs: int, earlier: int, then: Measured) -> float:
     """An estimate of the share of training images that will be wrong after all `epochs`, by their `accuracy` after
     `epoch` and `then`, after an `earlier` one: a power of the epochs, less what both intervals leave open (more than
-    is, as both are of the same images), times what is left when the learning rate has fallen, by rule of thumb.
+    is, as both are of the same images), times what is left when what remains of the learning rate has fallen.
     """
     wrong = 1 - accuracy.value
     wrong_then = max(1 - then.value, wrong)
     exponent = math.log(epochs / epoch) / math.log(epoch / earlier)
     left_open = math.hypot((1 + exponent) * accuracy.half / wrong, exponent * then.half / wrong_then)
-    return ANNEALED * wrong * (wrong / wrong_then) ** exponent * math.exp(-left_open)
+    rate = (1 + math.cos(math.pi * epoch / epochs)) / 2  # of its peak
+    return ANNEALED**rate * wrong * (wrong / wrong_then) ** exponent * math.exp(-left_open)
 
 
 def _beyond_the_share(look: Look) -> Measured:
