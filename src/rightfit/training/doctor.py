@@ -20,7 +20,7 @@ SETTLED = 0.25  # of the epochs at the end, in which nothing is changed
 SETTLED_LONG = 0.15  # the same of a run that is not brief, where fewer are enough to learn something else
 SLOW = 0.3  # of the epochs: who has not learnt by then is held back less, where there is reason to
 BRIEF = 1 / 2  # of the epochs that the recipe takes: in a run of fewer there is no time to learn slowly
-ANNEALED = 2 / 3  # of wrong answers at the peak rate, those that still are when it has fallen; a rule of thumb
+ANNEALED = 2 / 3  # of wrong answers at the peak rate, those that still are at none; a rule of thumb
 
 
 @dataclass(frozen=True)
