@@ -80,6 +80,13 @@ def test_what_kept_a_net_from_learning_is_said():
     )
 
 
+def test_validation_images_are_asked_for_where_they_would_narrow_the_gap():
+    """Of 1,000 validation images 0.08 of accuracy either way: (0.08 / 0.0490)² times as many leave 0.05 in all."""
+    assert "about 2,667 validation images would" in diagnose(evidence(val=(0.9, 0.08))).sentence
+    few = diagnose(evidence(train=(0.95, 0.05), val=(0.94, 0.001)))
+    assert few.word == "can't tell" and "only more training and validation images" in few.sentence
+
+
 def test_every_word_has_its_sentence_on_the_page():
     for language in LANGUAGES:
         page = Words(language)

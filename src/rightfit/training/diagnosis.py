@@ -183,12 +183,14 @@ def diagnose(found: Evidence) -> Diagnosis:
     if not gap.half <= WIDE:
         left = WIDE**2 - found.train_accuracy.half**2  # for validation's part of it
         enough = (
-            f"about {math.ceil(found.images * found.val_accuracy.half**2 / left):,}" if left > 0 else "more"
+            f"about {math.ceil(found.images * found.val_accuracy.half**2 / left):,} validation images would narrow it "
+            "enough (--split)"
+            if left > 0
+            else "only more training and validation images would narrow it enough"
         )
         return Diagnosis(
             "can't tell",
-            f"{both}: {between}, over {100 * WIDE:.0f} points either way, which is too wide to say; {enough} "
-            "validation images would narrow it enough (--split)",
+            f"{both}: {between}, over {100 * WIDE:.0f} points either way, which is too wide to say; {enough}",
         )
     return Diagnosis("right fit", f"{both}: {between}")
 

@@ -16,8 +16,8 @@ SHARE = 1 / 2
 RANGE = 0.15  # of the looks, in which strength can cross its whole range
 FEWEST, LARGEST = 0.05, 0.35  # of a change of strength
 REST = 2  # looks without a change after one that turned back
-SETTLED = 0.25  # of the epochs at the end, in which nothing is changed
-SETTLED_LONG = 0.15  # the same of a run that is not brief, where fewer are enough to learn something else
+SETTLED = 0.25  # of a brief run's epochs at the end, in which strength stays; of any run's, no first doubts
+SETTLED_LONG = 0.15  # of another run's, where fewer are enough to learn something else
 SLOW = 0.3  # of the epochs: who has not learnt by then is held back less, where there is reason to
 BRIEF = 1 / 2  # of the epochs that the recipe takes: in a run of fewer there is no time to learn slowly
 ANNEALED = 2 / 3  # of wrong answers at the peak rate, those that still are at none; a rule of thumb
@@ -31,13 +31,13 @@ class Look:
     epochs: int
     train_accuracy: Measured
     val_accuracy: Measured
-    # Changes of the mean loss, from the losses of the same images:
+    # Changes of the mean loss in nats, from the losses of the same images:
     train_since_last: Measured | None  # training images since the look before
     train_since_move: Measured | None  # training images since strength last changed
     val_since_move: Measured | None  # validation images since then
     earlier: tuple[int, Measured] | None = None  # an epoch since then, with its training accuracy
     sure_wrong: Measured | None = None  # share of wrong answers in the surer half of validation's
-    brief: bool = False  # a run of far fewer epochs than the recipe takes
+    brief: bool = False  # a run of less than BRIEF of the epochs that the recipe takes
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,11 @@ def decide(look: Look, now: Condition) -> Move:
         return Move(now, "")
     if now.rest:
         return Move(replace(now, rest=now.rest - 1), "")
-    if now.last > 0 and _harmed(look):
-        assert look.train_since_move is not None and look.val_since_move is not None
+    if now.last > 0 and (rises := _harm(look)):
         back = round(max(0.0, now.strength - now.last), 4)
         because = (
-            f"since it was raised, the loss of training images rose by {nats(look.train_since_move)} and that of "
-            f"validation images by {nats(look.val_since_move)}: undone"
+            f"since it was raised, the loss of training images rose by {nats(rises[0])} and that of validation images "
+            f"by {nats(rises[1])}: undone"
         )
         return Move(replace(now, strength=back, ceiling=back, last=0.0, rest=REST), because)
     gap = look.train_accuracy - look.val_accuracy
@@ -132,10 +131,10 @@ def _beyond_the_share(look: Look) -> Measured:
     return Measured(value, math.hypot(train.half, SHARE * val.half))
 
 
-def _harmed(look: Look) -> bool:
-    """Did both losses surely rise since strength was raised? Memorising lowers one of them."""
-    since = (look.train_since_move, look.val_since_move)
-    return all(change is not None and change.low > 0 for change in since)
+def _harm(look: Look) -> tuple[Measured, Measured] | None:
+    """How far both losses rose since strength was raised, where they surely did. Memorising lowers one of them."""
+    train, val = look.train_since_move, look.val_since_move
+    return (train, val) if train and val and train.low > 0 and val.low > 0 else None
 
 
 def _moved(now: Condition, sign: int) -> Condition:

@@ -308,7 +308,7 @@ class Training:
         return self.judged(every), self.judged(self.validation).temperature if kept else None
 
     def _is_brief(self) -> bool:
-        """Has it far fewer epochs than the recipe takes for so many images?"""
+        """Has it less than `BRIEF` of the epochs that the recipe takes for so many images?"""
         usual, _ = default_epochs(len(self.plain.rows), pretrained=bool(self.progress.fitted))
         return (self.settings.epochs or 0) < BRIEF * usual
 

@@ -38,8 +38,8 @@ def begin(progress: Progress, strength: float, looks: int) -> None:
 def try_rates(
     progress: Progress, step: Step, loader: TrainLoader, settings: TrainSettings, check: Callable[[], None]
 ) -> Decision | None:
-    """Before the first step: the learning rate that learns fastest, the one that was set unless another surely does.
-    None where the run is too short for a race."""
+    """Before the first step: the learning rate that was set, or a higher one that surely learns faster. None where the
+    run is too short for a race; whatever `check` raises ends it."""
     steps = race.length(progress.epochs * loader.steps)
     assert settings.learning_rate
     found = race.race(step, loader, settings.learning_rate, steps, check) if steps else None
@@ -54,7 +54,7 @@ def treat(
     progress: Progress, epoch: int, first: int, brief: bool, train: Judged, val: Judged
 ) -> Decision | None:
     """After a look at training and validation images: strength for the epochs to come, if it has to change. `first` is
-    where the schedule began; `brief`: of far fewer epochs than the recipe takes.
+    where the schedule began; `brief`: of less than `BRIEF` of the epochs that the recipe takes.
 
     Losses are taken at the temperature that suits validation images: a net that is held back more is less sure of
     itself, which is no fault of its answers.
@@ -92,7 +92,7 @@ def treat(
 
 def _earlier(progress: Progress, epoch: int, first: int) -> tuple[int, Measured] | None:
     """The last look up to the middle of the epochs so far; the first one since the schedule began anew (`first`), or
-    strength changed, where that was later."""
+    strength changed, where that was later. None where there is none yet."""
     since = max(first + 1, progress.doctor["changed"])
     looks = [look for look in looks_of(progress.history) if since <= look[0] < epoch]
     return next((look for look in reversed(looks) if 2 * look[0] <= epoch), looks[0] if looks else None)
@@ -114,8 +114,8 @@ def doubt(
     answers are those of the weights that are kept, and the last descent begins there; `peak` is the schedule's rate.
 
     `all_of(kept)` says of all training images what the weights of now, or those that are kept, do, and the temperature
-    that suits the kept ones; nothing is changed before it has returned. `agreed` is what the first of several workers
-    says.
+    that suits the kept ones; it may raise, as a look may be broken off, and nothing is changed before it has returned.
+    `agreed` is what the first of several workers says.
     """
     before, epochs = progress.doctor["doubted"], progress.epochs
     due = before + AGAIN * epochs if before else SOONEST * epochs
@@ -148,7 +148,7 @@ def doubt(
 def last_descent(progress: Progress, epoch: int, peak: float) -> Decision | None:
     """When patience has run out after `epoch`, or wrong labels are being learnt: back to the weights that are kept, and
     from the rate at which they were reached down to zero; `peak` is the schedule's. None where that was done already,
-    or the rate was nearly zero anyway."""
+    the rate was nearly zero anyway, no weights are kept or no epoch is left."""
     share = _share(progress, epoch, peak)
     if not share:
         return None
