@@ -8,9 +8,9 @@
 Both searches see the same images and the same ranges, which are bad on purpose: learning rates over four and a half
 decades. Random search trains 64 trials to their ends. Of rightfit's, with 48 trials at most, which take about a
 third of those steps, it is counted how many it took to a trial whose selection loss is as low as the best of the 64,
-the steps of its range test and of its default recipe among them. Then what each search would tell is held against the
-sealed test, which this script alone opens: rightfit's figure of the reporting half, and the selection loss of the best
-of the 64, which chose it.
+the steps of its default recipe among them. Then what each search would tell is held against the sealed test, which
+this script alone opens: rightfit's figure of the reporting half, and the selection loss of the best of the 64, which
+chose it. Losses are at the temperature that suits the selection half.
 
 Each line of the results is one random trial, or one whole search of rightfit's; it can be stopped and started again.
 """
@@ -193,8 +193,9 @@ def trained(own: Trials, chosen: dict[str, Any]) -> tuple[dict[str, Any], int]:
     assert own.base.epochs
     asked = own.settings_of(chosen, 0, own.base.epochs).model_copy(update=IN_A_TRIAL)
     progress, job, steps = own.train(asked, "to-the-end", None)
-    rows = {"selection": own.selection, "test": own.dataset.table.rows("test")}
-    return {of: figures_of(job, progress, at) for of, at in rows.items()}, progress.epoch * steps
+    parts = own.selection, own.dataset.table.rows("test")
+    selection, test = figures_of(job, progress, *parts, calibrated=True)
+    return {"selection": selection, "test": test}, progress.epoch * steps
 
 
 def tables(rows: list[dict[str, Any]]) -> str:

@@ -47,8 +47,12 @@ def trained_aside(job: Job, until: int | None = None, console: Console | None = 
     return progress
 
 
-def figures_of(job: Job, progress: Progress, rows: Any) -> dict[str, float]:
-    """Accuracy and loss of the table's `rows` (N,) by the weights that were kept, with half their 95 % intervals."""
+def figures_of(job: Job, progress: Progress, *parts: Any, calibrated: bool = False) -> list[dict[str, float]]:
+    """Of each of the `parts`, rows (N,) of the table: accuracy and loss by the weights that were kept, with half their
+    95 % intervals; `calibrated`, at the temperature that suits the first part."""
+    import numpy as np
+
+    from rightfit.evaluation.calibration import fitted_temperature
     from rightfit.evaluation.infer import all_logits, plain_graph
     from rightfit.evaluation.intervals import half_width
     from rightfit.evaluation.metrics import image_losses, quick
@@ -57,15 +61,22 @@ def figures_of(job: Job, progress: Progress, rows: Any) -> dict[str, float]:
     judge = plain_graph(fused(job.model))
     judge.set_weights(progress.weights)
     dataset, mode = job.dataset, job.dataset.table.label_mode
-    targets, groups = dataset.targets(rows), dataset.groups(rows)
-    logits = all_logits(judge, dataset.images, dataset.image_rows[rows], 64)
-    result = quick(logits, targets, mode, groups)
-    return {
-        "accuracy": result.accuracy,
-        "accuracy_half": result.accuracy_half_width,
-        "loss": result.loss,
-        "loss_half": half_width(image_losses(logits, targets, mode), groups),
-    }
+    temperature, found = 0.0, []
+    for rows in parts:
+        targets, groups = dataset.targets(rows), dataset.groups(rows)
+        logits = all_logits(judge, dataset.images, dataset.image_rows[rows], 64)
+        temperature = temperature or (fitted_temperature(logits, targets, mode) if calibrated else 1.0)
+        result = quick(logits / np.float32(temperature), targets, mode, groups)
+        losses = image_losses(logits / np.float32(temperature), targets, mode)
+        found.append(
+            {
+                "accuracy": result.accuracy,
+                "accuracy_half": result.accuracy_half_width,
+                "loss": result.loss,
+                "loss_half": half_width(losses, groups),
+            }
+        )
+    return found
 
 
 def free() -> None:

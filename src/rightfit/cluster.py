@@ -50,9 +50,9 @@ PASSED_ON = ("RIGHTFIT_CACHE", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACH
 
 @contextmanager
 def connected(address: str, console: Console) -> Iterator[None]:
-    """To the cluster at `address`: "auto" is one that runs on this machine or at RAY_ADDRESS, else as "local", one of
-    this machine's own that ends with the body; else host:port or ray://host:port. One that this process is connected to
-    already serves, and stays. UsageError where Ray is not installed, or no cluster answers."""
+    """To the cluster at `address`: "auto" is the one at RAY_ADDRESS if that is set, or one that runs on this machine,
+    else as "local", one of this machine's own that ends with the body; else host:port or ray://host:port. One that this
+    process is connected to already serves, and stays. UsageError where Ray is not installed, or no cluster answers."""
     check_installed()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -139,7 +139,9 @@ def _answers(address: str) -> bool:
             timeout=PATIENCE,
         )
     except subprocess.TimeoutExpired:
-        raise _unreachable(address, f"no answer within {PATIENCE:.0f} s") from None
+        # Ray looks for a process of its own here, too, which a machine that never joined has not.
+        joins = f"`ray start --address {address}` makes this machine one of its nodes"
+        raise _unreachable(address, f"no answer within {PATIENCE:.0f} s; {joins}") from None
     if asked.returncode == 0:
         return True
     if any(word in asked.stderr for word in REFUSED):
@@ -232,6 +234,12 @@ def room(most_cpus: int) -> Room:
     cpus = _cpus(nodes)
     each = min(most_cpus, *cpus)
     return Room(sum(count // each for count in cpus), each, 0)
+
+
+def places(cpus: int, gpus: int) -> int:
+    """How many workers of this size the cluster holds now."""
+    needs = {name: need for name, need in (("CPU", cpus), ("GPU", gpus)) if need}
+    return sum(int(min(node.get(name, 0) // need for name, need in needs.items())) for node in _nodes())
 
 
 @contextmanager

@@ -75,7 +75,8 @@ def _fit(
         saved = checkpoints.newest()
         if saved is None or not saved.progress.ended:
             raise RunError(
-                f"{place}: the workers ended, and their last checkpoint is not here; is the disk shared?"
+                f"{place}: the workers ended, and their last checkpoint is not here; is the disk full (see log.txt) "
+                "or not shared?"
             )
         progress, chosen = trained(job, console, checkpoints, saved, record.or_later)
     gc.collect()  # the net that was trained is a cycle; the one that was saved is about to be loaded

@@ -191,7 +191,7 @@ def _accuracy(
     part = dataclasses.replace(dataset, table=dataset.table.with_splits(splits.astype(str)))
     job = job_aside(place, part, asked, str(asked.backend), asked.precision)
     try:
-        return float(figures_of(job, trained_aside(job, console=console), held_out)["accuracy"])
+        return float(figures_of(job, trained_aside(job, console=console), held_out)[0]["accuracy"])
     finally:
         free()
 

@@ -23,6 +23,7 @@ from rightfit.tuning.halving import Task
 CPUS = 4  # of a trial, where nodes have them: small nets do not use more
 LOST = 8  # times that a trial is begun again elsewhere, from its checkpoint, before it counts as failed
 PATIENCE = 60  # seconds for trials to save where they stand
+LOOK = 60  # seconds between looks at whether the cluster holds a trial still
 NOTE, ENDED = "at-work.json", 3  # what is at work here; ends in one of these, after which a way out is named
 
 
@@ -90,12 +91,14 @@ class _Sent:
 class Nodes:
     """Of the cluster that this process is connected to; a trial whose node is lost is trained on another one."""
 
-    def __init__(self, place: Path, backend: str) -> None:
+    def __init__(self, place: Path, backend: str, console: Console) -> None:
         import ray
 
         cluster.refuse_unshared(place)
-        room = cluster.room(CPUS)
-        self.place = str(place.resolve())
+        self.room = room = cluster.room(CPUS)
+        self.place, self.console, self._waits = str(place.resolve()), console, False
+        each = f"{counted(room.gpus, 'GPU')} and " if room.gpus else ""
+        console.say(f"a trial has {each}{counted(room.cpus, 'processor')}")
         variables = cluster.environment(KERAS_BACKEND=backend, **cluster.threads(room.cpus))
         # Ray's own tries have no end where its memory monitor ends a process (task_oom_retries).
         self._call = ray.remote(
@@ -105,7 +108,10 @@ class Nodes:
 
     @property
     def count(self) -> int:
-        return cluster.room(CPUS).workers  # now: a cluster grows and shrinks
+        return max(1, self._held())  # where there is no room, one waits for it
+
+    def _held(self) -> int:
+        return cluster.places(self.room.cpus, self.room.gpus)  # now: a cluster grows and shrinks
 
     def begin(self, task: Task, chosen: dict[str, Any], last: int) -> None:
         self._send(_Sent(("attempt", task, chosen, last), task))
@@ -136,19 +142,27 @@ class Nodes:
             raise Interrupted(f"stopped {when}") from None
 
     def _first(self) -> tuple[_Sent, dict[str, Any]] | None:
-        """What is done first; None where it was lost, and sent again."""
+        """What is done first; None where it was lost, and sent again, or nothing is done yet."""
         import ray
 
         lost = (
             ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError,
             ray.exceptions.ObjectLostError, ray.exceptions.LocalRayletDiedError,
         )  # fmt: skip
-        done, _ = ray.wait(list(self._going), num_returns=1)
+        done, _ = ray.wait(list(self._going), num_returns=1, timeout=LOOK)
+        waited, self._waits = self._waits, not done and not self._held()
+        if self._waits and not waited:
+            self.console.say(
+                "no node of the cluster has room for a trial; the search waits for one, or for Ctrl-C"
+            )
+        if not done:
+            return None
         try:
             found: dict[str, Any] = ray.get(done[0])
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except lost as error:
+        except (ray.exceptions.RayTaskError, *lost) as error:
+            # A node that goes sends its processes SIGTERM first; this process is told of its own by KeyboardInterrupt.
+            if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, Interrupted):
+                raise error.cause from None
             sent = self._going.pop(done[0])
             sent.lost += 1
             if sent.lost <= LOST:

@@ -20,13 +20,13 @@ from rightfit.aside import Interrupted
 from rightfit.beginning import Prepared
 from rightfit.config import parse_seconds
 from rightfit.console import Console
-from rightfit.errors import DataError, RunError, UsageError, WriteError
+from rightfit.errors import DataError, RightfitError, RunError, UsageError
 from rightfit.places import Here, Nodes
 from rightfit.provenance import digest_of_file
 from rightfit.records import SEARCHED
 from rightfit.run import Run
-from rightfit.study import Study
-from rightfit.trials import FOLDER, JOURNAL, Trials, parts_of
+from rightfit.study import OTHERS, Study
+from rightfit.trials import FOLDER, JOURNAL, Trials, parts_of, refuse_other_weights
 
 if TYPE_CHECKING:
     from rightfit.tuning.space import Space
@@ -62,6 +62,7 @@ def tune(
 ) -> Run:
     """Search, on the cluster at `ray` if there is one, choose, and train a run with what was chosen; `place` is a
     search's that is locked already. Image `sizes` are tuned where there are several and no `knobs`."""
+    from rightfit.nets.pretrained import SMALLEST
     from rightfit.saving import folder
     from rightfit.tuning import journal, space
 
@@ -69,6 +70,8 @@ def tune(
     parts_of(dataset, asked.seed)  # or there are too few images
     _, base, facts, _ = beginning.planned(dataset, asked, Console(quiet=True))
     assert base.epochs
+    if facts.pretrained:  # below that size nothing is borrowed
+        sizes = [size for size in sizes if int(size) >= SMALLEST]
     if knobs is None:
         knobs = space.default_space(base, asked, facts.images, facts.pretrained, sizes)
     if not knobs:
@@ -93,12 +96,15 @@ def tune(
             space=[dataclasses.asdict(knob) for knob in knobs],
             **dataclasses.asdict(ends),
             images=dataset.images.fingerprint,
+            pretrained=facts.pretrained,
         )
+    else:
+        refuse_other_weights(journal.read(place / FOLDER / JOURNAL).begun, facts)
     seconds = parse_seconds(ends.time_limit) if ends.time_limit else None
     own = Trials(place, prepared, base, facts)
     if ray is not None:
         held.enter_context(cluster.connected(ray, console))
-    places = Here(own, console) if ray is None else Nodes(place, prepared.backend)
+    places = Here(own, console) if ray is None else Nodes(place, prepared.backend, console)
     study = Study(own, knobs, ends.trials, seconds, console, places)
     again = f"rightfit resume {place}" + (f" --ray {ray}" if ray else "")
     try:
@@ -106,7 +112,7 @@ def tune(
     except Interrupted as stopped:
         console.say(f"{stopped}; `{again}` goes on with the search")
         return Run(place, unfinished=True)
-    except (DataError, WriteError):
+    except RightfitError:
         console.say(f"the search stops; once that is mended, `{again}` goes on")
         raise
     return _ended(study, held)
@@ -128,12 +134,13 @@ def go_on(
     from rightfit.tuning.space import Knob
 
     path = place / FOLDER / JOURNAL
+    if "asked" not in journal.read(path).begun:
+        raise RunError(f"{place}: its journal says nothing of how the search was begun; begin another one")
     if ends != Ends(None, None):
+        ends.check()
         journal.write(path, "ends", **dataclasses.asdict(ends))
     record = journal.read(path)
     begun = record.begun
-    if not begun:
-        raise RunError(f"{place}: its journal says nothing of how the search was begun; begin another one")
     folder.remove_half_written(place / FOLDER)
     console.say(f"{place}: a search goes on, {len(record.trials):,} of its trials begun")
     prepared = beginning.prepared_again(place, begun, data, micro_batch, console)
@@ -160,9 +167,9 @@ def _ended(study: Study, held: ExitStack) -> Run:
 
     choice = choose(study.trials, study.levels)
     if choice is None:
-        why = next((t.failed for t in study.trials if t.failed), "")
+        why = study.trials[0].failed
         raise RunError(
-            f"{study.own.place}: no trial was trained to its end; the default recipe failed: {why}"
+            f"{study.own.place}: no trial was trained to its end; the default recipe failed: {why}; {OTHERS}"
         )
     trial = study.trials[choice.trial]
     reported = list(trial.reported.values())

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rightfit.aside import Interrupted
 from rightfit.console import Console, duration
 from rightfit.errors import RunError
 from rightfit.places import Places
@@ -23,6 +24,7 @@ TRAININGS = 16  # to the end that are to fit into the time
 SEARCH = 0.5  # of the time; the rest is for more seeds of the finalists and the run at the end
 RANGE_WORTH = 10  # range tests that a training's steps must hold, at least
 FAILURES = 3  # in a row end a search: what is wrong is not the settings
+OTHERS = "--learning-rate, --batch-size or --micro-batch change the recipe"
 
 
 @dataclass
@@ -39,8 +41,7 @@ class Study:
     def __post_init__(self) -> None:
         self.journal = self.own.place / FOLDER / JOURNAL
         self._read()
-        self._began, self._before = time.monotonic(), self.record.seconds
-        self._failures = 0  # in a row
+        self._began, self._before = time.monotonic(), self.record.used
 
     def _read(self) -> None:
         from rightfit.tuning import halving, journal
@@ -52,7 +53,14 @@ class Study:
 
     def run(self) -> None:
         """Until the trials asked for are done with, or the search's share of the time is used; then more seeds of the
-        finalists."""
+        finalists. Interrupted; RunError where nothing can be trained."""
+        try:
+            self._run()
+        except Interrupted:
+            self._write("stopped")
+            raise
+
+    def _run(self) -> None:
         from rightfit.tuning import halving
 
         self._fit_epochs()
@@ -95,32 +103,28 @@ class Study:
             self._done(task, found)
 
     def _fit_epochs(self) -> None:
-        """So few epochs that several trainings fit into the time, by one epoch of the default recipe; once."""
-        from rightfit.tuning import journal
-
+        """So few epochs that several trainings fit into the time, by one epoch of the default recipe; before the first
+        trial, and once."""
         asked, base = self.own.asked, self.own.base
-        if self.seconds is None or asked.epochs is not None or self.record.epochs:
+        if self.seconds is None or asked.epochs is not None or self.record.epochs or self.trials:
             return
-        from rightfit.training.speed import epochs_that_fit
+        from rightfit.training.speed import seconds_of_an_epoch
 
         assert base.epochs
         found, seconds = self.places.ask("pace"), self.seconds * self.places.count
         if "failed" in found:
-            raise RunError(f"the first epoch of the default recipe failed: {found['failed']}")
-        fit = epochs_that_fit(found["row"], seconds / TRAININGS) if found.get("row") else base.epochs
-        epochs = min(base.epochs, fit)
-        journal.write(self.journal, "epochs", epochs=epochs, seconds=found["seconds"])
+            raise RunError(f"the first epoch of the default recipe failed: {found['failed']}; {OTHERS}")
+        each = seconds_of_an_epoch(found["row"]) if found.get("row") else 0.0
+        epochs = max(1, int(min(base.epochs, seconds / TRAININGS / each if each else base.epochs)))
+        self._write("epochs", epochs=epochs, seconds=found["seconds"])
         if epochs < base.epochs:
             self.console.say(
                 f"{epochs} epochs a training in place of {base.epochs}, as {TRAININGS} are to fit into "
                 f"{duration(seconds)}; --epochs asks for others"
             )
-        self._read()
 
     def _test_the_range(self) -> None:
         """Which learning rate a range test suggests, where it costs little beside one training; once."""
-        from rightfit.tuning import journal
-
         base, facts, trials = self.own.base, self.own.facts, self.record.trials
         tuned = any(knob.name == "learning_rate" for knob in self.space)
         if not tuned or facts.pretrained or self.record.range_test:
@@ -131,8 +135,7 @@ class Study:
         if self.levels[-1] * -(-facts.images // base.batch_size) < RANGE_WORTH * RANGE_STEPS:
             return
         found = self.places.ask("range_test")
-        journal.write(self.journal, "range_test", **found)
-        self._read()
+        self._write("range_test", **found)
         if "failed" in found:
             told = f"failed: {found['failed']}"
         elif found["suggested"]:
@@ -142,32 +145,26 @@ class Study:
         self.console.say(f"range test of the learning rate: {told}")
 
     def _begin(self, task: Task) -> None:
-        from rightfit.tuning import journal
-
         if task.trial == len(self.trials):
-            chosen = self._next()
-            journal.write(self.journal, "trial", trial=task.trial, chosen=chosen)
-            self.trials.append(journal.Trial(task.trial, chosen))
+            self._write("trial", trial=task.trial, chosen=self._next())
         self.places.begin(task, self.trials[task.trial].chosen, self.levels[-1])
 
     def _done(self, task: Task, found: dict[str, Any]) -> None:
-        from rightfit.tuning import journal
-
         line = {"trial": task.trial, "seed": task.seed}
         if why := found.pop("failed", ""):
-            journal.write(self.journal, "failed", **line, why=why, seconds=found["seconds"])
+            self._write("failed", **line, why=why, seconds=found["seconds"])
             self.own.forget(task.trial, task.seed)
-            self._read()
-            self.console.say(f"trial {task.trial} failed and is left out: {why}")
-            self._failures += 1
-            if self._failures >= FAILURES:
-                raise RunError(f"the last {FAILURES} trials failed, the last one as follows: {why}") from None
+            seed = f", training {task.seed + 1}," if task.seed else ""
+            self.console.say(f"trial {task.trial}{seed} failed and is left out: {why}")
+            if self.record.failures >= FAILURES:
+                raise RunError(
+                    f"the last {FAILURES} trials failed, the last one as follows: {why}; {OTHERS}, "
+                    "another --space what is tried"
+                )
             return
-        self._failures = 0
-        journal.write(self.journal, "rung", **line, epochs=task.epochs, **found)
+        self._write("rung", **line, epochs=task.epochs, **found)
         if task.epochs == self.levels[-1]:
             self.own.forget(task.trial, task.seed)
-        self._read()
         self._say(task, found["loss"])
 
     def _next(self) -> dict[str, Any]:
@@ -206,7 +203,11 @@ class Study:
         )
 
     def _used(self) -> float:
-        """Seconds that the search took: by what its trials took; where there are several at once, by the clock."""
-        if self.places.count == 1:
-            return self.record.seconds
-        return self._before / self.places.count + time.monotonic() - self._began
+        """Seconds that the search has been at work, by the clock."""
+        return self._before + time.monotonic() - self._began
+
+    def _write(self, event: str, **values: Any) -> None:
+        from rightfit.tuning import journal
+
+        journal.write(self.journal, event, **values, used=round(self._used(), 1))
+        self._read()

@@ -8,8 +8,10 @@ they go on from the run's newest checkpoint. What a worker does is handed in (`w
 from __future__ import annotations
 
 import math
+import platform
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from pathlib import Path
 
 from rightfit import cluster, errors
 from rightfit.config import TrainSettings
-from rightfit.console import Console
+from rightfit.console import Console, counted
 from rightfit.errors import RightfitError, UsageError
 
 FAILURES = 8  # starts after workers were lost; with each, training goes on from the last checkpoint
@@ -25,6 +27,8 @@ WAITS = 30  # times that Ray waits a minute for workers to begin
 OWN = "ray"  # folder beside the checkpoints, for what Ray writes down
 REFUSAL = "refusal.json"  # in it: an error of a worker that no other start would mend
 EVERY = 0.3  # seconds between looks at the run's log
+ROOM = 30.0  # seconds between looks at whether the cluster holds the workers still
+LARGER = 8  # times the batch that was meant, at most, for one that every number of workers divides
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,15 @@ class Team:
 
     def batch_for(self, size: int, most: int | None = None) -> int:
         """The least batch of `size` images or more that each number of workers can deal out evenly; the largest that is
-        no larger than `most`, where that one would be."""
+        no larger than `most`, where that one would be. UsageError where such batches are absurdly large."""
         each = math.lcm(*range(self.fewest, self.most + 1))
+        if each > (most or math.inf) or (self.fewest < self.most and each > LARGER * size):
+            raise UsageError(
+                f"--workers {self}: a batch that can be dealt out evenly to each number of workers has {each:,} images "
+                f"at least; ask for fewer numbers, such as {self.most}"
+            )
         found = -(-size // each) * each
-        return found if most is None or found <= most else max(each, most // each * each)
+        return found if most is None or found <= most else most // each * each
 
     @contextmanager
     def connected(self, console: Console) -> Iterator[None]:
@@ -82,22 +91,24 @@ class Team:
         try:
             cluster.refuse_unshared(place)
             with _told(place / "log.txt", console):
-                self._fit(place.resolve(), own)
+                self._fit(place.resolve(), own, console)
         except KeyboardInterrupt:
             console.say(f"stopped; `{self.again(place)}` goes on from the last checkpoint")
             raise
         finally:
             shutil.rmtree(own, ignore_errors=True)
 
-    def _fit(self, place: Path, own: Path) -> None:
+    def _fit(self, place: Path, own: Path, console: Console) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
         from ray.train.v2.jax import JaxConfig, JaxTrainer
 
         share = cluster.share(self.most)
-        platform = "cuda" if share.gpus else "cpu"
+        each = f"{counted(share.gpus, 'GPU')} and " if share.gpus else ""
+        console.say(f"{self} workers with {each}{counted(share.cpus, 'processor')} each")
+        kind = "cuda" if share.gpus else "cpu"
         variables = cluster.environment(
-            KERAS_BACKEND="jax", JAX_PLATFORMS=platform, **cluster.threads(share.cpus)
+            KERAS_BACKEND="jax", JAX_PLATFORMS=kind, **cluster.threads(share.cpus)
         )
         trainer = JaxTrainer(
             self.work,
@@ -129,8 +140,17 @@ class Team:
         # In the main thread Ray would take Ctrl-C for itself and end the process with code 0.
         waited = threading.Thread(target=fit, name="rightfit-team", daemon=True)
         waited.start()
+        looked, enough = time.monotonic(), cluster.places(share.cpus, share.gpus) >= self.fewest
         while waited.is_alive():
             waited.join(EVERY)
+            if time.monotonic() - looked > ROOM:
+                before, enough = enough, cluster.places(share.cpus, share.gpus) >= self.fewest
+                looked = time.monotonic()
+                if before and not enough:
+                    console.say(
+                        f"the cluster has no room for {self.fewest} workers any more; training waits for it to grow. "
+                        f"Ctrl-C ends that, and `{self.again(place)}` with fewer workers goes on"
+                    )
         if refused := refusal(own / REFUSAL):
             raise refused
         for error in ended:
@@ -185,7 +205,7 @@ def team_of(
 def refuse(path: Path, error: Exception) -> None:
     """Leave `error` for who began the training: the workers end, and the next ones end at once."""
     with suppress(OSError):
-        path.write_text(errors.as_text(error), encoding="utf-8")
+        path.write_text(errors.as_text(error, f"on {platform.node()}: "), encoding="utf-8")
 
 
 def refusal(path: Path) -> RightfitError | None:

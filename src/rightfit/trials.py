@@ -6,7 +6,7 @@ import dataclasses
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,14 +49,14 @@ class Trials:
     def attempt(self, task: Task, chosen: dict[str, Any], last: int) -> dict[str, Any]:
         """`task` of a trial of `last` epochs: {"loss" of the selection half, "steps", "seconds"}, at the end with what
         the reporting half says ("reported"); or {"failed": why} where the settings are to blame, or memory is short."""
+        asked = self.settings_of(chosen, task.seed, last).model_copy(update=IN_A_TRIAL)
+        self.at(asked)  # no settings are to blame for a cache that is full
+        whole = task.epochs == last
 
         def reached() -> dict[str, Any]:
-            asked = self.settings_of(chosen, task.seed, last).model_copy(update=IN_A_TRIAL)
-            whole = task.epochs == last
             name = _name(task.trial, task.seed)
             progress, job, steps = self.train(asked, name, None if whole else task.epochs)
-            found: dict[str, Any] = {"loss": progress.best_loss, "steps": progress.epoch * steps}
-            return {**found, "reported": self.told(job, progress)} if whole else found
+            return {**self.told(job, progress, whole), "steps": progress.epoch * steps}
 
         return _timed(reached)
 
@@ -84,9 +84,13 @@ class Trials:
             shutil.rmtree(self._folder("range-test"), ignore_errors=True)
         return {**dataclasses.asdict(found), "steps": len(found.rates)}
 
-    def told(self, job: Job, progress: Progress) -> dict[str, float]:
-        """What the reporting half says of a training."""
-        return figures_of(job, progress, self.reporting)
+    def told(self, job: Job, progress: Progress, whole: bool) -> dict[str, Any]:
+        """The selection half's "loss", and what the reporting half says of a `whole` training ("reported"); both at the
+        temperature that suits the selection half, as a run is calibrated at its end: a net that is held back more is
+        less sure of itself, which is no fault of its answers."""
+        parts = (self.selection, self.reporting) if whole else (self.selection,)
+        selected, *reported = figures_of(job, progress, *parts, calibrated=True)
+        return {"loss": selected["loss"], **({"reported": reported[0]} if whole else {})}
 
     def forget(self, trial: int, seed: int) -> None:
         """What an attempt goes on from: once what it reached is in the journal, nobody needs it."""
@@ -97,6 +101,8 @@ class Trials:
         from rightfit.tuning.parts import seed_of
         from rightfit.tuning.space import settings_of
 
+        if "batch_size" in chosen:  # the learning rate goes with the batch that there will be
+            chosen = {**chosen, "batch_size": min(chosen["batch_size"], self.facts.images)}
         changes = {"epochs": epochs, "seed": seed_of(self.asked.seed, seed)}
         return settings_of(chosen, self.asked.model_copy(update=changes), self.base, self.usual)
 
@@ -145,7 +151,20 @@ def opened(place: Path) -> Trials:
             f"the images on {platform.node()} are not those that the search in {place} began with"
         )
     _, base, facts, _ = beginning.planned(prepared.dataset, prepared.asked, Console(quiet=True))
+    refuse_other_weights(begun, facts)
     return Trials(place, prepared, base, facts)
+
+
+def refuse_other_weights(begun: Mapping[str, Any], facts: Facts) -> None:
+    """DataError where a search that was `begun` with borrowed weights would go on from scratch, or the other way."""
+    if begun["pretrained"] != facts.pretrained:
+        raise DataError(
+            f"the search began with borrowed weights, which cannot be had on {platform.node()}; bring them to Keras' "
+            "cache there"
+            if begun["pretrained"]
+            else f"the search began from scratch, and {platform.node()} has weights to borrow; begin another one with "
+            "--weights none or imagenet"
+        )
 
 
 def _name(trial: int, seed: int) -> str:

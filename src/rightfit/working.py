@@ -6,8 +6,6 @@ Ray calls it on any node; the run folder and the images are reached by the same 
 from __future__ import annotations
 
 import os
-import time
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +16,6 @@ from rightfit.errors import RightfitError, RunError
 if TYPE_CHECKING:
     from rightfit.training.checkpoints import Checkpoints
     from rightfit.training.state import Saved
-    from rightfit.training.workers import Workers
-
-LOOKS, WAIT = 20, 3.0  # at what checkpoints there are, so many seconds apart
 
 
 def work(about: dict[str, str]) -> None:
@@ -42,29 +37,14 @@ def work(about: dict[str, str]) -> None:
         raise
 
 
-def same_start(place: Path, checkpoints: Checkpoints, workers: Workers) -> Saved:
-    """The newest checkpoint, once every worker has read it: a shared disk may show a new file late, and workers that
-    begin at different steps would sum their gradients without a word. RunError where there is none, or they differ."""
-    import numpy as np
+def same_start(place: Path, checkpoints: Checkpoints) -> Saved:
+    """The newest checkpoint, once every worker has read it. RunError where there is none, or they differ."""
+    from rightfit.training.checkpoints import DIFFER
 
-    for look in range(LOOKS):
-        time.sleep(WAIT if look else 0)
-        saved = checkpoints.newest()
-        mine = [_number(f"{checkpoints.identity()} {saved.name}") if saved else 0]
-        every = workers.gathered(np.array([mine], np.float32), workers.count)
-        if every[0] and (every == every[0]).all():
-            assert saved
-            return saved
-    if (every == 0).all():
-        raise RunError(f"{place}: none of its checkpoints is whole")
-    raise RunError(
-        f"{place}: workers see different checkpoints; is the folder on a disk that all nodes share?"
-    )
-
-
-def _number(text: str) -> int:
-    """A digest that a float32 holds, above 0."""
-    return 1 + zlib.crc32(text.encode()) % (2**24 - 1)
+    saved, same = checkpoints.looked_together(checkpoints.newest, empty=False)
+    if saved and same:
+        return saved
+    raise RunError(f"{place}: {'none of its checkpoints is whole' if same else DIFFER}")
 
 
 def _work(place: Path) -> None:
@@ -85,7 +65,7 @@ def _work(place: Path) -> None:
     if workers.writes:
         console.log_to(place / "log.txt")
     checkpoints = Checkpoints(place, console, workers)
-    saved = same_start(place, checkpoints, workers)
+    saved = same_start(place, checkpoints)
     job = resuming.job_of(place, saved)
     if workers.writes:
         where = f"step {saved.progress.step} of epoch {saved.progress.epoch + 1}"

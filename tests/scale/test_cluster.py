@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -23,11 +24,13 @@ from hypothesis import strategies as st
 from rightfit import cluster as cluster_module
 from rightfit import places, working
 from rightfit.api import load, train
+from rightfit.aside import Interrupted
 from rightfit.cluster import connected, nodes_without, refuse_unshared
 from rightfit.config import TrainSettings
 from rightfit.console import Console
 from rightfit.errors import DataError, RightfitError, RunError, UsageError
-from rightfit.team import Team, refusal, refuse, team_of
+from rightfit.team import LARGER, Team, refusal, refuse, team_of
+from rightfit.training import checkpoints
 from rightfit.training.checkpoints import Checkpoints
 from rightfit.training.state import Progress
 from rightfit.training.workers import Workers
@@ -196,11 +199,19 @@ def test_what_cannot_be_shared_is_said(tmp_path):
 @given(st.integers(1, 2_000), st.integers(1, 5), st.integers(0, 3))
 def test_a_batch_is_dealt_out_evenly_to_every_number_of_workers(size, fewest, more):
     team = Team(fewest, fewest + more, "auto", work)
-    found = team.batch_for(size)
     counts = range(fewest, fewest + more + 1)
+    if more and math.lcm(*counts) > LARGER * size:
+        with pytest.raises(UsageError, match=f"ask for fewer numbers, such as {fewest + more}"):
+            team.batch_for(size)
+        return
+    found = team.batch_for(size)
     assert found >= size and all(found % count == 0 for count in counts)
+    if math.lcm(*counts) > size:
+        with pytest.raises(UsageError, match="images at least"):
+            team.batch_for(size, most=size)
+        return
     within = team.batch_for(size, most=size)
-    assert all(within % count == 0 for count in counts) and (within <= size or within == math.lcm(*counts))
+    assert all(within % count == 0 for count in counts) and 0 < within <= size
 
 
 def test_nodes_on_which_a_folder_is_not_are_named_before_a_worker_begins(cluster, tmp_path, monkeypatch):
@@ -273,18 +284,49 @@ def test_what_loses_its_process_is_sent_again_and_not_for_ever(cluster, tmp_path
         with path.open("a") as file:
             file.write("begun ")
         if task.trial == 0 or path.read_text().count("begun") < 3:
+            if task.trial == 2:  # as a node that goes sends SIGTERM first
+                raise Interrupted("stopped in epoch 2")
             os.kill(os.getpid(), signal.SIGKILL)
         return {"loss": 0.5}
 
     monkeypatch.setattr(places, "_called", called)
     with connected(cluster.address, Console(quiet=True)):
-        nodes = places.Nodes(tmp_path, "jax")
-        for trial in (0, 1):
+        nodes = places.Nodes(tmp_path, "jax", Console(quiet=True))
+        for trial in range(3):
             nodes.begin(Task(trial, 0, 2), {}, 2)
-        done = {task.trial: found for task, found in (nodes.next_done() for _ in range(2))}
+        done = {task.trial: found for task, found in (nodes.next_done() for _ in range(3))}
     assert "its process was lost 3 times" in done[0]["failed"]
-    assert done[1]["loss"] == 0.5 and [(tmp_path / name).read_text().split() for name in "01"] == 2 * [
-        3 * ["begun"]
+    assert done[1]["loss"] == done[2]["loss"] == 0.5
+    assert [(tmp_path / name).read_text().split() for name in "012"] == 3 * [3 * ["begun"]]
+
+
+def test_a_search_whose_nodes_are_gone_says_that_it_waits(cluster, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(places, "LOOK", 0.2)
+    monkeypatch.setattr(places, "_called", lambda place, what, task, *chosen: {"loss": 0.5})
+    with connected(cluster.address, Console(quiet=True)):
+        nodes = places.Nodes(tmp_path, "jax", Console())
+        gone = [{"CPU": 0.0}]
+        monkeypatch.setattr(cluster_module, "_nodes", lambda: gone)
+        assert nodes.count == 1, "one waits for room"
+        nodes.begin(Task(0, 0, 2), {}, 2)
+        (reference,) = nodes._going
+        waiting = iter([([], [reference])] * 3)
+        import ray
+
+        true = ray.wait
+        monkeypatch.setattr(ray, "wait", lambda *asked, **how: next(waiting, None) or true(*asked, **how))
+        assert nodes.next_done()[1]["loss"] == 0.5
+    assert capsys.readouterr().err.count("no node of the cluster has room for a trial") == 1
+
+
+def test_places_are_those_of_a_worker_s_size(monkeypatch):
+    monkeypatch.setattr(cluster_module, "_nodes", lambda: [{"CPU": 8, "GPU": 2}, {"CPU": 3}, {}])
+    assert [cluster_module.places(*size) for size in ((4, 1), (4, 0), (2, 0), (1, 2), (9, 0))] == [
+        2,
+        2,
+        5,
+        1,
+        0,
     ]
 
 
@@ -324,8 +366,8 @@ class Exchange:
 def test_workers_begin_at_one_checkpoint_though_a_disk_shows_it_late(
     seen, comes, said, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(working, "LOOKS", 500 if comes else 3)
-    monkeypatch.setattr(working, "WAIT", 0.01)
+    monkeypatch.setattr(checkpoints, "LOOKS", 500 if comes else 3)
+    monkeypatch.setattr(checkpoints, "WAIT", 0.01)
     for folder, steps in zip(("first", "second"), seen, strict=True):
         (tmp_path / folder).mkdir()
         made = Checkpoints(tmp_path / folder, Console(quiet=True))
@@ -336,8 +378,8 @@ def test_workers_begin_at_one_checkpoint_though_a_disk_shows_it_late(
 
     def begun(number, folder):
         pair = Pair(number, 2, exchange)
-        checkpoints = Checkpoints(tmp_path / folder, Console(quiet=True), pair)
-        return working.same_start(tmp_path / folder, checkpoints, pair).progress.step
+        own = Checkpoints(tmp_path / folder, Console(quiet=True), pair)
+        return working.same_start(tmp_path / folder, own).progress.step
 
     with ThreadPoolExecutor(2) as pool:
         steps = [pool.submit(begun, number, folder) for number, folder in enumerate(("first", "second"))]
@@ -353,17 +395,17 @@ def test_workers_begin_at_one_checkpoint_though_a_disk_shows_it_late(
 
 def test_the_same_name_is_not_the_same_checkpoint(tmp_path, monkeypatch):
     """`resume --epochs` writes the last one anew, under its name."""
-    monkeypatch.setattr(working, "LOOKS", 2)
-    monkeypatch.setattr(working, "WAIT", 0.01)
+    monkeypatch.setattr(checkpoints, "LOOKS", 2)
+    monkeypatch.setattr(checkpoints, "WAIT", 0.01)
     exchange = Exchange()
 
     def begun(number):
         (tmp_path / str(number)).mkdir()
         pair = Pair(number, 2, exchange)
-        checkpoints = Checkpoints(tmp_path / str(number), Console(quiet=True))
-        checkpoints.save(Progress(step=1, epochs=number), {"kernel": np.ones(3, np.float32)}, 1)
-        checkpoints.wait()
-        return working.same_start(tmp_path / str(number), checkpoints, pair)
+        own = Checkpoints(tmp_path / str(number), Console(quiet=True), pair)
+        own.save(Progress(step=1, epochs=number), {"kernel": np.ones(3, np.float32)}, 1)
+        own.wait()
+        return working.same_start(tmp_path / str(number), own)
 
     with ThreadPoolExecutor(2) as pool:
         for step in [pool.submit(begun, number) for number in (0, 1)]:
@@ -375,6 +417,7 @@ def test_an_error_of_a_worker_reaches_who_began_the_training(tmp_path):
     path = tmp_path / "refusal.json"
     assert refusal(path) is None
     refuse(path, DataError("images were changed"))
-    assert isinstance(refusal(path), DataError) and str(refusal(path)) == "images were changed"
+    assert isinstance(refusal(path), DataError)
+    assert str(refusal(path)) == f"on {platform.node()}: images were changed"
     refuse(path, ZeroDivisionError("by zero"))
     assert type(refusal(path)) is RightfitError and "ZeroDivisionError: by zero" in str(refusal(path))

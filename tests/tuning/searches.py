@@ -77,7 +77,7 @@ def ended(place):
 
 def told(place):
     lines = [json.loads(line) for line in (place / "search" / "journal.jsonl").read_text().splitlines()]
-    kept = [{k: v for k, v in line.items() if k not in ("seconds", "asked")} for line in lines]
+    kept = [{k: v for k, v in line.items() if k not in ("seconds", "used", "asked")} for line in lines]
     weights = (place / "weights.safetensors").read_bytes()
     tuning = json.loads((place / "search" / "tuning.json").read_text())
     return {"journal": kept, "tuning": tuning, "weights": hashlib.sha256(weights).hexdigest()}

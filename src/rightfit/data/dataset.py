@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +237,8 @@ def at_size(dataset: Dataset, settings: TrainSettings) -> Dataset:
         return dataset
     source = None if settings.data.startswith("<") else settings.data
     spec = ImageSpec(*settings.height_width, settings.resize)
-    return reopen(dataset.table, source, spec, settings.cache, cache_folder(settings.cache_folder))
+    again = reopen(dataset.table, source, spec, settings.cache, cache_folder(settings.cache_folder))
+    return replace(again, quarantined=dataset.quarantined, audit=dataset.audit)
 
 
 def _usual_size(found: table.Table, most: int) -> int:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,9 +29,14 @@ from rightfit.files import write_with
 from rightfit.training.state import Progress, Saved, Tensors
 from rightfit.training.workers import ALONE, Workers
 
+DIFFER = "workers see different checkpoints; is the folder on a disk that all nodes share?"
 FORMAT = "rightfit checkpoint 2"
 FOLDER = "checkpoints"
 ARRAYS = "arrays/"  # tensors of `Progress.arrays`
+LOOKS, WAIT = (
+    20,
+    3.0,
+)  # of several workers at what there is, so many seconds apart: a shared disk may show a file late
 KEPT = 2  # the newest; and the newest from the end of an epoch, to which a diverged run returns
 
 Weights = list[NDArray[Any]]
@@ -179,14 +185,42 @@ class Checkpoints:
         return found
 
     def last_whole_epoch(self) -> Saved | None:
-        """The newest good checkpoint from between two epochs; those after it are forgotten. All workers ask."""
+        """The newest good checkpoint from between two epochs; those after it are forgotten. All workers ask; RunError
+        where they do not come to see the same one."""
         self.wait()
         self.workers.together()
-        if not self.workers.writes:
-            self.newest()
-        found = self._last_whole_epoch()
+
+        def look() -> Saved | None:
+            if not self.workers.writes:
+                self.newest()
+            return self._last_whole_epoch()
+
+        found, same = self.looked_together(look)
+        if not same:
+            raise RunError(f"{self.folder.parent}: {DIFFER}")
         self.workers.together()  # before the next save removes what another one still reads
         return found
+
+    def looked_together(
+        self, look: Callable[[], Saved | None], empty: bool = True
+    ) -> tuple[Saved | None, bool]:
+        """What every worker sees by `look`, and whether all see the same: workers that go on from different steps would
+        sum their gradients without a word. Where nothing is no answer (not `empty`), it is looked for again."""
+        found, same = look(), True
+        for _ in range(LOOKS):
+            same = self._is_everywhere(found)
+            if same and (empty or found):
+                break
+            time.sleep(WAIT)
+            found = look()
+        return found, same
+
+    def _is_everywhere(self, found: Saved | None) -> bool:
+        if self.workers.alone:
+            return True
+        mine = [_number(f"{self.identity()} {found.name}") if found else 0]
+        every = self.workers.gathered(np.array([mine], np.float32), self.workers.count)
+        return bool((every == every[0]).all())
 
     def _last_whole_epoch(self) -> Saved | None:
         while self._entries:
@@ -276,3 +310,8 @@ def _digest(tensors: Tensors, text: str) -> str:
         total.update(value.reshape(-1).view(np.uint8).data)
     total.update(text.encode())
     return total.hexdigest()
+
+
+def _number(text: str) -> int:
+    """A digest that a float32 holds, above 0."""
+    return 1 + zlib.crc32(text.encode()) % (2**24 - 1)

@@ -90,7 +90,7 @@ def judged_on(
     `micro` images at a time where memory is short, else 0.
     """
     assert settings.batch_size
-    batch_size = micro or max(settings.batch_size, 32)
+    batch_size = micro or max(-(-settings.batch_size // workers.count), 32)
     rows = validation.rows[workers.part(len(validation.rows))]
     logits = all_logits(model, validation.images, rows, batch_size, on_batch)
     return Judged(workers.gathered(logits, len(validation.rows)), validation, label_mode)

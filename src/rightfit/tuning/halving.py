@@ -1,9 +1,9 @@
 """Which trial goes on, which begins, and when it is enough: successive halving without brackets (Li et al. 2020).
 
 A trial is trained to the first rung, then waits. For each three that reached a rung the best that waits there goes on
-to the next: a third, and no more where trials get better one after the other, of which ASHA would promote each. At
-the end, who is among the best third and still waits goes on too. Pure functions of the trials so far, so a search that
-was killed decides the same.
+to the next: a third, and no more where trials get better one after the other, of which ASHA would promote each. When
+all the trials that were asked for are begun, who is among the best third and still waits goes on too. Pure functions of
+the trials so far, so a search that was killed decides the same.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def next_seed(
     """Which finalist is to be trained again with another seed; None when all were, or are `going` (trial and seed)."""
     for seed in range(1, SEEDS):
         for number in finalists(trials, levels):
-            known = trials[number].loss(seed, levels[-1]) is not None or trials[number].failed
+            trial = trials[number]
+            known = trial.loss(seed, levels[-1]) is not None or seed in trial.lost
             if not known and (number, seed) not in going:
                 return Task(number, seed, levels[-1])
     return None

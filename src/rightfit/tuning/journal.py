@@ -6,7 +6,10 @@
 {"event": "range_test", "rates": [...], "losses": [...], "suggested": 0.13, "steps": 99, "seconds": 6.0}
 {"event": "trial", "trial": 3, "chosen": {...}}
 {"event": "rung", "trial": 3, "seed": 0, "epochs": 9, "loss": 0.41, "steps": 900, "seconds": 12.5}
-{"event": "failed", "trial": 3, "seed": 0, "why": "..."}
+{"event": "failed", "trial": 3, "seed": 0, "why": "...", "seconds": 2.0}
+{"event": "stopped"}    by Ctrl-C or SIGTERM
+
+Every line of a search at work has "used": the seconds, by the clock, that it has been at work so far.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ class Trial:
     reported: dict[int, dict[str, Any]] = field(
         default_factory=dict
     )  # by seed, of the images kept for reporting
-    failed: str = ""
+    failed: str = ""  # with its first seed
+    lost: set[int] = field(default_factory=set)  # other seeds that failed
 
     def epochs(self, seed: int) -> int:
         return max(self.losses.get(seed, {}), default=0)
@@ -60,7 +64,8 @@ class Record:
     epochs: int = 0  # of a training, where the time limit decided it
     trials: list[Trial] = field(default_factory=list)
     rungs: list[Rung] = field(default_factory=list)  # in their order
-    seconds: float = 0.0  # that trials took
+    used: float = 0.0  # seconds by the clock
+    failures: int = 0  # trainings that failed, one after the other, up to now
 
     @property
     def steps(self) -> int:
@@ -83,7 +88,7 @@ def read(path: Path) -> Record:
     """An empty record where there is no journal. A line that is cut short is left out."""
     found = Record()
     for line in _lines(path):
-        found.seconds += line.get("seconds", 0.0)
+        found.used = line.get("used", found.used)
         if line["event"] == "begun":
             found.begun = line
         elif line["event"] == "ends":
@@ -95,9 +100,13 @@ def read(path: Path) -> Record:
         elif line["event"] == "trial":
             found.trials.append(Trial(line["trial"], line["chosen"]))
         elif line["event"] == "failed":
-            found.trials[line["trial"]].failed = line["why"]
+            found.failures += 1
+            if line["seed"]:
+                found.trials[line["trial"]].lost.add(line["seed"])
+            else:
+                found.trials[line["trial"]].failed = line["why"]
         elif line["event"] == "rung":
-            trial, seed = found.trials[line["trial"]], line["seed"]
+            trial, seed, found.failures = found.trials[line["trial"]], line["seed"], 0
             steps = line["steps"] - trial.steps.get(seed, 0)
             found.rungs.append(Rung(trial.number, seed, line["epochs"], line["loss"], steps))
             trial.losses.setdefault(seed, {})[line["epochs"]] = line["loss"]

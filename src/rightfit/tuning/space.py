@@ -51,8 +51,9 @@ def default_space(
     """For the resolved `settings` of the default recipe on `images` training images; what was `asked` for is not tuned,
     image size only among several `sizes`.
 
-    `learning_rate` is tuned as it is at the recipe's batch size and for SGD; a trial with another batch size scales it
-    in proportion (Goyal et al. 2017), one with AdamW by what their usual values differ.
+    `learning_rate` and `weight_decay` are tuned as they are for the recipe's optimizer, the rate at its batch size; a
+    trial with another batch size scales the rate in proportion (Goyal et al. 2017), one with the other optimizer scales
+    both by what their usual values differ.
     """
     rate, decay, batch = settings.learning_rate, settings.weight_decay, settings.batch_size
     assert rate and decay is not None and batch
