@@ -140,8 +140,9 @@ def _answers(address: str) -> bool:
         )
     except subprocess.TimeoutExpired:
         # Ray looks for a process of its own here, too, which a machine that never joined has not.
-        joins = f"`ray start --address {address}` makes this machine one of its nodes"
-        raise _unreachable(address, f"no answer within {PATIENCE:.0f} s; {joins}") from None
+        plain = address != "auto" and not address.startswith("ray://")
+        joins = f"; `ray start --address {address}` makes this machine one of its nodes" if plain else ""
+        raise _unreachable(address, f"no answer within {PATIENCE:.0f} s{joins}") from None
     if asked.returncode == 0:
         return True
     if any(word in asked.stderr for word in REFUSED):

@@ -20,7 +20,7 @@ from rightfit.aside import Interrupted
 from rightfit.beginning import Prepared
 from rightfit.config import parse_seconds
 from rightfit.console import Console
-from rightfit.errors import DataError, RightfitError, RunError, UsageError
+from rightfit.errors import DataError, RunError, UsageError, WriteError
 from rightfit.places import Here, Nodes
 from rightfit.provenance import digest_of_file
 from rightfit.records import SEARCHED
@@ -70,7 +70,7 @@ def tune(
     parts_of(dataset, asked.seed)  # or there are too few images
     _, base, facts, _ = beginning.planned(dataset, asked, Console(quiet=True))
     assert base.epochs
-    if facts.pretrained:  # below that size nothing is borrowed
+    if facts.pretrained and asked.weights == "auto":  # which takes none for smaller images
         sizes = [size for size in sizes if int(size) >= SMALLEST]
     if knobs is None:
         knobs = space.default_space(base, asked, facts.images, facts.pretrained, sizes)
@@ -112,7 +112,7 @@ def tune(
     except Interrupted as stopped:
         console.say(f"{stopped}; `{again}` goes on with the search")
         return Run(place, unfinished=True)
-    except RightfitError:
+    except (DataError, WriteError):
         console.say(f"the search stops; once that is mended, `{again}` goes on")
         raise
     return _ended(study, held)
@@ -134,7 +134,7 @@ def go_on(
     from rightfit.tuning.space import Knob
 
     path = place / FOLDER / JOURNAL
-    if "asked" not in journal.read(path).begun:
+    if not {"asked", "pretrained"} <= journal.read(path).begun.keys():
         raise RunError(f"{place}: its journal says nothing of how the search was begun; begin another one")
     if ends != Ends(None, None):
         ends.check()

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rightfit.aside import Interrupted
 from rightfit.console import Console, duration
-from rightfit.errors import RunError
+from rightfit.errors import RightfitError, RunError, WriteError
 from rightfit.places import Places
 from rightfit.trials import FOLDER, JOURNAL, RANGE_STEPS, Trials
 
@@ -24,7 +25,7 @@ TRAININGS = 16  # to the end that are to fit into the time
 SEARCH = 0.5  # of the time; the rest is for more seeds of the finalists and the run at the end
 RANGE_WORTH = 10  # range tests that a training's steps must hold, at least
 FAILURES = 3  # in a row end a search: what is wrong is not the settings
-OTHERS = "--learning-rate, --batch-size or --micro-batch change the recipe"
+OTHERS = "begin another search with other settings, such as --learning-rate, --batch-size or --micro-batch"
 
 
 @dataclass
@@ -56,8 +57,9 @@ class Study:
         finalists. Interrupted; RunError where nothing can be trained."""
         try:
             self._run()
-        except Interrupted:
-            self._write("stopped")
+        except (Interrupted, RightfitError):
+            with suppress(WriteError):  # where the disk is full, which is what is told
+                self._write("stopped")
             raise
 
     def _run(self) -> None:
@@ -159,7 +161,7 @@ class Study:
             if self.record.failures >= FAILURES:
                 raise RunError(
                     f"the last {FAILURES} trials failed, the last one as follows: {why}; {OTHERS}, "
-                    "another --space what is tried"
+                    "or another --space"
                 )
             return
         self._write("rung", **line, epochs=task.epochs, **found)

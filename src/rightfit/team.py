@@ -65,8 +65,11 @@ class Team:
 
     def batch_for(self, size: int, most: int | None = None) -> int:
         """The least batch of `size` images or more that each number of workers can deal out evenly; the largest that is
-        no larger than `most`, where that one would be. UsageError where such batches are absurdly large."""
+        no larger than `most` images, where that one would be. UsageError where such batches are larger than `most`, or
+        absurdly large."""
         each = math.lcm(*range(self.fewest, self.most + 1))
+        if most and self.most > most:
+            raise UsageError(f"--workers {self}: {most:,} training images are too few for so many workers")
         if each > (most or math.inf) or (self.fewest < self.most and each > LARGER * size):
             raise UsageError(
                 f"--workers {self}: a batch that can be dealt out evenly to each number of workers has {each:,} images "
@@ -105,7 +108,7 @@ class Team:
 
         share = cluster.share(self.most)
         each = f"{counted(share.gpus, 'GPU')} and " if share.gpus else ""
-        console.say(f"{self} workers with {each}{counted(share.cpus, 'processor')} each")
+        console.say(f"workers: {self}, with {each}{counted(share.cpus, 'processor')} each")
         kind = "cuda" if share.gpus else "cpu"
         variables = cluster.environment(
             KERAS_BACKEND="jax", JAX_PLATFORMS=kind, **cluster.threads(share.cpus)
@@ -125,7 +128,9 @@ class Team:
             run_config=RunConfig(
                 name="workers",
                 storage_path=str(own),
-                failure_config=FailureConfig(max_failures=FAILURES, controller_failure_limit=WAITS),
+                failure_config=FailureConfig(
+                    max_failures=FAILURES, max_preemption_failures=FAILURES, controller_failure_limit=WAITS
+                ),
                 worker_runtime_env={"env_vars": variables},
             ),
         )
@@ -148,8 +153,8 @@ class Team:
                 looked = time.monotonic()
                 if before and not enough:
                     console.say(
-                        f"the cluster has no room for {self.fewest} workers any more; training waits for it to grow. "
-                        f"Ctrl-C ends that, and `{self.again(place)}` with fewer workers goes on"
+                        f"the cluster has no room for {counted(self.fewest, 'worker')} any more; training waits for it "
+                        f"to grow{self._at_most()}, or until Ctrl-C; `{self.again(place)}` goes on, also with fewer"
                     )
         if refused := refusal(own / REFUSAL):
             raise refused
@@ -166,6 +171,10 @@ class Team:
                 f"{what}: {cluster.reason_of(error)}; `{self.again(place)}` goes on from the last checkpoint"
             ) from error
 
+    def _at_most(self) -> str:
+        """How long Ray waits for a number of workers; for as many as there are it has no end."""
+        return f", {WAITS} minutes in all" if self.fewest == self.most else ""
+
     def _check_room(self, console: Console) -> None:
         """A cluster of this machine's own cannot grow; others may."""
         share = cluster.share(self.most)
@@ -175,9 +184,7 @@ class Team:
         said = f"{self.fewest} workers are asked for, and there is room for {room}"
         if cluster.is_own():
             raise UsageError(f"{said}: a worker takes a processor, or a GPU where there are any")
-        console.say(
-            f"{said}; training waits for the cluster to grow, {WAITS} minutes at most, or until Ctrl-C"
-        )
+        console.say(f"{said}; training waits for the cluster to grow{self._at_most()}, or until Ctrl-C")
 
 
 def team_of(

@@ -50,7 +50,6 @@ class Trials:
         """`task` of a trial of `last` epochs: {"loss" of the selection half, "steps", "seconds"}, at the end with what
         the reporting half says ("reported"); or {"failed": why} where the settings are to blame, or memory is short."""
         asked = self.settings_of(chosen, task.seed, last).model_copy(update=IN_A_TRIAL)
-        self.at(asked)  # no settings are to blame for a cache that is full
         whole = task.epochs == last
 
         def reached() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rightfit.data.opened import Pages, Store, quarantine
 from rightfit.data.resize import ImageSpec
 from rightfit.data.store import open_or_build
 from rightfit.data.uncached import from_arrays
-from rightfit.errors import DataError, RunError
+from rightfit.errors import DataError, WriteError
 
 SPEC = ImageSpec(8, 6)
 SOURCE = Path(__file__).parents[2] / "src"
@@ -395,7 +395,7 @@ def test_a_full_disk_says_how_much_is_needed_and_where(folder):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
     last = error.strip().splitlines()[-1]
-    assert last.startswith(f"rightfit.errors.RunError: {folder.parent / 'cache'}: ")
+    assert last.startswith(f"rightfit.errors.WriteError: {folder.parent / 'cache'}: ")
     assert "need 720 bytes" in last
     assert "RIGHTFIT_CACHE" in last
     assert "--image-size" in last
@@ -408,7 +408,7 @@ def test_too_little_free_space_is_noticed_before_decoding(folder, decodings, mon
         stores.shutil, "disk_usage", lambda path: stores.shutil._ntuple_diskusage(1000, 281, 719)
     )
     with pytest.raises(
-        RunError, match=r"need 720 bytes: 719 bytes are free; set --cache-folder or RIGHTFIT_CACHE"
+        WriteError, match=r"need 720 bytes: 719 bytes are free; set --cache-folder or RIGHTFIT_CACHE"
     ):
         opened(folder)
     assert decodings == []
@@ -419,14 +419,14 @@ def test_a_disk_that_fills_up_while_writing_is_a_run_error(folder, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(stores, "_flush", full)
-    with pytest.raises(RunError, match="need 720 bytes: No space left on device"):
+    with pytest.raises(WriteError, match="need 720 bytes: No space left on device"):
         opened(folder)
     assert leftovers(folder) == []
 
 
 def test_a_cache_that_cannot_be_written_is_a_run_error(folder):
     (folder.parent / "cache").write_text("a file where the folder should be")
-    with pytest.raises(RunError, match=r"cannot write the decoded images: .*RIGHTFIT_CACHE"):
+    with pytest.raises(WriteError, match=r"cannot write the decoded images: .*RIGHTFIT_CACHE"):
         opened(folder)
 
 

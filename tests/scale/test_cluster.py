@@ -207,7 +207,12 @@ def test_a_batch_is_dealt_out_evenly_to_every_number_of_workers(size, fewest, mo
     found = team.batch_for(size)
     assert found >= size and all(found % count == 0 for count in counts)
     if math.lcm(*counts) > size:
-        with pytest.raises(UsageError, match="images at least"):
+        few = (
+            "too few for so many workers"
+            if fewest + more > size
+            else "images at least; ask for fewer numbers"
+        )
+        with pytest.raises(UsageError, match=few):
             team.batch_for(size, most=size)
         return
     within = team.batch_for(size, most=size)
@@ -391,6 +396,19 @@ def test_workers_begin_at_one_checkpoint_though_a_disk_shows_it_late(
         for step in [] if comes else steps:
             with pytest.raises(RunError, match=said):
                 step.result()
+
+
+def test_what_a_worker_goes_on_from_is_what_was_compared(tmp_path, monkeypatch):
+    """The last look is compared, too, and none comes after it."""
+    monkeypatch.setattr(checkpoints, "LOOKS", 3)
+    monkeypatch.setattr(checkpoints, "WAIT", 0.01)
+    own, compared = Checkpoints(tmp_path, Console(quiet=True)), []
+    monkeypatch.setattr(own, "_is_everywhere", lambda found: compared.append(found) or found != "another")
+    looks = iter([None, None, "another", "one too many"])
+    assert own.looked_together(lambda: next(looks), empty=False) == ("another", False)
+    assert compared == [None, None, "another"]
+    looks = iter(["another", "same"])
+    assert own.looked_together(lambda: next(looks)) == ("same", True)
 
 
 def test_the_same_name_is_not_the_same_checkpoint(tmp_path, monkeypatch):

@@ -183,7 +183,7 @@ def test_one_lucky_number_does_not_win():
     assert choose(finished([0.6, 0.6, 0.61], lucky, steady), (9,)).trial == 2
     once = choose(finished([0.6], [0.3]), (9,))
     assert once.trial == 0 and "luck" in once.because
-    assert "luck" in choose(finished([0.6, 0.6], [0.3]), (9,)).because
+    assert "trained again" in choose(finished([0.6, 0.6], [0.3]), (9,)).because
     assert choose(finished([0.6, 0.6], [0.3], [0.4, 0.4]), (9,)).trial == 2, "one of them was trained again"
     alone = choose(finished([0.6]), (9,))
     assert alone.trial == 0 and "nothing did better" in alone.because
@@ -224,7 +224,7 @@ def test_a_further_seed_that_fails_costs_its_trial_nothing_else(tmp_path):
         assert next_seed(journal.read(path).trials, (9,)) == Task(*((2, 1) if seed == 1 else (0, 2)), 9)
         journal.write(path, "failed", trial=2, seed=seed, why="memory is short", seconds=1.0)
     found = journal.read(path)
-    assert found.failures == 2 and not found.trials[2].failed and finalists(found.trials, (9,)) == [0, 1, 2]
+    assert found.failures == 0 and not found.trials[2].failed and finalists(found.trials, (9,)) == [0, 1, 2]
     assert next_seed(found.trials, (9,)) == Task(0, 2, 9)
     assert choose(found.trials, (9,)).trial == 1
 
@@ -510,10 +510,6 @@ class Untrained(Trials):
         row = {"steps": 10, "train_seconds": 2.0, "first_step_seconds": 0.2, "validation_seconds": 0.0}
         return SimpleNamespace(epoch=epochs, history=[row]), None, 10
 
-    def at(self, asked):
-        if self.full:
-            raise RunError("the decoded images need more room")
-
     def told(self, job, progress, whole):
         reported = {"accuracy": 0.9, "accuracy_half": 0.1, "loss": 0.5, "loss_half": 0.1}
         return {"loss": 0.5, **({"reported": reported} if whole else {})}
@@ -527,7 +523,7 @@ def untrained(
     )
     (folder / "search").mkdir()
     asked = TrainSettings(data="", **asked)
-    Untrained.taken, Untrained.fails, Untrained.error, Untrained.full = [], staticmethod(fails), error, False
+    Untrained.taken, Untrained.fails, Untrained.error = [], staticmethod(fails), error
     own = Untrained(
         folder, Prepared(SimpleNamespace(table=table), asked, "tensorflow", "float32", {}), RESOLVED, FACTS
     )
@@ -722,14 +718,26 @@ def test_a_search_that_is_given_a_time_limit_later_trains_no_shorter(tmp_path):
     assert again.levels == search.levels and not again.record.epochs and len(again.trials) == 3
 
 
-def test_a_cache_that_is_full_fails_no_trial(tmp_path):
-    search = untrained(tmp_path, [0, 1] * 20, trials=3)
-    search.own.full = True
-    with pytest.raises(RunError, match="more room"):
-        search.run()
-    search.own.full = False
-    search.run()
-    assert [t.failed for t in search.trials] == ["", "", ""]
+def test_a_search_that_failed_begins_to_count_anew(tmp_path):
+    error = RightfitError("a loss that is no number")
+    search = untrained(tmp_path, [0, 1] * 20, lambda name: name != "000-0", error, trials=9)
+    for trials in (4, 7):  # of each round the default recipe, or none, and three that failed
+        with pytest.raises(RunError, match="last 3 trials failed"):
+            search.run()
+        assert len(search.trials) == trials
+        search = Study(search.own, SPACE, 9, None, search.console, search.places)
+
+
+def test_a_trial_is_judged_at_the_best_temperature_and_reported_at_its_end_alone(tmp_path, monkeypatch):
+    own = untrained(tmp_path, [0, 1] * 20).own
+
+    def figures_of(job, progress, *parts, calibrated=False):
+        return [{"loss": 0.5 if calibrated else 9.9, "rows": part.tolist()} for part in parts]
+
+    monkeypatch.setattr("rightfit.trials.figures_of", figures_of)
+    reported = {"loss": 0.5, "rows": own.reporting.tolist()}
+    assert Trials.told(own, None, None, whole=True) == {"loss": 0.5, "reported": reported}
+    assert Trials.told(own, None, None, whole=False) == {"loss": 0.5}
 
 
 def test_what_is_told_of_both_halves_is_at_the_temperature_of_the_one_that_chooses(monkeypatch):

@@ -29,7 +29,7 @@ import numpy as np
 from rightfit.data.decoding import Decoder, Decoding, Spec
 from rightfit.data.opened import Pages, Store, fingerprint_of
 from rightfit.data.stamps import DIGEST, Digests, Rows, digest, matches, stamps_of
-from rightfit.errors import RunError
+from rightfit.errors import RunError, WriteError
 from rightfit.files import FULL, reserve, sync_folder
 
 DECODER = 1  # raise it when decode's output changes
@@ -51,7 +51,7 @@ def open_or_build(
     `paths` are local or fsspec URLs; `source` is what the cache keeps together, two stores of it.
     `progress(done, total)` is called as rows are finished, from this thread; `decoder` has kinds of specs
     of its own. Two processes may build
-    the same store at once. Raises RunError when the cache is full or not writable.
+    the same store at once. Raises WriteError when the cache is full or not writable.
     """
     stamps = stamps_of(paths)
     group = cache / "stores" / digest(source, spec, DECODER).hex()
@@ -218,10 +218,10 @@ def _cache_errors(cache: Path, needed: int) -> Iterator[None]:
     except OSError as error:
         elsewhere = "set --cache-folder or RIGHTFIT_CACHE to a folder"
         if error.errno in FULL:
-            raise RunError(
+            raise WriteError(
                 f"{cache}: the decoded images need {needed:,} bytes: {error.strerror}; "
                 f"{elsewhere} on a larger disk, keep none with --cache none, or choose a smaller --image-size"
             ) from error
-        raise RunError(
+        raise WriteError(
             f"{cache}: cannot write the decoded images: {error}; {elsewhere} you can write to"
         ) from error

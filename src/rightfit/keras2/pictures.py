@@ -24,7 +24,7 @@ from rightfit.console import Console
 from rightfit.data.image import header, read_bytes
 from rightfit.data.opened import Store
 from rightfit.data.store import open_or_build
-from rightfit.errors import DataError, ImageError, RunError
+from rightfit.errors import DataError, ImageError, RunError, WriteError
 from rightfit.runtime import cache_folder
 
 CHANNELS = {"rgb": 3, "rgba": 4, "grayscale": 1}
@@ -121,7 +121,7 @@ class Pictures:
                     progress=lambda done, _: bar.update(done),
                     decoder=_stored,
                 )
-            except RunError as error:
+            except (RunError, WriteError) as error:
                 warnings.warn(f"{error}; images are decoded in each epoch instead", stacklevel=2)
                 return None
 

@@ -206,13 +206,13 @@ class Checkpoints:
     ) -> tuple[Saved | None, bool]:
         """What every worker sees by `look`, and whether all see the same: workers that go on from different steps would
         sum their gradients without a word. Where nothing is no answer (not `empty`), it is looked for again."""
-        found, same = look(), True
-        for _ in range(LOOKS):
+        found, same = None, False
+        for number in range(LOOKS):
+            time.sleep(WAIT if number else 0)
+            found = look()
             same = self._is_everywhere(found)
             if same and (empty or found):
                 break
-            time.sleep(WAIT)
-            found = look()
         return found, same
 
     def _is_everywhere(self, found: Saved | None) -> bool:

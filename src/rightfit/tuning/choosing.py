@@ -11,6 +11,7 @@ from rightfit.tuning.journal import Trial
 
 SURE = 0.95  # one-sided, that it is better than the default recipe
 LUCK = "one training each cannot tell luck from better"
+ONCE = "no other finalist was trained again, and once may be luck"
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Choice:
 def choose(trials: Sequence[Trial], levels: Sequence[int]) -> Choice | None:
     """The finalist with the lowest mean loss over its further seeds, as the first one made it a finalist; the default
     recipe, which was one anyway and counts with all seeds, unless that is surely lower: beyond the one-sided 95 %
-    interval of the difference of two means whose trainings scatter alike (Student's t). None where nothing was trained
-    to the end."""
+    interval of the difference of two means whose trainings scatter alike (Student's t). Without that recipe, and where
+    no finalist has further seeds, the lowest first loss. None where nothing was trained to the end."""
     last = levels[-1]
     found = finalists(trials, levels)
     if not found:
@@ -48,7 +49,7 @@ def choose(trials: Sequence[Trial], levels: Sequence[int]) -> Choice | None:
     kept = "the default recipe is kept, as"
     better, noise = means[0] - means[best], _noise(fair, best)
     if len(found) > 1 and (len(fair) == 1 or noise is None):
-        return Choice(0, means[0], f"{kept} {LUCK}")
+        return Choice(0, means[0], f"{kept} {ONCE if len(fair) == 1 else LUCK}")
     if not best or noise is None:
         return Choice(0, means[0], f"{told}; {kept} nothing did better")
     if better <= noise:

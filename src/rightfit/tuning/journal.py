@@ -7,7 +7,7 @@
 {"event": "trial", "trial": 3, "chosen": {...}}
 {"event": "rung", "trial": 3, "seed": 0, "epochs": 9, "loss": 0.41, "steps": 900, "seconds": 12.5}
 {"event": "failed", "trial": 3, "seed": 0, "why": "...", "seconds": 2.0}
-{"event": "stopped"}    by Ctrl-C or SIGTERM
+{"event": "stopped"}    by Ctrl-C, SIGTERM or an error
 
 Every line of a search at work has "used": the seconds, by the clock, that it has been at work so far.
 """
@@ -65,7 +65,7 @@ class Record:
     trials: list[Trial] = field(default_factory=list)
     rungs: list[Rung] = field(default_factory=list)  # in their order
     used: float = 0.0  # seconds by the clock
-    failures: int = 0  # trainings that failed, one after the other, up to now
+    failures: int = 0  # trials that failed, one after the other, since the search was last stopped
 
     @property
     def steps(self) -> int:
@@ -100,11 +100,13 @@ def read(path: Path) -> Record:
         elif line["event"] == "trial":
             found.trials.append(Trial(line["trial"], line["chosen"]))
         elif line["event"] == "failed":
-            found.failures += 1
             if line["seed"]:
                 found.trials[line["trial"]].lost.add(line["seed"])
             else:
+                found.failures += 1
                 found.trials[line["trial"]].failed = line["why"]
+        elif line["event"] == "stopped":
+            found.failures = 0
         elif line["event"] == "rung":
             trial, seed, found.failures = found.trials[line["trial"]], line["seed"], 0
             steps = line["steps"] - trial.steps.get(seed, 0)
