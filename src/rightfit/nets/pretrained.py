@@ -7,14 +7,18 @@ file belongs to a net, and its checksum, is read from the call by which Keras' o
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import re
+import socket
 import sys
+import tempfile
 import threading
 import urllib.error
 import urllib.request
 import warnings
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,12 +26,14 @@ from typing import Any
 
 import keras
 
-from rightfit.errors import UsageError
+from rightfit.errors import ModelFileError, UsageError
+from rightfit.formats.model_file import opened
 from rightfit.nets import hub, keras_models
 from rightfit.nets.importers.core import Array, WeightsError
 
 SMALLEST = 64  # pixels a side, below which a photograph holds little of what ImageNet's weights look for
 PATIENCE = 5.0  # seconds to the first byte
+SILENCE = 30.0  # seconds without a byte, after which a download has failed
 OURS = {"v1": "", "v2_keras": "V2"}  # resnet50v1 is ResNet50
 
 
@@ -113,7 +119,7 @@ def preset_weights(name: str, image_size: tuple[int, int]) -> dict[str, Array]:
 def published(application: str) -> Published:
     """The file without a top that the constructor asks Keras for."""
     make = keras_models.classifiers()[application]
-    files = sys.modules[make.__module__].file_utils
+    files: Any = sys.modules[keras.utils.get_file.__module__]
     asked: list[Published] = []
 
     class Asked(Exception):
@@ -138,38 +144,41 @@ def published(application: str) -> Published:
 
 def cache_folder() -> Path:
     """Where Keras keeps such files."""
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
     return home / "models"
 
 
 def cached(wanted: Published) -> Path | None:
-    """The file in Keras' cache, if it is there and whole."""
+    """The file in Keras' cache, if it is there and whole; where Keras knows no checksum, if it is a model's file."""
     path = cache_folder() / wanted.file
-    if not path.is_file():
-        return None
-    if wanted.checksum:
+    try:
+        if not wanted.checksum:
+            with opened(path):
+                return path
         with path.open("rb") as file:
             kind = "sha256" if len(wanted.checksum) == 64 else "md5"
-            if hashlib.file_digest(file, kind).hexdigest() != wanted.checksum:
-                return None
-    return path
+            return path if hashlib.file_digest(file, kind).hexdigest() == wanted.checksum else None
+    except (OSError, ModelFileError):
+        return None
 
 
 def fetch(wanted: Published, application: str) -> Path:
-    """Let Keras fetch the file into its cache; WeightsError says what to put where when it cannot be had."""
+    """Let Keras fetch the file, whole or not at all, into its cache; WeightsError says what to put where when it cannot
+    be had."""
     folder = cache_folder()
     reason = _unreachable(wanted.origin)
     if not reason:
         try:
-            with redirect_stdout(sys.stderr):  # Keras' bar; stdout is for results
-                got = keras.utils.get_file(
-                    wanted.file, wanted.origin, cache_subdir="models", cache_dir=str(folder.parent),
-                    file_hash=wanted.checksum,
-                )  # fmt: skip
-            return Path(got)
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".fetched-", dir=folder) as part, _impatient():
+                with redirect_stdout(sys.stderr):  # Keras' bar; stdout is for results
+                    got = keras.utils.get_file(
+                        wanted.file, wanted.origin, cache_subdir="", cache_dir=part, file_hash=wanted.checksum
+                    )
+                return Path(got).replace(folder / wanted.file)
         except Exception as error:  # Keras raises Exception itself
             reason = str(error).replace(wanted.origin, wanted.file)
-    damaged = " (the file there has another checksum)" if (folder / wanted.file).exists() else ""
+    damaged = " (the file there is damaged or another)" if os.path.exists(folder / wanted.file) else ""
     checksum = ""
     if wanted.checksum:
         checksum = f" ({'SHA-256' if len(wanted.checksum) == 64 else 'MD5'} {wanted.checksum})"
@@ -177,6 +186,17 @@ def fetch(wanted: Published, application: str) -> Path:
         f"ImageNet weights of {application} are not in Keras' cache{damaged} and could not be fetched ({reason}); "
         f"put {wanted.file}{checksum} into {folder}, or give --weights FILE or --weights none"
     )
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Connections made here fail after SILENCE, where Keras would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _unreachable(origin: str) -> str:
@@ -193,7 +213,7 @@ def _unreachable(origin: str) -> str:
             said[0] = ""
         except urllib.error.HTTPError as error:
             said[0] = f"HTTP {error.code} {error.reason}"
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             said[0] = getattr(reason, "strerror", None) or type(reason).__name__
 
