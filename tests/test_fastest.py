@@ -79,6 +79,12 @@ def test_what_is_asked_for_or_alone_is_taken_and_nothing_measured(process, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_what_was_measured_decides_though_it_cannot_be_remembered(process, tmp_path):
+    (tmp_path / "cache").write_text("no folder")
+    (first, _), _ = choose(process, tmp_path / "cache", json.dumps(ROWS), *ROWS)
+    assert first[0] == "torch" and first[1].startswith("it trains fastest here: torch 30.5")
+
+
 def test_what_was_measured_before_somebody_stopped_it_is_kept(process, tmp_path):
     stopped = {
         name: ROWS[name] for name in ("tensorflow", "jax")

@@ -23,7 +23,7 @@ from rightfit.runtime import (
     choose_backend,
     hardware_and_versions,
     installed_backends,
-    known_speeds,
+    speeds_of,
 )
 
 MODEL, SIDE, BATCH, STEPS = "resnet18", 96, 32, 5
@@ -47,13 +47,16 @@ def choose(backend: str, cache: Path, console: Console) -> tuple[str, str]:
     names = list(installed_backends())
     if len(names) < 2:
         return choose_backend(), "no other is installed"
-    if not set(names) <= set(_rows(cache)):
+    rows = _rows(cache)
+    if not set(names) <= set(rows):
         console.say(
             f"measuring which of {', '.join(names[:-1])} and {names[-1]} trains fastest here: once, about a "
             "minute; --backend and KERAS_BACKEND leave it out"
         )
-        measure(cache, LONGEST, again=False)
-    chosen, because = choose_backend("auto", cache), in_words(known_speeds(cache))
+        rows = measure(cache, LONGEST, again=False)  # which may not have been remembered
+    speeds = speeds_of(rows)
+    chosen = choose_backend(max(speeds, key=lambda name: speeds[name]) if speeds else "auto", cache)
+    because = in_words(speeds)
     console.say(f"{chosen}: {because}")
     return chosen, because
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from rightfit.errors import BackendError
 
@@ -173,9 +174,16 @@ def _fastest(installed: dict[str, str], cache: Path | None) -> str:
 def known_speeds(cache: Path) -> dict[str, float]:
     """Backend -> training images/s as measured on this hardware with these versions; empty where that is not known."""
     try:
-        rows = json.loads((cache / SPEEDS).read_text(encoding="utf-8"))[hardware_and_versions()]
+        return speeds_of(json.loads((cache / SPEEDS).read_text(encoding="utf-8"))[hardware_and_versions()])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def speeds_of(rows: Any) -> dict[str, float]:
+    """The speeds in what was measured of each backend; empty unless there is a row for each that is installed."""
+    try:
         speeds = {name: float(rows[name].get("images_per_second", 0)) for name in installed_backends()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return {}
     return {name: speed for name, speed in speeds.items() if math.isfinite(speed) and speed > 0}
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 import sys
 import warnings
 
@@ -105,6 +106,13 @@ def test_a_preset_without_an_image_converter_gets_imagenets_scale(preset, tmp_pa
 class Foreign(keras.layers.Layer):
     def call(self, inputs):
         return inputs
+
+
+def test_an_image_converter_that_cannot_be_read_is_not_taken_for_none(preset, tmp_path):
+    folder = shutil.copytree(preset[0], tmp_path / "preset")
+    (folder / "image_converter.json").write_text("{")
+    with pytest.raises(RightfitError, match="preset"):
+        hub.pixels(str(folder))
 
 
 def test_layers_that_plain_keras_cannot_open_are_refused():

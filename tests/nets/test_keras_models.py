@@ -161,6 +161,18 @@ def test_separable_and_depthwise_kernels_are_drawn_by_coordinates():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("name", ["resnet20", "keras:VGG16"])
+def test_a_net_has_its_channels_last_whatever_keras_json_says(name):
+    usual = to_config(catalogue.build(name, 2, (32, 32)))
+    keras.config.set_image_data_format("channels_first")
+    try:
+        keras_models.preprocessing.cache_clear()
+        assert to_config(catalogue.build(name, 2, (32, 32))) == usual
+        assert keras.config.image_data_format() == "channels_first"
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
 def test_every_classifier_of_keras_applications_is_listed():
     listed = {row["name"]: row for row in catalogue.listing(1000, (224, 224))}
     found = {name for name in listed if name.startswith("keras:")}
@@ -220,6 +232,30 @@ def test_a_file_with_a_top_gives_what_stands_below_it(tmp_path):
     stem = whole.get_layer("Conv1").get_weights()[0]
     np.testing.assert_array_equal(weights["Conv1/kernel"], stem)
     assert not any("logits" in name or "predictions" in name for name in weights)
+
+
+@pytest.mark.filterwarnings("ignore:.*HDF5 file via:UserWarning")
+@pytest.mark.parametrize("file", ["net.h5", "net.weights.h5", "net.keras"])
+def test_a_net_of_keras_is_turned_though_its_last_layer_is_called_as_ours(tmp_path, file):
+    """VGG16 sees blue, green, red; ours, made from it, red, green, blue."""
+    net = application("VGG16", (32, 32))
+    theirs = keras.Model(net.input, keras.layers.Dense(2, name="logits")(net.output))
+    ours = catalogue.build("keras:VGG16", 2, (32, 32))
+    first = {"theirs": net.layers[1].get_weights()[0][:, :, ::-1], "ours": ours.layers[2].get_weights()[0]}
+    for whose, model in {"theirs": theirs, "ours": ours}.items():
+        (model.save_weights if file.endswith("weights.h5") else model.save)(tmp_path / file)
+        _, weights = catalogue.bring(tmp_path / file, "keras:VGG16", 2, (32, 32))
+        np.testing.assert_array_equal(weights["block1_conv1/kernel"], first[whose], whose)
+        assert ("logits/kernel" in weights) is (whose == "ours")
+
+
+@pytest.mark.parametrize("file", ["vgg19.weights.h5", "vgg19.keras"])
+def test_a_net_with_more_of_the_same_layers_is_refused(tmp_path, file):
+    """VGG19 is VGG16 and three convolutions."""
+    theirs = application("VGG19", (32, 32))
+    (theirs.save_weights if file.endswith("weights.h5") else theirs.save)(tmp_path / file)
+    with pytest.raises(WeightsError, match="block4_conv4/0 is left over in the file"):
+        catalogue.bring(tmp_path / file, "keras:VGG16", 2, (32, 32))
 
 
 @pytest.mark.filterwarnings("ignore:.*HDF5 file via:UserWarning")
@@ -358,7 +394,9 @@ def offered(send):
         server.shutdown()
 
 
-def test_a_download_that_breaks_off_leaves_nothing_and_a_part_in_the_cache_is_fetched_again(tmp_path, monkeypatch):
+def test_a_download_that_breaks_off_leaves_nothing_and_a_part_in_the_cache_is_fetched_again(
+    tmp_path, monkeypatch
+):
     """Each `fetch` asks twice: whether the file is there, and for it. Keras knows no checksum of MobileNetV2's."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KERAS_HOME", "~/keras")

@@ -18,6 +18,7 @@ import numpy as np
 
 from rightfit.errors import RightfitError, UsageError
 from rightfit.nets.flat import Flat, Pixels, flatten
+from rightfit.nets.layers import channels_last
 from rightfit.nets.variants import DEVIATION, MEAN
 
 PREFIX = "hub:"
@@ -39,6 +40,7 @@ def check(name: str) -> None:
         raise UsageError(f"{name}: no folder, and no preset that KerasHub knows{hint}")
 
 
+@channels_last()
 def flat(name: str, outputs: int, image_size: tuple[int, int], load_weights: bool = False) -> Flat:
     """`hub:PRESET` for images of (height, width) as one flat model.
 
@@ -64,10 +66,15 @@ def flat(name: str, outputs: int, image_size: tuple[int, int], load_weights: boo
 
 
 def pixels(preset: str) -> Pixels:
-    """The scale and offset of the preset's own image converter; ImageNet's usual ones when it has none."""
+    """The scale and offset of the preset's own image converter; ImageNet's usual ones when it has none.
+
+    RightfitError when it cannot be had, which is not the same.
+    """
     try:
         converter = _library().layers.ImageConverter.from_preset(preset)
-    except (FileNotFoundError, ValueError):
+    except Exception as error:  # as above
+        if not isinstance(error, FileNotFoundError) and "Unable to find a subclass" not in str(error):
+            raise RightfitError(_absent(preset, error)) from error
         return Pixels().then(1 / np.array(DEVIATION), -np.array(MEAN) / DEVIATION)
     scale = 1.0 if converter.scale is None else converter.scale
     offset = 0.0 if converter.offset is None else converter.offset

@@ -16,6 +16,7 @@ import numpy as np
 
 from rightfit.errors import UsageError
 from rightfit.nets.flat import Flat, Pixels, flatten
+from rightfit.nets.layers import channels_last
 
 PREFIX = "keras:"
 
@@ -45,6 +46,7 @@ def constructor(name: str) -> Callable[..., Any]:
     raise UsageError(f"unknown model {name!r}; did you mean {listed}? `rightfit models` lists all")
 
 
+@channels_last()
 def flat(name: str, outputs: int, image_size: tuple[int, int]) -> Flat:
     """`keras:NAME` for images of (height, width) as one flat model; UsageError when they are too small for it.
 
@@ -71,6 +73,7 @@ def _too_small(name: str, image_size: tuple[int, int], error: ValueError) -> Usa
 
 
 @cache
+@channels_last()
 def preprocessing(name: str) -> tuple[Pixels, bool]:
     """What preprocess_input of the net's module does to (r, g, b): scale and offset of each, and whether it
     then turns them into (b, g, r). Found by trying it on black and on pure colours."""

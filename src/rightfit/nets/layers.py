@@ -7,10 +7,23 @@ clones it with faster twins (same names, weights and results to float32 rounding
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 from keras import ops
+
+
+@contextmanager
+def channels_last() -> Iterator[None]:
+    """Layers made within take (B, H, W, C), whatever `image_data_format` the user's keras.json gives others."""
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(before)
 
 
 def fused(model: keras.Model, precision: str = "float32") -> keras.Model:

@@ -30,6 +30,7 @@ from rightfit.errors import ModelFileError, UsageError
 from rightfit.formats.model_file import opened
 from rightfit.nets import hub, keras_models
 from rightfit.nets.importers.core import Array, WeightsError
+from rightfit.nets.layers import channels_last
 
 SMALLEST = 64  # pixels a side, below which a photograph holds little of what ImageNet's weights look for
 PATIENCE = 5.0  # seconds to the first byte
@@ -116,6 +117,7 @@ def preset_weights(name: str, image_size: tuple[int, int]) -> dict[str, Array]:
 
 
 @cache
+@channels_last()
 def published(application: str) -> Published:
     """The file without a top that the constructor asks Keras for."""
     make = keras_models.classifiers()[application]

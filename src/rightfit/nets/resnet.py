@@ -15,6 +15,7 @@ from keras import layers
 
 from rightfit.errors import UsageError
 from rightfit.nets.counting import Counter
+from rightfit.nets.layers import channels_last
 from rightfit.nets.variants import VARIANTS, Variant, variant_named
 
 FIRST_WEIGHTS, LEFT_OUT = (
@@ -23,6 +24,7 @@ FIRST_WEIGHTS, LEFT_OUT = (
 )  # these streams of random numbers; data/loader.py has 1 and 2, training/head.py 4
 
 
+@channels_last()
 def build(
     name: str,
     outputs: int,

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from rightfit.formats.model_file import opened
 from rightfit.nets.flat import Flat, Slot, counted
-from rightfit.nets.importers.core import Array, WeightsError
+from rightfit.nets.importers.core import Array, WeightsError, as_weights
 from rightfit.nets.importers.files import read
 from rightfit.nets.importers.files_keras import is_legacy
 from rightfit.nets.variants import DEVIATION, MEAN
 
 MOST_OF_A_HEAD = 6  # tensors after the features: VGG has three dense layers there
 HEAD = ("logits/kernel", "logits/bias")
+FIRST = "normalise"  # the layer that tells our files from other nets whose last layer is called logits, too
 
 
 def bring(
@@ -25,7 +27,8 @@ def bring(
 
     Safetensors, `.keras` and `.weights.h5` go by name; the old `.h5` layer by layer in the order in which
     Keras stores a model, as Keras itself does. `turned`: the other library's net sees blue, green, red, so
-    its first kernel's channels are turned. Our own last layer is kept if it has `outputs` (any, if None).
+    its first kernel's channels are turned. Our own last layer is kept if it has `outputs` (any, if None);
+    another's is left out, and nothing else may be left over.
     WeightsError names the first three tensors that do not fit.
     """
     path = Path(path)
@@ -46,9 +49,9 @@ def bring(
         keys, tensors = indexed, _with_names_of(indexed, tensors)
         problems, rest = _by_name(keys, made, tensors)
     has_head = set(heads) <= set(rest) and tensors[heads[0]].ndim == 2
-    own = has_head or kind == "safetensors"
+    own = kind == "safetensors" or (has_head and _names_layer(path, FIRST))
     rest = [n for n in rest if n not in heads] if own else rest
-    if len(rest) > (0 if own else MOST_OF_A_HEAD):
+    if own or len(rest) > MOST_OF_A_HEAD or not all(_of_a_head(tensors[n]) for n in rest):
         problems += [f"{n} is left over in the file" for n in rest]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
@@ -60,10 +63,24 @@ def bring(
     if turned and not own:
         first = next(n for n in weights if n.endswith("/kernel"))
         weights[first] = weights[first][:, :, ::-1]
-    if has_head and outputs in (None, len(tensors[heads[1]])):
+    if own and has_head and outputs in (None, len(tensors[heads[1]])):
         weights |= {ours: tensors[theirs] for ours, theirs in zip(HEAD, heads, strict=True)}
     source = "rightfit" if own else "keras.applications" if name.startswith("keras:") else "KerasHub"
     return source, {n: np.ascontiguousarray(tensor, np.float32) for n, tensor in weights.items()}
+
+
+def _names_layer(path: Path, name: str) -> bool:
+    """Whether Keras' file has the layer, of which it may keep the name alone."""
+    with as_weights(), opened(path) as file:
+        return any(
+            name in (group.rpartition("/")[2], beside.get("name"))
+            for group, beside in file.attributes.items()
+        )
+
+
+def _of_a_head(tensor: Array) -> bool:
+    """Of a dense layer, a convolution over a map of one pixel, or of what belongs to these: no filter has a size."""
+    return tensor.ndim < 4 or tensor.shape[:2] == (1, 1)
 
 
 def _indexed(slots: Sequence[Slot]) -> list[str]:
