@@ -6,10 +6,12 @@ import stat
 import struct
 import warnings
 import zipfile
+import zlib
 
 import h5py
 import numpy as np
 from valid_files import (
+    BIAS,
     CONFIG,
     KERNEL,
     keras_archive,
@@ -38,6 +40,18 @@ def hostile(said):
 @hostile("bytes unpacked out of")
 def zip_bomb(folder):
     return keras_archive(folder / "bomb.keras", " " * (80 * 2**20), compression=zipfile.ZIP_DEFLATED)
+
+
+@hostile("config.json is damaged|config.json unpacks to other than the 1,000 bytes")
+def zip_bomb_that_declares_little(folder):
+    """By its checksum too it is what it declares: the rest is cut off once it is unpacked."""
+    path = keras_archive(folder / "bomb.keras", " " * 2**28, compression=zipfile.ZIP_DEFLATED)
+    data = bytearray(path.read_bytes())
+    for start in (0, data.find(b"PK\x01\x02") + 2):
+        struct.pack_into("<I", data, start + 14, zlib.crc32(b" " * 1_000))
+        struct.pack_into("<I", data, start + 22, 1_000)
+    path.write_bytes(data)
+    return path
 
 
 @hostile("has no place in a .keras file")
@@ -72,6 +86,22 @@ def zip_with_a_huge_directory(folder):
     data = bytearray(path.read_bytes())
     struct.pack_into("<I", data, data.rfind(b"PK\x05\x06") + 12, 2**31)
     path.write_bytes(data)
+    return path
+
+
+@hostile(": more than 50,000 members")
+def zip_with_a_hidden_directory(folder):
+    """Its length stands in the record for archives beyond 4 GB, which seems to begin within that record's locator."""
+    path = folder / "hidden.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", "")
+    data = path.read_bytes()
+    at = data.find(b"PK\x01\x02")
+    start, lines = data[:at], data[at : at + 47] * 300_000
+    counts = struct.pack("<QQQQ", 300_000, 300_000, len(lines), len(start))
+    record = b"PK\x06\x06" + struct.pack("<QHHII", 44, 45, 45, 0, 0) + counts
+    locator = b"PK\x06\x07" + bytes(4) + b"PK\x06\x06" + bytes(4) + struct.pack("<I", 1)
+    path.write_bytes(start + lines + record + locator + b"PK\x05\x06" + bytes(18))
     return path
 
 
@@ -269,12 +299,43 @@ def hdf5_without_a_layer(folder):
     return path
 
 
-@hostile("is named twice")
+@hostile("the layer conv is named twice")
 def hdf5_with_a_layer_twice(folder):
     path = legacy(folder / "layer.h5", CONFIG)
     with h5py.File(path, "a") as file:
         file["model_weights"].attrs["layer_names"] = [b"conv", b"conv"]
     return path
+
+
+def numbered(folder, *counts):
+    """Weights as Keras numbered them before its first version, of layers that declare so many."""
+    path = folder / "numbered.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["nb_layers"] = len(counts)
+        for number, count in enumerate(counts):
+            file.create_group(f"layer_{number}").attrs["nb_params"] = count
+        file["layer_0/param_0"] = BIAS
+    return path
+
+
+@hostile("declare 2,000,000 weights where 1 are stored")
+def hdf5_of_countless_weights(folder):
+    return numbered(folder, 2_000_000)
+
+
+@hostile("declare 2 weights where 1 are stored")
+def hdf5_of_more_weights_in_all(folder):
+    return numbered(folder, 1, 1)
+
+
+@hostile("nb_params is 'x', no count")
+def hdf5_with_a_text_for_a_count(folder):
+    return numbered(folder, "x")
+
+
+@hostile("nb_params is '.1, 2.', no count")
+def hdf5_with_a_list_for_a_count(folder):
+    return numbered(folder, [1, 2])
 
 
 @hostile("no list of names")

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 from hostile_files import HOSTILE
@@ -156,6 +157,21 @@ def test_each_bound_binds(valid, kind, tight, said):
         pass
     with pytest.raises(ModelFileError, match=said), opened(valid[kind], Bounds(**tight)):
         pass
+
+
+def test_operations_are_counted_before_they_are_kept(tmp_path):
+    from valid_files import saved_model
+
+    from rightfit.formats.bounds import Bounds
+
+    path = saved_model(tmp_path / "saved", *["Relu"] * 200_000)
+    size = (path / "saved_model.pb").stat().st_size
+    tracemalloc.start()
+    with pytest.raises(ModelFileError, match="more than 10 operations"), opened(path, Bounds(nodes=10)):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * size
 
 
 CUT = [0, 1, 7, 9, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, -1]

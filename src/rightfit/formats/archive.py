@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import stat
 import zipfile
@@ -18,6 +19,8 @@ KERAS = re.compile(r"config\.json|metadata\.json|model\.weights\.h5|assets(/.*)?
 # What zipfile raises for hostile bytes: an unknown method is a NotImplementedError, a password a RuntimeError.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
 ENTRY = 256  # bytes of a member's line in an archive's directory, with a long name
+END = b"PK\x05\x06"  # of the record that ends an archive
+LARGE_END = b"PK\x06\x06"  # of one beyond 4 GB
 PACKING = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 
@@ -60,17 +63,27 @@ class Archive:
             raise ModelFileError(f"{self.place}: {name!r} is encrypted, or packed in an unusual way")
 
     def read(self, name: str, limit: int) -> bytes:
-        """The bytes of a member, whose checksum has been compared; ModelFileError when there are more than `limit`."""
-        member = self.members[name]
-        if member.file_size > limit:
-            raise ModelFileError(f"{self.place}: {name} of {member.file_size:,} bytes, more than {limit:,}")
+        """The bytes of a member, whose checksum has been compared; ModelFileError when there are more than `limit`, or
+        other than it declares."""
+        declared = self.members[name].file_size
+        if declared > limit:
+            raise ModelFileError(f"{self.place}: {name} of {declared:,} bytes, more than {limit:,}")
+        # `zipfile` unpacks all there is and cuts it to what is declared: so a byte more is declared and asked for.
+        member = copy.copy(self.members[name])
+        member.file_size = declared + 1
         try:
             with self.zip.open(member) as opened:
-                return opened.read()
+                data = opened.read(member.file_size)
         except DAMAGED as error:
             raise ModelFileError(
                 f"{self.place}: {name} is damaged ({error}); download or copy it again"
             ) from error
+        if len(data) != declared:
+            raise ModelFileError(
+                f"{self.place}: {name} unpacks to other than the {declared:,} bytes that it declares; "
+                "the file is not to be trusted"
+            )
+        return data
 
     def check_keras(self) -> None:
         """ModelFileError when a `.keras` file lacks what makes it one, or holds anything else."""
@@ -82,13 +95,33 @@ class Archive:
 
 
 def _directory_bytes(file: IO[bytes], length: int) -> int:
-    """How long the archive's directory says it is, as `zipfile` would make an object of each of its lines."""
+    """How long the archive's directory is said to be, where `zipfile` looks, which makes an object of each line."""
     start = max(0, length - 2**16 - 22)
     file.seek(start)
     end = file.read()
-    at = end.rfind(b"PK\x05\x06")
+    # The record that ends the file, else the last before a comment.
+    whole = end[-22:-18] == END and end[-2:] == b"\0\0"
+    at = len(end) - 22 if whole else end.rfind(END)
     if at < 0:
         return 0
     size = int.from_bytes(end[at + 12 : at + 16], "little")
-    large = end.rfind(b"PK\x06\x06")  # the record of archives beyond 4 GB
-    return max(size, int.from_bytes(end[large + 40 : large + 48], "little")) if large >= 0 else size
+    # Of an archive beyond 4 GB a locator stands before that, and a larger record before the locator or, for newer
+    # Pythons, where it says.
+    locator = start + at - 20
+    found = _read(file, locator, 20)
+    if not found.startswith(b"PK\x06\x07"):
+        return size
+    beside, named = (
+        _read(file, place, 56) for place in (locator - 56, int.from_bytes(found[8:16], "little"))
+    )
+    sizes = [
+        int.from_bytes(record[40:48], "little") for record in (beside, named) if record.startswith(LARGE_END)
+    ]
+    return max(sizes if beside.startswith(LARGE_END) else [size, *sizes])
+
+
+def _read(file: IO[bytes], place: int, count: int) -> bytes:
+    if not 0 <= place < 2**63:
+        return b""
+    file.seek(place)
+    return file.read(count)

@@ -48,7 +48,7 @@ def of_hdf5(file: IO[bytes], path: Path, length: int, bounds: Bounds) -> ModelFi
     root = found.groups[""]
     place = "model_weights" if "model_weights" in found.groups else ""
     architecture = _config(root, "model_config", path, bounds)
-    layers = _layers(found.groups, place, path)
+    layers = _layers(found, place, path)
     if layers is None and architecture is None:
         return ModelFile(path, "keras weights", tensors=found.tensors, attributes=found.groups)
     tensors: dict[str, Tensor] = {}
@@ -79,29 +79,40 @@ def of_hdf5(file: IO[bytes], path: Path, length: int, bounds: Bounds) -> ModelFi
     )
 
 
-def _layers(
-    groups: Mapping[str, Mapping[str, Any]], place: str, path: Path
-) -> tuple[tuple[str, tuple[str, ...]], ...] | None:
+def _layers(found: hdf5.Hdf5, place: str, path: Path) -> tuple[tuple[str, tuple[str, ...]], ...] | None:
     """Layer and names of its weights, in the file's order; None when the file has no such order."""
+    groups = found.groups
     top = groups[place]
     inside = f"{place}/" if place else ""
     if isinstance(top.get("nb_layers"), int):  # Keras before 1.0 numbered both
-        counts = [
-            (f"layer_{i}", groups.get(f"{inside}layer_{i}", {}))
-            for i in range(min(top["nb_layers"], len(groups)))
-        ]
+        names = [f"layer_{i}" for i in range(min(top["nb_layers"], len(groups)))]
+        counts = [groups.get(f"{inside}{name}", {}).get("nb_params", 0) for name in names]
+        _check_counts(counts, len(found.tensors), path)
         return tuple(
-            (name, tuple(f"param_{i}" for i in range(int(group.get("nb_params", 0)))))
-            for name, group in counts
+            (name, tuple(f"param_{i}" for i in range(count)))
+            for name, count in zip(names, counts, strict=True)
         )
     if "layer_names" not in top and "layer_names0" not in top:
         return None
-    found = []
+    layers: dict[str, tuple[str, ...]] = {}
     for layer in _names(top, "layer_names", path):
         if f"{inside}{layer}" not in groups:
             raise ModelFileError(f"{path}: the layer {layer} is named and not there; the file is damaged")
-        found.append((layer, tuple(_names(groups[f"{inside}{layer}"], "weight_names", path))))
-    return tuple(found)
+        if layer in layers:
+            raise ModelFileError(f"{path}: the layer {layer} is named twice; the file is damaged")
+        layers[layer] = tuple(_names(groups[f"{inside}{layer}"], "weight_names", path))
+    return tuple(layers.items())
+
+
+def _check_counts(counts: list[Any], tensors: int, path: Path) -> None:
+    """ModelFileError when numbered layers declare other than counts, or more weights than the file has tensors."""
+    for count in counts:
+        if not isinstance(count, int) or count < 0:
+            raise ModelFileError(f"{path}: nb_params is {str(count)[:80]!r}, no count; the file is damaged")
+    if sum(counts) > tensors:
+        raise ModelFileError(
+            f"{path}: its layers declare {sum(counts):,} weights where {tensors:,} are stored; the file is damaged"
+        )
 
 
 def _names(attributes: Mapping[str, Any], name: str, path: Path) -> list[str]:

@@ -27,19 +27,23 @@ def operations(folder: Path, place: str, bounds: Bounds) -> tuple[str, ...]:
     data = memoryview(path.read_bytes())
     found: set[str] = set()
     try:
-        for meta_graph in _fields(data, META_GRAPHS):
-            for graph in _fields(meta_graph, GRAPH):
-                nodes = list(_fields(graph, NODE))
-                for library in _fields(graph, LIBRARY):
-                    for function in _fields(library, FUNCTION):
-                        nodes += _fields(function, NODE_OF_FUNCTION)
-                if len(nodes) > bounds.nodes:
-                    raise ModelFileError(f"{place}: more than {bounds.nodes:,} operations")
-                for node in nodes:
-                    found.update(str(name, "utf-8") for name in _fields(node, OPERATION))
+        for count, node in enumerate(_nodes(data), 1):
+            if count > bounds.nodes:
+                raise ModelFileError(f"{place}: more than {bounds.nodes:,} operations")
+            found.update(str(name, "utf-8") for name in _fields(node, OPERATION))
     except (ValueError, IndexError) as error:
         raise ModelFileError(f"{place}: saved_model.pb is damaged ({error})") from error
     return tuple(sorted(found))
+
+
+def _nodes(data: memoryview) -> Iterator[memoryview]:
+    """Of every graph and function."""
+    for meta_graph in _fields(data, META_GRAPHS):
+        for graph in _fields(meta_graph, GRAPH):
+            yield from _fields(graph, NODE)
+            for library in _fields(graph, LIBRARY):
+                for function in _fields(library, FUNCTION):
+                    yield from _fields(function, NODE_OF_FUNCTION)
 
 
 def check_folder(folder: Path, place: str, bounds: Bounds) -> int:
