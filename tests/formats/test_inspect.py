@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,40 @@ def test_a_pickle_is_listed_and_not_opened(valid, tmp_path):
         facts = rightfit.inspect(tmp_path / "evil.pth")
         assert "posix.system" in facts["calls"] and "posix.system" in facts["refused"]
     assert not (tmp_path / "MARK").exists()
+
+
+SYSTEM = {
+    "from the memo": b"\x8c\x05posixq\x000\x8c\x06systemq\x010"
+    + b"\x8c\x05torch0\x8c\x04Size0"
+    + b"h\x00h\x01\x93",
+    "in bytes of old": b"\x8c\x05torch0\x8c\x04Size0" + b"U\x05posixU\x06system\x93",
+    "twice": b"\x8c\x05torch0\x8c\x04Size0" + b"\x8c\x05posix2\x94N\x940h\x00\x8c\x06system\x93",
+}
+
+
+@pytest.mark.parametrize("way", SYSTEM)
+def test_a_name_is_told_however_the_pickle_brings_it(tmp_path, way):
+    mark = tmp_path / "MARK"
+    call = (
+        SYSTEM[way] + b"X" + len(f"touch {mark}").to_bytes(4, "little") + f"touch {mark}".encode() + b"\x85R."
+    )
+    (tmp_path / "evil.pth").write_bytes(b"\x80\x04" + call)
+    facts = rightfit.inspect(tmp_path / "evil.pth")
+    assert facts["calls"] == ["posix.system"] and not facts["loads"]
+    assert not mark.exists()
+    pickle.loads((tmp_path / "evil.pth").read_bytes())
+    assert mark.exists(), "this pickle does what its name says"
+
+
+def test_what_cannot_be_told_of_a_pickle_is_strange(tmp_path):
+    encoded = b"c_codecs\nencode\nX\x06\x00\x00\x00system\x85R"
+    for said, content in {
+        "unknown": b"\x80\x04\x8c\x05torch" + encoded + b"\x93.",
+        "unknown (pickle 2 breaks off)": b"\x80\x02K\x01.I0x10\n0cposix\nsystem\n(X\x04\x00\x00\x00truetR.",
+    }.items():
+        (tmp_path / "evil.pth").write_bytes(content)
+        facts = rightfit.inspect(tmp_path / "evil.pth")
+        assert said in facts["calls"] and said in facts["refused"] and not facts["loads"]
 
 
 def test_an_old_model_is_judged_by_what_it_would_become(tmp_path):
