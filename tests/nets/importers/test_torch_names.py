@@ -409,6 +409,16 @@ def test_what_is_no_weights_file_is_refused_by_name(tmp_path):
             read(tmp_path / name)
 
 
+@pytest.mark.parametrize("version", ["2.6.0", "2.9.1+cpu"])
+def test_a_torch_that_files_can_attack_reads_none(tmp_path, monkeypatch, version):
+    torch.save({"a": torch.ones(1)}, tmp_path / "net.pth")
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(BackendError, match=r"CVE-2026-24747.*pip install 'rightfit\[torch\]'"):
+        read(tmp_path / "net.pth")
+    monkeypatch.setattr(torch, "__version__", "2.10.0a0+git1")
+    assert read(tmp_path / "net.pth")[1]["a"].tolist() == [1]
+
+
 def test_without_torch_the_install_line_is_said(tmp_path, monkeypatch):
     torch.save({"a": torch.ones(1)}, tmp_path / "net.pth")
     monkeypatch.setitem(sys.modules, "torch", None)

@@ -18,6 +18,7 @@ READABLE = ".pth, .pt or .bin (PyTorch), .safetensors, .h5 or .keras (Keras), .n
 KERAS = ("keras", "hdf5 model", "hdf5 weights", "keras weights")
 # Where training scripts keep the weights within a checkpoint; averaged ones first, as evaluation uses them.
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model_state", "model")
+SAFE_TORCH = (2, 10)  # in older ones a file can corrupt memory though weights_only is set (CVE-2026-24747)
 PREFIXES = ("module.", "model.", "_orig_mod.")  # left by DataParallel, by wrappers and by torch.compile
 
 
@@ -69,7 +70,10 @@ def check_there(path: Path) -> None:
 
 
 def read_pytorch(path: Path) -> dict[str, Array]:
-    """Tensors by name out of a state dict or a training checkpoint that holds one; halves become float32."""
+    """Tensors by name out of a state dict or a training checkpoint that holds one; halves become float32.
+
+    BackendError without torch, or with one that such files can attack.
+    """
     try:
         import torch
     except ImportError as error:
@@ -77,6 +81,11 @@ def read_pytorch(path: Path) -> dict[str, Array]:
             f"{path}: reading PyTorch's files takes torch; `{INSTALL['torch']}` brings it, or save them as .safetensors"
         ) from error
 
+    if tuple(map(int, torch.__version__.split(".")[:2])) < SAFE_TORCH:
+        raise BackendError(
+            f"{path}: a file can attack torch {torch.__version__} through its reader (CVE-2026-24747); "
+            f"`{INSTALL['torch']}` brings 2.10 or later, or save the weights as .safetensors"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (
