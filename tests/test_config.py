@@ -242,6 +242,32 @@ def test_a_tag_in_the_file_runs_nothing(tmp_path):
     assert not mark.exists()
 
 
+BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 6))
+
+
+@pytest.mark.parametrize("name", ["data", "split", "image_size", "epochs"])
+def test_what_aliases_repeat_is_not_written_out(name, tmp_path):
+    file = written(tmp_path, f"a0: &a0 [{'x, ' * 10}]\n{BOMB}{name}: *a5\n")
+    message = refusal({"data": None}, file)
+    assert "unknown setting 'a5'" in message
+    file.write_text(f"{name}: &a5 [{', '.join(['[[[[[x]]]]]'] * 1000)}]\n", encoding="utf-8")
+    message = refusal({"data": "photos" if name != "data" else None}, file)
+    assert message.startswith(f"{name}: ") and len(message) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a: &a {x: 1}\nb: {<<: *a}\n", "merges mappings"),
+        ("a: " + "[" * 5_000 + "]" * 5_000, "nested too deep"),
+        (f"a: {'x' * 2**23}\n", "more than 8,388,608 bytes"),
+    ],
+    ids=["merge", "deep", "long"],
+)
+def test_a_file_of_no_end_is_refused(text, why, tmp_path):
+    assert why in refusal({}, written(tmp_path, text))
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     assert str(tmp_path / "no.yaml") in refusal({}, tmp_path / "no.yaml")
 

@@ -16,12 +16,12 @@ SOURCE = Path(__file__).parents[1] / "src"
 # each other, and precision above them; cli may read the package's version.
 FLOORS = (
     {"errors"},
+    {"formats"},
     {"files", "records"},
     {"config", "runtime", "console", "memory"},
     {"precision", "cluster"},
     {"team"},
     {"data"},
-    {"formats"},
     {"nets"},
     {"evaluation"},
     {"saving"},

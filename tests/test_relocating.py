@@ -78,7 +78,7 @@ def test_images_that_were_moved_are_found_again(tmp_path, write_images, here, mo
         rightfit.load(folder)._data()
     (folder / "moved.json").unlink()
     (folder / "moved.json").mkdir()
-    with pytest.raises(RunError, match=r"moved\.json: cannot be read \(Is a directory\)"):
+    with pytest.raises(RunError, match=r"moved\.json is not a regular file; `rightfit relocate`"):
         rightfit.load(folder)._data()
     (folder / "moved.json").rmdir()
     assert rightfit.relocate(folder, photos) == 60

@@ -8,6 +8,7 @@ beside the key.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from rightfit.errors import UsageError
 from rightfit.files import yaml_of
+from rightfit.formats.bounds import BOUNDS
 
 
 class Settings(BaseModel):
@@ -168,7 +170,7 @@ class TrainSettings(Settings):
     @classmethod
     def _text(cls, value: Any, field: ValidationInfo) -> Any:
         """150 is as good as "150"; (150, 200) as "150x200"; (6, 1, 2) as "6:1:2"."""
-        if isinstance(value, (tuple, list)):
+        if isinstance(value, (tuple, list)) and all(isinstance(v, (str, int, float)) for v in value):
             return (":" if field.field_name == "split" else "x").join(str(v) for v in value)
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -238,20 +240,30 @@ def train_settings(values: Mapping[str, Any], config: str | Path | None = None) 
 def _unknown(key: Any) -> str:
     near = get_close_matches(str(key), TrainSettings.model_fields, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "`rightfit train --help` lists the settings"
-    return f"unknown setting {key!r}; {hint}"
+    return f"unknown setting {_SHORT.repr(key)}; {hint}"
 
 
 def _sentence(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
-    return message if error["type"] == "missing" else f"{message}, not {error['input']!r}"
+    return message if error["type"] == "missing" else f"{message}, not {_SHORT.repr(error['input'])}"
+
+
+_SHORT = reprlib.Repr()  # what a few aliases of YAML repeat may be billions of values
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML mapping as a dict; UsageError if the file is missing, not YAML, no mapping, or sets a key twice."""
+    """A YAML mapping as a dict; UsageError if it is missing, too long, not YAML, no mapping, or sets a key twice."""
     try:
-        loaded = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        with Path(path).open("rb") as file:
+            text = file.read(BOUNDS.yaml_bytes + 1)
+        if len(text) > BOUNDS.yaml_bytes:
+            raise UsageError(f"{path}: more than {BOUNDS.yaml_bytes:,} bytes; --config takes a YAML file")
+        loaded = yaml.load(text.decode(), _Loader)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; --config takes a YAML file") from None
+    except RecursionError:
+        raise UsageError(f"{path} is not YAML of settings: nested too deep") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except ValueError as error:
@@ -281,6 +293,11 @@ class _Loader(yaml.SafeLoader):
                 raise ValueError(f"{key.value} is set twice, in lines {first[key.value]} and {line}")
             first[key.value] = line
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Merges of merges would copy without end."""
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise ValueError("merges mappings with <<; write them out")
 
 
 def to_yaml(settings: TrainSettings) -> str:

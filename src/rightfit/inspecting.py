@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rightfit.errors import RightfitError, UsageError
-from rightfit.formats.judged import strange_globals, strange_operations
+from rightfit.formats.judged import CODE, strange_globals, strange_operations
 from rightfit.formats.model_file import ModelFile, opened
 
 FIRST = 10  # tensors that are shown
 MODELS = ("Functional", "Sequential", "Model")
-# Classes that hold code, or a path to some, in their settings.
-CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__", "function")
 NO_WEIGHTS = ("optimizer", "optimizer_weights", "metrics", "vars", "seed_generator")
 WITHOUT_TENSORS = {
     "pytorch": "names and shapes of its tensors are in a pickle, which only torch reads",

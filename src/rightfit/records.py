@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from rightfit.errors import ModelFileError, RunError
+from rightfit.formats.bounds import BOUNDS, RECORDS
+from rightfit.formats.text import check_regular, from_json, json_file
 
 SETBACK = "learning_rate factor"  # the setting that is on record where training returned to an earlier epoch
 DOUBTS = (
@@ -19,8 +22,10 @@ LEARNING_CURVE = "learning_curve.json"
 
 def objects_of(path: Path) -> list[dict[str, Any]]:
     """Of decisions.jsonl or test-ledger.jsonl; none where it is not there or no such file."""
-    with suppress(OSError, ValueError):
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with suppress(OSError, ValueError, ModelFileError):
+        check_regular(path, RECORDS.json_bytes)
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [from_json(line, str(path), RECORDS) for line in lines]
     return []
 
 
@@ -56,18 +61,24 @@ def would_help(curve: Mapping[str, Any]) -> str:
 
 def object_in(path: Path) -> dict[str, Any]:
     """Of a JSON file; {} where it is not there or holds no object."""
-    with suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(OSError, ModelFileError):
+        found = json_file(path, RECORDS)
         return found if isinstance(found, dict) else {}
     return {}
 
 
 def epochs_of(path: Path) -> list[dict[str, float]]:
-    """The rows of history.csv; what is no number is left out."""
+    """The rows of history.csv; what is no number is left out. Raises RunError when it is no such file."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [_numbers(row) for row in csv.DictReader(file)]
+    try:
+        check_regular(path, BOUNDS.file_bytes)
+        with path.open(newline="", encoding="utf-8") as file:
+            return [_numbers(row) for row in csv.DictReader(file)]
+    except ModelFileError as error:
+        raise RunError(f"{error}; the run is incomplete or damaged") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise RunError(f"{path}: cannot be read ({error}); the run is incomplete or damaged") from error
 
 
 def kept_epoch(metrics: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> int | None:

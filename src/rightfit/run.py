@@ -11,6 +11,8 @@ from rightfit.config import TrainSettings, train_settings
 from rightfit.console import Console
 from rightfit.errors import DataError, ModelFileError, RunError, UsageError
 from rightfit.files import replacing, write_with
+from rightfit.formats.bounds import BOUNDS
+from rightfit.formats.text import check_regular
 from rightfit.precision import choose_precision
 from rightfit.records import instead_of_a_run
 from rightfit.runtime import ENGINES, cache_folder, choose_backend, choose_engine, version_of
@@ -104,8 +106,10 @@ class Run:
     def settings(self) -> TrainSettings:
         path = self.path / "config.yaml"
         try:
+            if path.exists():
+                check_regular(path, BOUNDS.yaml_bytes)
             return train_settings({}, path)
-        except UsageError as error:  # nobody asked for it: the run holds it
+        except (UsageError, ModelFileError) as error:  # nobody asked for it: the run holds it
             raise RunError(f"{error}; the run is incomplete or damaged") from error
 
     @property

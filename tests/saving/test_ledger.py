@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rightfit.errors import RunError
+from rightfit.errors import RightfitError, RunError
 from rightfit.saving.ledger import open_test
 
 
@@ -47,3 +47,14 @@ def test_a_damaged_ledger_is_no_fresh_start(run):
     (folder / "test-ledger.jsonl").write_text('{"weights"')
     with pytest.raises(RunError, match="damaged"):
         opened(b"b")
+
+
+@pytest.mark.parametrize("name", ["test-ledger.jsonl", "weights.safetensors"])
+def test_a_record_that_has_no_end_is_not_read(run, name):
+    folder, opened = run
+    opened(b"a")
+    (folder / name).unlink()
+    with (folder / name).open("wb") as file:
+        file.truncate(2**40)  # takes no room on the disk
+    with pytest.raises(RightfitError, match=rf"{name}.* more than"):
+        open_test(folder, "evaluate", "tensorflow", "float32")

@@ -7,7 +7,6 @@ recorded stays as it was.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from rightfit.data.table import COLUMNS, SPLITS, Table, parts_of
-from rightfit.errors import RunError
+from rightfit.errors import ModelFileError, RunError
+from rightfit.formats.bounds import BOUNDS
+from rightfit.formats.text import check_regular, json_file
 
 MOVED = "moved.json"
 
@@ -58,11 +59,13 @@ def paths_of(recorded: Path) -> list[str]:
 def located(run: Path, paths: Sequence[str]) -> list[str]:
     """Where recorded `paths` are by now. Raises RunError when the record of the move is damaged."""
     try:
-        record = json.loads((run / MOVED).read_text(encoding="utf-8"))
+        record = json_file(run / MOVED)
         return moved(paths, record["from"], record["to"])
     except FileNotFoundError:
         return list(paths)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except ModelFileError as error:
+        raise RunError(f"{error}; `rightfit relocate` writes it anew") from error
+    except (OSError, TypeError, KeyError) as error:
         why = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else "is damaged"
         raise RunError(f"{run / MOVED}: {why}; `rightfit relocate` writes it anew") from error
 
@@ -86,6 +89,7 @@ def _classes(label: str, label_mode: str) -> list[str]:
 def _columns(recorded: Path) -> dict[str, list[str]]:
     columns: dict[str, list[str]] = {name: [] for name in COLUMNS}
     try:
+        check_regular(recorded, BOUNDS.file_bytes)
         with recorded.open(newline="", encoding="utf-8") as file:
             rows = csv.reader(file, strict=True)
             if tuple(next(rows, ())) != COLUMNS:
@@ -93,6 +97,8 @@ def _columns(recorded: Path) -> dict[str, list[str]]:
             for row in rows:
                 for column, value in zip(columns.values(), row, strict=True):
                     column.append(value)
+    except ModelFileError as error:
+        raise RunError(f"{error}; the run is incomplete or damaged") from error
     except (OSError, ValueError, csv.Error) as error:
         raise RunError(f"{recorded}: cannot be read ({error}); the run is incomplete or damaged") from error
     if not columns["split"] or not set(columns["split"]) <= set(SPLITS):

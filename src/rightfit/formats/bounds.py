@@ -31,3 +31,4 @@ class Bounds:
 
 
 BOUNDS = Bounds()
+RECORDS = Bounds(json_bytes=2**29, nodes=10_000_000)  # of a run, which grow with its images

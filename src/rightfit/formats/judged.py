@@ -1,4 +1,6 @@
-"""What a SavedModel or a pickle would run, judged by closed lists: the names that are on none of them."""
+"""What a SavedModel or a pickle would run, judged by closed lists: the names that are on none of them. And what of
+Keras runs code, or reads files, that a model's file names.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,10 @@ def strange_globals(calls: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in calls if not TENSORS.fullmatch(name))
 
 
+# Keras' classes that hold code, or a path to some, in their settings.
+CODE = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer", "__lambda__", "function")
+# And those whose vocabulary may be a path, which is read.
+LOOKUPS = ("StringLookup", "IntegerLookup", "TextVectorization")
 TENSORS = re.compile(
     r"collections\.(OrderedDict|Counter)|torch\._utils\._rebuild_(parameter|parameter_with_state|tensor|tensor_v2"
     r"|tensor_v3|sparse_tensor|qtensor|meta_tensor_no_storage|device_tensor_from_numpy)"

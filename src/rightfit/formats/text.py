@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -43,6 +45,21 @@ def from_json(text: str | bytes, place: str, bounds: Bounds = BOUNDS) -> Any:
         raise ModelFileError(f"{place}: no JSON: {str(error)[:200]}") from error
     check(content, place, bounds)
     return content
+
+
+def json_file(path: Path, bounds: Bounds = BOUNDS) -> Any:
+    """As `from_json`, of a file. OSError when it cannot be read."""
+    check_regular(path, bounds.json_bytes)
+    return from_json(path.read_bytes(), str(path), bounds)
+
+
+def check_regular(path: Path, limit: int) -> None:
+    """ModelFileError for what is no regular file, as a pipe is waited for and a device may never end, or is larger."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelFileError(f"{path} is not a regular file")
+    if status.st_size > limit:
+        raise ModelFileError(f"{path}: {status.st_size:,} bytes, more than {limit:,}")
 
 
 def from_yaml(text: str | bytes, place: str, bounds: Bounds = BOUNDS) -> Any:

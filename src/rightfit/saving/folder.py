@@ -14,8 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rightfit.errors import RunError, UsageError, WriteError
+from rightfit.errors import ModelFileError, RunError, UsageError, WriteError
 from rightfit.files import append_line, check_writable, write_text
+from rightfit.formats.bounds import RECORDS
+from rightfit.formats.text import json_file
 
 RUNS = "runs"  # folder of those for which nobody asks for another
 
@@ -174,6 +176,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json_file(path, RECORDS)
+    except ModelFileError as error:
+        raise RunError(f"{error}; the run is incomplete or damaged") from error
+    except OSError as error:
         raise RunError(f"{path}: cannot be read ({error}); the run is incomplete or damaged") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from rightfit.errors import RunError
+from rightfit.errors import ModelFileError, RunError
+from rightfit.formats.bounds import BOUNDS, RECORDS
+from rightfit.formats.text import check_regular, from_json
 from rightfit.saving.folder import record
 
 NAME = "test-ledger.jsonl"
@@ -34,11 +35,14 @@ def open_test(run: Path, purpose: str, backend: str, precision: str) -> Before:
     """Write the line of one opening; call it before an image is read, as one that breaks off is one too."""
     path = run / NAME
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        check_regular(path, RECORDS.json_bytes)
+        lines = [
+            from_json(line, str(path), RECORDS) for line in path.read_text(encoding="utf-8").splitlines()
+        ]
         earlier = [line["weights"] for line in lines]
     except FileNotFoundError:
         earlier = []
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, ModelFileError) as error:
         raise RunError(f"{path}: is damaged ({error}); it is the record of who opened the test") from error
     weights = _sha256(run / "weights.safetensors")
     before = Before(len(earlier), len(set(earlier) - {weights}))
@@ -58,6 +62,7 @@ def open_test(run: Path, purpose: str, backend: str, precision: str) -> Before:
 
 
 def _sha256(path: Path) -> str:
+    check_regular(path, BOUNDS.file_bytes)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
