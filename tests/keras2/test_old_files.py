@@ -124,6 +124,18 @@ def test_custom_objects_are_refused_by_name(model):
         model_from_json(model.to_json(), custom_objects={"Mine": keras.layers.Dense})
 
 
+def test_weights_by_name_come_out_of_one_file_that_was_looked_into(model, tmp_path):
+    """A list of parts has Keras open files that nobody looked into, of any folder."""
+    model.save_weights(tmp_path / "weights.h5")
+    with h5py.File(tmp_path / "weights.h5", "r+") as file:
+        file["conv"]["elsewhere"] = h5py.ExternalLink("other.h5", "/conv")
+    with pytest.raises(ModelFileError, match="is a link elsewhere"):
+        model.load_weights(tmp_path / "weights.h5", by_name=True)
+    (tmp_path / "a.weights.json").write_text('{"weight_map": {"/layers/conv/vars": "../other.weights.h5"}}')
+    with pytest.raises(ModelFileError, match="no weights of Keras"):
+        model.load_weights(tmp_path / "a.weights.json", skip_mismatch=True)
+
+
 def test_weights_of_theano_are_turned_and_by_name_refused(model, tmp_path):
     model.save_weights(tmp_path / "weights.h5")
     with h5py.File(tmp_path / "weights.h5", "r+") as file:

@@ -7,11 +7,12 @@ import shutil
 import sys
 import warnings
 
+import h5py
 import keras
 import numpy as np
 import pytest
 
-from rightfit.errors import RightfitError, UsageError
+from rightfit.errors import ModelFileError, RightfitError, UsageError
 from rightfit.nets import catalogue, hub, pretrained
 from rightfit.nets.flat import Pixels, flatten
 from rightfit.nets.layers import fused, stock
@@ -135,6 +136,45 @@ def test_a_preset_that_names_other_classes_is_not_opened(tmp_path, change):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(RightfitError, match="which is never run"):
         catalogue.build(f"hub:{tmp_path}", 2, (32, 32))
+
+
+@installed
+@pytest.mark.parametrize("file", ["config.json", "image_converter.json", "preprocessor.json"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"module": "keras.layers", "class_name": "TFSMLayer", "config": {"filepath": "saved"}},
+        {"module": "keras.layers", "class_name": "StringLookup", "config": {"vocabulary": "/etc/passwd"}},
+        {"module": "keras.utils", "class_name": "function", "config": "get_file"},
+        {"module": None, "class_name": "Mine", "registered_name": "keras_hub>Lambda"},
+        {"module": "os", "class_name": "system"},
+    ],
+    ids=["SavedModel", "lookup", "function", "registered", "module"],
+)
+def test_no_file_of_a_preset_names_what_runs_code_or_reads_files(tmp_path, file, change):
+    config = {"module": "keras_hub.models", "class_name": "ResNetBackbone", "config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / file).write_text(json.dumps({**config, "config": {"inner": [change]}}))
+    with pytest.raises(RightfitError, match=rf"{file} asks for .*, which is never run"):
+        catalogue.build(f"hub:{tmp_path}", 2, (32, 32))
+
+
+@installed
+def test_a_preset_that_has_no_end_or_no_configuration_is_not_opened(tmp_path):
+    with pytest.raises(UsageError, match=r"no config\.json"):
+        catalogue.build(f"hub:{tmp_path}", 2, (32, 32))
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="nested more than"):
+        catalogue.build(f"hub:{tmp_path}", 2, (32, 32))
+
+
+def test_weights_of_a_preset_are_looked_into_before_kerashub_opens_them(preset, tmp_path):
+    folder = tmp_path / "linked"
+    shutil.copytree(preset[0], folder)
+    with h5py.File(folder / "model.weights.h5", "r+") as file:
+        file["layers/elsewhere"] = h5py.ExternalLink("other.h5", "/layers")
+    with pytest.raises(ModelFileError, match="is a link elsewhere"):
+        pretrained.preset_weights(f"hub:{folder}", SIZES[0])
 
 
 @installed

@@ -17,6 +17,7 @@ from rightfit.console import Console
 from rightfit.errors import ArchitectureError, ModelFileError
 from rightfit.files import write_with
 from rightfit.formats.model_file import opened
+from rightfit.nets.importers.files import KERAS
 from rightfit.saving import architecture, loading, weights
 
 Path = str | os.PathLike[str]
@@ -89,6 +90,10 @@ def loading_weights(of_keras_3: Method) -> Method:
         if not args and not any(options.values()):
             return weights.load_weights(self, filepath)
         with opened(filepath) as file:
+            if file.kind not in KERAS:
+                raise ModelFileError(
+                    f"{os.fspath(filepath)} is of the kind {file.kind!r} and no weights of Keras"
+                )
             if file.backend == "theano" or (file.layers and (file.keras_version or "1").startswith("1")):
                 raise ModelFileError(
                     f"{os.fspath(filepath)} has weights of Keras {file.keras_version or 1} on "

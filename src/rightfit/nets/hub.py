@@ -7,7 +7,6 @@ Keras layers are taken: the saved model has to open where KerasHub is not instal
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +15,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from rightfit.errors import RightfitError, UsageError
+from rightfit.errors import ModelFileError, RightfitError, UsageError
+from rightfit.formats.judged import CODE, LOOKUPS
+from rightfit.formats.model_file import opened
+from rightfit.formats.text import json_file
 from rightfit.nets.flat import Flat, Pixels, flatten
 from rightfit.nets.layers import channels_last
 from rightfit.nets.variants import DEVIATION, MEAN
@@ -49,7 +51,10 @@ def flat(name: str, outputs: int, image_size: tuple[int, int], load_weights: boo
     """
     check(name)
     preset = name.removeprefix(PREFIX)
-    _check_config(preset)
+    if os.path.isdir(preset):
+        _check_configs(Path(preset))
+        if load_weights:
+            _check_weights(Path(preset))
     try:
         source = _library().models.Backbone.from_preset(preset, load_weights=load_weights)
     except Exception as error:  # requests, kagglehub and Keras have a dozen kinds
@@ -102,21 +107,34 @@ def _library() -> Any:
     return keras_hub
 
 
-def _check_config(preset: str) -> None:
-    """A folder's config.json may name classes of Keras and KerasHub only: others would be imported."""
-    path = Path(preset, "config.json")
-    if not os.path.isdir(preset):
-        return
-    try:
-        waiting: list[Any] = [json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}); `save_to_preset` writes such folders") from None
+def _check_configs(folder: Path) -> None:
+    """A folder's JSON may name classes of Keras and KerasHub only, as others would be imported, and none that hold code
+    or read a file. RightfitError otherwise, UsageError when it cannot be read."""
+    if not (folder / "config.json").exists():
+        raise UsageError(f"{folder}: no config.json is there; `save_to_preset` writes such folders")
+    for path in sorted(folder.glob("*.json")):
+        try:
+            _check_classes(json_file(path), path)
+        except (OSError, ModelFileError) as error:
+            raise UsageError(f"{error}; `save_to_preset` writes such folders") from None
+
+
+def _check_weights(folder: Path) -> None:
+    """KerasHub reads HDF5 in this process, so it is looked into first. ModelFileError as of `opened`."""
+    for path in sorted(folder.glob("*.h5")):
+        with opened(path):
+            pass
+
+
+def _check_classes(content: Any, path: Path) -> None:
+    waiting = [content]
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
             module, kind = node.get("module"), node.get("class_name")
             foreign = isinstance(module, str) and module.partition(".")[0] not in MODULES
-            if foreign or "Lambda" in (kind, node.get("registered_name")):
+            registered = str(node.get("registered_name")).rpartition(">")[2]
+            if foreign or kind in (*CODE, *LOOKUPS) or registered in (*CODE, *LOOKUPS):
                 raise RightfitError(f"{path} asks for {module}.{kind}, which is never run")
             waiting += node.values()
         elif isinstance(node, list):
