@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -13,10 +14,10 @@ import pandas as pd
 import pytest
 from fsspec.spec import AbstractFileSystem
 
-from rightfit.data import listing, reading, remote, stamps, store, stream
+from rightfit.data import image, listing, reading, remote, stamps, store, stream
 from rightfit.data.image import read_bytes, size
 from rightfit.data.resize import ImageSpec
-from rightfit.errors import DataError, UsageError
+from rightfit.errors import DataError, ImageError, UsageError
 
 ROOT = Path(__file__).parents[2]
 PLACES = {
@@ -140,6 +141,34 @@ def test_images_on_the_web_are_read_each_time_and_their_folder_never(web, tmp_pa
         ]
     with pytest.raises(DataError, match=r"none\.csv: no such file"):
         reading.read(f"{url}/none.csv")
+
+
+def test_a_file_whose_server_does_not_say_how_long_it_is_is_read_within_the_limit(monkeypatch):
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(image, "MAX_BYTES", 3 * 2**20)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_HEAD(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def do_GET(self):
+            self.do_HEAD()
+            with suppress(OSError):  # whoever has read enough closes
+                for _ in range(2 if self.path == "/short" else 40):
+                    self.wfile.write(bytes(2**20))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert len(read_bytes(f"{url}/short")) == 2 * 2**20
+        with pytest.raises(ImageError, match="3,145,729 bytes, more than 3,145,728"):
+            read_bytes(f"{url}/long")
+        server.shutdown()
 
 
 def test_the_web_is_not_listed(monkeypatch):

@@ -29,7 +29,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from rightfit.data.remote import answering, is_url, opened
+from rightfit.data.remote import answering, contents, is_url, opened
 from rightfit.data.resize import ImageSpec, Pixels, fit, inside
 from rightfit.errors import ImageError, RightfitError
 
@@ -124,7 +124,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     path = os.fspath(path)
     try:
         with answering(path), _open(path) as stream:
-            data = stream.read()
+            data = contents(stream, MAX_BYTES + 1)
+        _check_bytes(len(data), path)
     except RightfitError:
         raise
     except Exception as error:  # remote file systems raise their clients' own types

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from rightfit.errors import DataError, RightfitError, UsageError
 
+PART = 2**20  # bytes that are asked for at a time
 STALLED = 60.0  # seconds without a byte
 IN_A_ROW = 3  # such reads, after which it is not the file
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
@@ -90,6 +91,17 @@ def opened(url: str) -> IO[bytes]:
     system, name = filesystem(url)
     stream: IO[bytes] = system.open(name, "rb")
     return stream
+
+
+def contents(stream: IO[bytes], most: int) -> bytes:
+    """All bytes of an open file; `most` at most where a server does not say how many there are."""
+    if getattr(stream, "size", 0) is not None:  # local files have no such attribute
+        return stream.read()
+    parts: list[bytes] = []
+    while most > 0 and (part := stream.read(min(most, PART))):
+        parts.append(part)
+        most -= len(part)
+    return b"".join(parts)
 
 
 @contextmanager
