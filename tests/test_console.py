@@ -1,12 +1,16 @@
-"""What is said is broken between words for a terminal, and whole in a file."""
+"""What is said is broken between words for a terminal, and whole in a file; what nobody can hear ends nothing."""
 
 import io
+import os
+import subprocess
+import sys
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rightfit.console import duration, fitted
+from rightfit.console import Console, duration, fitted
 
 
 class Terminal(io.StringIO):
@@ -42,3 +46,45 @@ def test_no_word_is_lost_or_broken(lines):
 )
 def test_durations(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's device that is always full")
+def test_a_stderr_that_takes_no_more_ends_no_work_and_a_stdout_that_does_is_an_error(
+    process, photos, tmp_path
+):
+    def run(**streams):
+        command = process.command("check", photos, "--html", tmp_path / "page.html")
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+        return subprocess.run(command, env=process.environment(), text=True, timeout=120, **streams)
+
+    with open("/dev/full", "w") as full:
+        unheard, unread = run(stderr=full), run(stdout=full)
+    assert unheard.returncode == 0 and "60 images" in unheard.stdout
+    assert unread.returncode != 0 and "No space left" in unread.stderr
+
+
+def test_what_is_said_to_nobody_is_lost(monkeypatch, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    console = Console()
+    console.log_to(tmp_path / "log.txt")
+    gone = os.fdopen(writing, "w")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", gone)
+        console.say("one")
+        console.say("two")
+    with suppress(BrokenPipeError):  # what is still in it
+        gone.close()
+    assert (tmp_path / "log.txt").read_text() == "one\ntwo\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+def test_a_bar_outlives_its_terminal(monkeypatch):
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with Console().bar("Epoch", 3) as bar:
+            assert bar.visible
+            os.close(ours)
+            bar.update(3)
+        monkeypatch.undo()

@@ -6,11 +6,11 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 
-from rightfit.console import fitted
+from rightfit.console import Lossy, fitted
 from rightfit.errors import DataError, RightfitError, UsageError
 from rightfit.flags import (
     AsJson,
@@ -56,7 +56,9 @@ def _options(
 
 
 def main() -> None:
-    """The console script: run a command; typed errors become one message and their exit code."""
+    """The console script: run a command; typed errors become one message and their exit code. What cannot be said on
+    stderr is lost, and changes neither work nor code; a result that stdout does not take is an error."""
+    sys.stderr = cast(TextIO, Lossy(sys.stderr))
     try:
         app()
     except RightfitError as error:

@@ -8,9 +8,9 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 
 class Bar:
@@ -38,6 +38,25 @@ class Bar:
         self._progress.update(self._task, completed=done, **fields)
 
 
+class Lossy:
+    """A stream for what may be lost: a full disk, or a terminal that is gone, ends no work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class Console:
     """Says lines on stderr; with `quiet` only to the log, once there is one."""
 
@@ -49,7 +68,7 @@ class Console:
     def echo(self, line: str) -> None:
         """Say what is in the log already."""
         if not self.quiet:
-            print(fitted(line, sys.stderr), file=sys.stderr, flush=True)
+            print(fitted(line, sys.stderr), file=Lossy(sys.stderr), flush=True)
 
     def say(self, line: str = "") -> None:
         self.echo(line)
@@ -87,7 +106,8 @@ class Console:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}", markup=False),
         )
-        with Progress(*columns, console=Terminal(stderr=True), transient=True) as progress:
+        terminal = Terminal(file=cast(TextIO, Lossy(sys.stderr)))
+        with Progress(*columns, console=terminal, transient=True) as progress:
             yield Bar(title, total, progress)
 
 
