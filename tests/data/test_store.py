@@ -62,7 +62,7 @@ def decodings(monkeypatch):
 
 
 def leftovers(folder):
-    return [path for path in (folder.parent / "cache").rglob(".*")]
+    return [path for path in (folder.parent / "cache").rglob(".*") if path.name != stores.LOCK]
 
 
 def saved(folder):
@@ -372,8 +372,60 @@ def start(folder, before=""):
     )
 
 
-def test_two_processes_may_build_the_same_store_at_once(folder):
+def test_of_two_processes_one_decodes_and_the_other_waits_for_it(folder):
+    """Also where the first is killed: its lock is no obstacle."""
+    slow = """
+from rightfit.data import decoding
+decode = decoding.decode
+def slowly(data, spec, path):
+    print(path, flush=True)
+    time.sleep({seconds})
+    return decode(data, spec, path)
+decoding.decode = slowly
+"""
+    killed = start(folder, slow.format(seconds=60))
+    killed.stdout.readline()
+    both = [start(folder, slow.format(seconds=0.3)) for _ in range(2)]
+    time.sleep(1)
+    killed.kill()
+    killed.communicate()
+    answers = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], answers
+    decoded = sorted(len(said.splitlines()) - 1 for said, _ in answers)
+    assert decoded == [0, 5]
+    assert answers[0][0].splitlines()[-1] == answers[1][0].splitlines()[-1]
+
+
+def test_who_waits_says_so_and_not_for_one_that_does_nothing(folder, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    opened(folder)
+    group = saved(folder)[0].parent
+    write(folder, "5.png", 50)
+    said = []
+    monkeypatch.setattr(stores, "PATIENCE", 0.5)
+    with (group / stores.LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert len(opened(folder, say=said.append)) == 6
+    assert said == ["another process decodes these images; waiting for it"]
+
+
+def test_what_was_just_built_stays_though_the_clock_was_set_back(folder, decodings):
+    for index in range(5, 7):
+        opened(folder)
+        write(folder, f"{index}.png", 10 * index)
+    for place in saved(folder):  # as if all that was years ahead
+        os.utime(place, (time.time() + 10**8, time.time() + 10**8))
+    opened(folder)
+    decodings.clear()
+    opened(folder)
+    assert decodings == [] and len(saved(folder)) == 2
+
+
+def test_two_processes_may_build_the_same_store_at_once_where_there_are_no_locks(folder):
     wait_for_the_other = """
+def no_locks(*given):
+    raise OSError
+store._take = no_locks
 publish = store._publish
 def late(temporary, *rest):
     while len(list(temporary.parent.glob(".building-*"))) < 2 and not list(temporary.parent.glob("[!.]*")):

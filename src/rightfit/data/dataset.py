@@ -209,7 +209,9 @@ def _opened(
             return uncached.Files.checked(paths, spec, progress)
         if mode == "memory":
             return uncached.in_memory(paths, spec, progress)
-        return store.open_or_build(paths, spec, folder, _place(source, paths), progress=progress)
+        return store.open_or_build(
+            paths, spec, folder, _place(source, paths), progress=progress, say=console.say
+        )
 
 
 def _place(source: Any, paths: list[str]) -> str:

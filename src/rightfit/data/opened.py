@@ -73,7 +73,9 @@ class Pages:
             except OSError as error:
                 raise DataError(f"{self.path}: cannot be read any more: {error.strerror}") from error
             if not count:
-                raise DataError(f"{self.path}: was cut short since it was opened; run again")
+                raise DataError(
+                    f"{self.path}: was cut short since it was opened; the next command decodes anew"
+                )
             done += count
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -35,6 +35,8 @@ from rightfit.files import FULL, reserve, sync_folder
 DECODER = 1  # raise it when decode's output changes
 KEPT = 2  # stores per source and spec
 DAY = 24 * 3600  # seconds
+LOCK = ".lock"
+PATIENCE = 300  # seconds without a write, after which another process is not waited for
 
 
 def open_or_build(
@@ -45,27 +47,27 @@ def open_or_build(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     decoder: Decoder | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Store:
     """The store of these files, from the cache if nothing has changed, else decoded where it has.
 
     `paths` are local or fsspec URLs; `source` is what the cache keeps together, two stores of it.
     `progress(done, total)` is called as rows are finished, from this thread; `decoder` has kinds of specs
-    of its own. Two processes may build
-    the same store at once. Raises WriteError when the cache is full or not writable.
+    of its own. Of two processes that want the same store one waits, and tells `say` so; where the file system has no
+    locks both build it. Raises WriteError when the cache is full or not writable.
     """
     stamps = stamps_of(paths)
     group = cache / "stores" / digest(source, spec, DECODER).hex()
-    found = _load(group / _key(stamps), spec, len(paths))
-    if found is not None and stamps.any(axis=1).all():
-        return _used(found).store
     needed = len(paths) * math.prod(spec.shape)
     with _cache_errors(cache, needed):
-        earlier = [past for folder in _newest_first(group) if (past := _load(folder, spec)) is not None]
-        found_in = [(past, matches(past.stamps, stamps)) for past in earlier]
-        for past, rows in found_in:
-            if len(rows) and (rows >= 0).all():
-                return _part(_used(past), rows, spec)
+        found, _ = _known(group, stamps, spec)
+        if found is not None:
+            return found
         group.mkdir(parents=True, exist_ok=True)
+    with _cache_errors(cache, needed), _one_at_a_time(group, say):
+        found, found_in = _known(group, stamps, spec)  # by now another process may have built it
+        if found is not None:
+            return found
         _tidy(group)
         free = shutil.disk_usage(group).free
         if free < needed:
@@ -84,11 +86,64 @@ def open_or_build(
             _publish(temporary, folder, spec, len(paths))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        found = _load(folder, spec, len(paths))
-        _tidy(group)
-    if found is None:
+        made = _load(folder, spec, len(paths))
+        _tidy(group, folder)
+    if made is None:
         raise RunError(f"{folder}: the store of decoded images was removed while it was opened; run again")
-    return found.store
+    return made.store
+
+
+def _known(group: Path, stamps: Digests, spec: Spec) -> tuple[Store | None, list[tuple[_Saved, Rows]]]:
+    """The store of files with these stamps, or a part of one, if there is; and where rows of it are found else."""
+    found = _load(group / _key(stamps), spec, len(stamps))
+    if found is not None and stamps.any(axis=1).all():
+        return _used(found).store, []
+    earlier = [past for folder in _newest_first(group) if (past := _load(folder, spec)) is not None]
+    found_in = [(past, matches(past.stamps, stamps)) for past in earlier]
+    for past, rows in found_in:
+        if len(rows) and (rows >= 0).all():
+            return _part(_used(past), rows, spec), []
+    return None, found_in
+
+
+@contextmanager
+def _one_at_a_time(group: Path, say: Callable[[str], None] | None) -> Iterator[None]:
+    """Wait for the process that builds a store of `group`, as long as it is seen to write; the system gives the lock
+    of a killed one back. Where there are no locks, nobody waits."""
+    try:
+        file = (group / LOCK).open("w")
+    except OSError:
+        yield
+        return
+    with file:
+        with suppress(OSError, ImportError):
+            _take(file, group, say)
+        yield
+
+
+def _take(file: IO[str], group: Path, say: Callable[[str], None] | None) -> None:
+    """OSError where there are no locks, ImportError on Windows."""
+    import fcntl
+
+    written, since = None, time.monotonic()
+    while time.monotonic() - since <= PATIENCE:  # on a shared disk the machine that has the lock may be gone
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if written is None and say:
+                say("another process decodes these images; waiting for it")
+            if written != (now := _written(group)):
+                written, since = now, time.monotonic()
+            time.sleep(0.2)
+
+
+def _written(group: Path) -> list[tuple[str, int]]:
+    """What is being built in `group`, and when it was last written to."""
+    found = []
+    for path in group.glob(".building-*/*"):
+        with suppress(OSError):
+            found.append((str(path), path.stat().st_mtime_ns))
+    return sorted(found)
 
 
 # The folder -----------------------------------------------------------------------------------------
@@ -187,9 +242,11 @@ def _newest_first(group: Path) -> list[Path]:
     return [folder for _, folder in sorted(dated, reverse=True)]
 
 
-def _tidy(group: Path) -> None:
-    """Removes all but the newest stores, and what a killed build left more than a day ago."""
-    for folder in _newest_first(group)[KEPT:]:
+def _tidy(group: Path, built: Path | None = None) -> None:
+    """Removes all but the newest stores, of which what was just `built` is one whatever the clock says, and what a
+    killed build left more than a day ago."""
+    others = [folder for folder in _newest_first(group) if folder != built]
+    for folder in others[KEPT - (built is not None) :]:
         _remove(folder)
     for folder in group.glob(".*"):
         with suppress(OSError):
