@@ -11,6 +11,7 @@ import pytest
 import rightfit
 from rightfit.data.reading import read
 from rightfit.runtime import choose_backend
+from rightfit.saving.folder import locked
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -117,6 +118,26 @@ def test_images_that_can_no_longer_be_read_are_named(trained_on, tmp_path):
     for path, data in zip(lost, kept, strict=True):
         path.write_bytes(data)
     assert run.evaluate(quiet=True)["images"] == 13
+
+
+def test_a_test_set_is_opened_by_one_process_and_for_the_weights_that_are_there(copy_of_run, tmp_path):
+    other = shutil.copytree(copy_of_run, tmp_path / "other")
+    run, before = rightfit.load(copy_of_run), (copy_of_run / "metrics.json").read_bytes()
+    with locked(copy_of_run):
+        with pytest.raises(rightfit.UsageError, match="another process works on it"):
+            run.evaluate(quiet=True)
+        with pytest.raises(rightfit.UsageError, match="another process works on it"):
+            rightfit.compare(other, run, split="test", quiet=True)
+        assert rightfit.compare(other, run, quiet=True)["images"] == 7, "for which nothing is opened"
+    assert not (copy_of_run / "test-ledger.jsonl").exists()
+    weights = copy_of_run / "weights.safetensors"
+    shutil.copy(weights, tmp_path / "aside")
+    (tmp_path / "aside").replace(weights)  # as `resume --epochs` would
+    with pytest.raises(rightfit.RunError, match="its weights are others by now"):
+        run.evaluate(quiet=True)
+    assert not (copy_of_run / "test-ledger.jsonl").exists()
+    assert (copy_of_run / "metrics.json").read_bytes() == before
+    assert rightfit.load(copy_of_run).evaluate(quiet=True)["images"] == 13
 
 
 def test_many_nets_that_predict_in_one_process_are_no_news():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -46,16 +47,17 @@ def compare(a: Run, b: Run, split: str, console: Console) -> dict[str, Any]:
         raise UsageError(
             f"{a.path} and {b.path} have different labels for the same images; compare needs the same"
         )
-    if split == "test":
-        for run, other in ((a, b), (b, a)):
-            before = run.open_test(f"compare with {other.path}")
-            if before.openings:
-                console.say(f"{run.path}: {before}")
     hits, losses = [], []
-    for run, places in ((a, of_a), (b, of_b)):
-        logits = run.logits(split, console)[places]
-        hits.append(image_hits(logits, targets, run.label_mode))
-        losses.append(image_losses(logits / run.calibration.temperature, targets, run.label_mode))
+    with ExitStack() as held:
+        if split == "test":
+            for run, other in ((a, b), (b, a)):
+                before = held.enter_context(run.opened_test(f"compare with {other.path}"))
+                if before.openings:
+                    console.say(f"{run.path}: {before}")
+        for run, places in ((a, of_a), (b, of_b)):
+            logits = run.logits(split, console)[places]
+            hits.append(image_hits(logits, targets, run.label_mode))
+            losses.append(image_losses(logits / run.calibration.temperature, targets, run.label_mode))
     groups = dataset.groups(rows)
     accuracy = difference(hits[0], hits[1], groups, shares=True)
     loss = difference(losses[0], losses[1], groups)

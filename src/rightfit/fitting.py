@@ -15,7 +15,7 @@ from rightfit.learning import on_record, trained
 from rightfit.precision import measured_gain, uses_gpu
 from rightfit.provenance import Job, machine, why_this_backend, write_image_digests
 from rightfit.records import LEARNING_CURVE
-from rightfit.run import BATCH, CALIBRATION, VALIDATION, Run
+from rightfit.run import BATCH, CALIBRATION, METRICS, VALIDATION, Run
 from rightfit.runtime import cache_folder
 
 if TYPE_CHECKING:
@@ -41,13 +41,15 @@ def fit(
 
     A `team` trains on from the first checkpoint, which is written here, to the last, from which the rest is done here.
     A run that was stopped has the artefacts of the best epoch so far, if there is one. Raises DataError for
-    an image of `cache` "none" that can no longer be read; where training stood is kept.
+    an image of `cache` "none", or a file of the cache, that can no longer be read; where training stood is kept.
     """
     try:
         return _fit(job, console, checkpoints, saved, team)
     except DataError as error:
         again = team.again(job.place) if team else f"rightfit resume {job.place}"
-        advice = f"put it back, and `{again}` goes on from where training stood"
+        # Of `cache` "disk" it is a file of the cache, which is made anew.
+        put = "put it back, and " if job.settings.cache == "none" else ""
+        advice = f"{put}`{again}` goes on from where training stood"
         raise DataError(f"{error}; {advice}") from error
 
 
@@ -65,8 +67,13 @@ def _fit(
     held_out = table.rows("val")
 
     record = on_record(job, console, checkpoints)
-    if saved is None or saved.changed:
+    if saved is None:
         write_image_digests(job)
+    elif saved.changed:  # first of all, as where training has ended no other checkpoint follows
+        checkpoints.save(saved.progress, saved.tensors, saved.steps)
+        checkpoints.wait()
+        if checkpoints.saved_at:  # or the digests would be of other images than the checkpoint
+            write_image_digests(job)
     started = time.monotonic()
     until = (saved.progress.epoch if saved else 0) if team else None
     progress, chosen = trained(job, console, checkpoints, saved, record.or_later, until)
@@ -111,7 +118,7 @@ def _fit(
         "speed": speed,
         "machine": machine() | why_this_backend(place),
     }
-    folder.write_json(place / "metrics.json", {name: found for name, found in content.items() if found})
+    folder.write_json(place / METRICS, {name: found for name, found in content.items() if found})
     checkpoints.keep_the_last_only()
     folder.write_json(checkpoints.folder / FINISHED, {"ended": progress.ended, "of": checkpoints.identity()})
     if speed:
@@ -168,7 +175,7 @@ def _stopped(job: Job, progress: Progress, console: Console) -> Run:
         if len(job.dataset.table.rows("val")):
             run = Run(job.place, dataset=job.dataset)
             content["validation"] = _on_validation(run, progress)
-    folder.write_json(job.place / "metrics.json", content)
+    folder.write_json(job.place / METRICS, content)
     kept = f"; until then it holds epoch {progress.best_epoch}" if usable else ""
     console.say(f"{progress.stopped}; `rightfit resume {job.place}` goes on{kept}")
     run = Run(job.place, dataset=job.dataset, unfinished=True)
@@ -188,7 +195,9 @@ def _write_model(job: Job, progress: Progress) -> None:
 
     settings, table = job.settings, job.dataset.table
     job.model.set_weights(progress.weights)
-    for name in (CALIBRATION, VALIDATION, LEARNING_CURVE):  # of the weights that are about to be replaced
+    # Of the weights that are about to be replaced. The metrics go first and come last: without them a run is known to
+    # be without its calibration.
+    for name in (METRICS, CALIBRATION, VALIDATION, LEARNING_CURVE):
         (job.place / name).unlink(missing_ok=True)
     description = bundle.Description(
         settings.model, table.classes, table.label_mode, settings.height_width, settings.resize

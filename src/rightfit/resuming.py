@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rightfit.data.dataset import Dataset
     from rightfit.team import Team
     from rightfit.training.checkpoints import Checkpoints
-    from rightfit.training.state import Saved
+    from rightfit.training.state import Progress, Saved
 
 # Settings that decide nothing about the weights.
 FREE = ("output", "cache", "cache_folder", "checkpoint_every", "tensorboard", "backend", "ordinal")
@@ -51,6 +51,8 @@ def go_on(
     if finished and epochs is None:
         console.say(f"{place} is finished: {saved.progress.ended}; --epochs N trains it further")
         return Run(place)
+    if epochs is not None:
+        _check_further(place, saved.progress, epochs, finished)
     settings = _settings(place, saved)
     backend_of(str(settings.backend))
     console.log_to(place / "log.txt")
@@ -69,7 +71,7 @@ def go_on(
         if saved.progress.arrays.pop("targets", None) is not None:  # made from labels as they were
             saved.progress.doctor |= {"doubted": 0, "doubts": 0.0}
     if epochs is not None:
-        job = replace(job, settings=_extend(place, saved, settings, epochs, time_limit, finished))
+        job = replace(job, settings=_extend(place, saved, settings, epochs, time_limit))
     progress = saved.progress
     if micro_batch is not None:
         because = f"asked of resume: from step {progress.step} of epoch {progress.epoch + 1} on"
@@ -156,7 +158,8 @@ def _data_changes(place: Path, saved: Saved, dataset: Dataset) -> list[str]:
         before, now = image_digests_of(place), dataset.contents()
         if before is not None and before.shape == now.shape:
             rows = (before != now).any(axis=1).nonzero()[0]
-            named = f"{len(rows):,}: {few(dataset.table.paths(rows))}"
+            if len(rows):  # none where the digests are of another moment than the checkpoint
+                named = f"{len(rows):,}: {few(dataset.table.paths(rows))}"
         notes.append(f"images were changed since the run began ({named or 'which, is not known any more'})")
     return notes
 
@@ -189,17 +192,20 @@ def _job(place: Path, dataset: Dataset, settings: TrainSettings, saved: Saved) -
     return Job(place, dataset, model, TrainSettings(**about["asked"]), settings, facts)
 
 
-def _extend(
-    place: Path, saved: Saved, settings: TrainSettings, epochs: int, time_limit: str | None, finished: bool
-) -> TrainSettings:
-    """Where the run goes on to, in `saved`; and its settings, with this limit in place of the one before."""
-    progress = saved.progress
+def _check_further(place: Path, progress: Progress, epochs: int, finished: bool) -> None:
     if not finished:
         raise UsageError(
             f"{place} is not finished; `rightfit resume {place}` without --epochs does that first"
         )
     if epochs <= progress.epoch:
         raise UsageError(f"{place} has {progress.epoch} epochs; --epochs must be more than that")
+
+
+def _extend(
+    place: Path, saved: Saved, settings: TrainSettings, epochs: int, time_limit: str | None
+) -> TrainSettings:
+    """Where the run goes on to, in `saved`; and its settings, with this limit in place of the one before."""
+    progress = saved.progress
     because = (
         f"asked of resume: after epoch {progress.epoch} ({progress.ended}) the warm-up and the cosine begin "
         f"again and end with epoch {epochs}" + (f", or after {time_limit}" if time_limit else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 CALIBRATION = "calibration.json"
 VALIDATION = "validation.npz"  # the logits that calibration and metrics.json were made from
+METRICS = "metrics.json"  # not there while weights are replaced and until they are measured
 BATCH = 64  # images that are predicted at a time
 
 
@@ -60,6 +62,7 @@ class Run:
         self._model: keras.Model | None = None
         self._engine: Predicts | None = None
         self._description: Description | None = None
+        self._loaded: tuple[int, ...] | None = None  # which file of weights
         self._dataset = dataset
 
     def __repr__(self) -> str:
@@ -72,6 +75,7 @@ class Run:
             choose_backend()
             from rightfit.saving import bundle
 
+            self._loaded = self._weights_now()
             self._model, self._description = bundle.load(self.path, self._precision())
         return self._model
 
@@ -82,6 +86,7 @@ class Run:
         if self._engine is None:
             from rightfit.export import engines
 
+            self._loaded = self._weights_now()
             self._engine, distance = engines.open_run(self.path, self.backend)
             version = version_of(self.backend)
             console.say(
@@ -124,8 +129,16 @@ class Run:
         """metrics.json: of the validation images, and of the test images once they were opened."""
         from rightfit.saving.folder import read_json
 
-        content: dict[str, Any] = read_json(self.path / "metrics.json")
+        self._check_measured()
+        content: dict[str, Any] = read_json(self.path / METRICS)
         return content
+
+    def _check_measured(self) -> None:
+        if (self.path / "checkpoints").is_dir() and not (self.path / METRICS).exists():
+            raise RunError(
+                f"{self.path}: its weights are not measured yet; where no other process is at that, "
+                f"`rightfit resume {self.path}` does it"
+            )
 
     @property
     def description(self) -> Description:
@@ -143,12 +156,14 @@ class Run:
 
     @property
     def calibration(self) -> Calibration:
-        """Temperature and operating points, as validation gave them; none of either in runs without."""
+        """Temperature and operating points, as validation gave them; none of either in runs without. RunError where the
+        weights were replaced and not measured yet."""
         from rightfit.evaluation.calibration import Calibration, from_dict
         from rightfit.saving.folder import read_json
 
         path = self.path / CALIBRATION
         if not path.exists():
+            self._check_measured()
             return Calibration()
         labels = len(self.classes) if self.label_mode == "multilabel" else 1
         try:
@@ -160,7 +175,8 @@ class Run:
         """Open the sealed test set: every metric with its 95 % interval (`rightfit.evaluation.summary`).
 
         Writes them to metrics.json and a line to test-ledger.jsonl. Raises UsageError when the data
-        have no test images, DataError when images of the run are gone, unreadable or not what they were.
+        have no test images or another process works on the run, DataError when images of the run are gone, unreadable
+        or not what they were.
         """
         from rightfit.saving import folder
 
@@ -168,18 +184,31 @@ class Run:
         self._rows("test")  # nothing is opened where there is nothing
         if unfinished := self.metrics.get("unfinished"):
             console.say(f"{self.path} is not trained to its end: {unfinished}")
-        before = self.open_test("evaluate")
-        metrics = self.measure("test", console)
-        folder.write_json(self.path / "metrics.json", {**self.metrics, "test": metrics})
+        with self.opened_test("evaluate") as before:
+            metrics = self.measure("test", console)
+            folder.write_json(self.path / METRICS, {**self.metrics, "test": metrics})
         if before.openings:
             console.say(str(before))
         return metrics
 
-    def open_test(self, purpose: str) -> Before:
-        """The ledger's line of one opening, before an image is read; what it held before."""
-        from rightfit.saving import ledger
+    @contextmanager
+    def opened_test(self, purpose: str) -> Iterator[Before]:
+        """The ledger's line of one opening, before an image is read, and what it held before; no other process works on
+        the run until the answers are there. UsageError where one does, RunError where one has replaced the weights
+        since this one loaded them."""
+        from rightfit.saving import folder, ledger
 
-        return ledger.open_test(self.path, purpose, self.backend, self._precision())
+        with folder.locked(self.path):
+            if self._loaded not in (None, self._weights_now()):
+                raise RunError(f"{self.path}: its weights are others by now than those loaded; load it again")
+            yield ledger.open_test(self.path, purpose, self.backend, self._precision())
+
+    def _weights_now(self) -> tuple[int, ...] | None:
+        try:
+            found = (self.path / "weights.safetensors").stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def measure(
         self,

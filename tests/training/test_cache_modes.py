@@ -103,7 +103,7 @@ def test_what_was_done_before_an_image_was_lost_is_kept(photos, tmp_path, monkey
 
     monkeypatch.setattr(TrainLoader, "batch", batch)
     with pytest.raises(rightfit.DataError, match="gone; put it back"):
-        rightfit.train(photos, output=tmp_path / "run", **TINY)
+        rightfit.train(photos, output=tmp_path / "run", cache="none", **TINY)
     names = [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")]
     assert max(names) == "step-00000007.safetensors", "two epochs of three steps, and one"
 
@@ -117,3 +117,70 @@ def test_resume_of_images_that_are_not_kept_names_those_that_changed(runs, write
     rightfit.resume(run, epochs=5, accept_data_changes=True, quiet=True)
     lines = (run / "decisions.jsonl").read_text(encoding="utf-8").splitlines()
     assert "accepted as they are" in [json.loads(line)["value"] for line in lines]
+
+
+def test_changes_are_accepted_once_also_where_training_had_ended_and_none_is_named_wrongly(
+    write_images, tmp_path, picture
+):
+    photos = write_images(tmp_path / "photos")
+    run = rightfit.train(photos, output=tmp_path / "run", **TINY).path
+    finished = run / "checkpoints" / "finished.json"
+    finished.rename(tmp_path / "aside.json")  # as if it had been killed before that
+    (photos / "blue" / "01.jpg").write_bytes(picture(suffix=".jpg"))
+    rightfit.resume(run, accept_data_changes=True, quiet=True)
+    before = (run / "decisions.jsonl").read_text(encoding="utf-8")
+    assert before.count("accepted as they are") == 1
+    (photos / "blue" / "03.jpg").write_bytes(picture(suffix=".jpg"))
+    with pytest.raises(rightfit.UsageError, match="must be more than that"):
+        rightfit.resume(run, epochs=4, accept_data_changes=True, quiet=True)
+    assert (run / "decisions.jsonl").read_text(encoding="utf-8") == before, "nothing was done with them"
+    with pytest.raises(rightfit.DataError, match=r"images were changed .*\(1: .*03\.jpg\)"):
+        rightfit.resume(run, epochs=5, quiet=True)
+    digests = run / "checkpoints" / "images.safetensors"
+    other = rightfit.train(photos, output=tmp_path / "other", **TINY | {"epochs": 1}).path
+    digests.write_bytes((other / "checkpoints" / digests.name).read_bytes())  # of the images as they are now
+    with pytest.raises(rightfit.DataError, match=r"images were changed .*which, is not known any more"):
+        rightfit.resume(run, epochs=5, quiet=True)
+
+
+def test_a_store_that_is_cut_short_ends_the_run_and_is_made_anew(photos, runs, tmp_path, monkeypatch):
+    real = TrainLoader.batch
+    cache = tmp_path / "cache"
+
+    def batch(self, epoch, step):
+        if (epoch, step) == (2, 1):
+            for path in cache.rglob("images.u8"):
+                path.write_bytes(b"")
+        return real(self, epoch, step)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainLoader, "batch", batch)
+        with pytest.raises(
+            rightfit.DataError, match=r"images\.u8: was cut short .*decodes anew; `rightfit resume"
+        ):
+            rightfit.train(photos, output=run, cache_folder=cache, **TINY)
+    assert weights(rightfit.resume(run, quiet=True)) == weights(runs["disk"])
+
+
+def test_weights_that_are_not_measured_yet_are_not_used_without_their_calibration(
+    photos, tmp_path, monkeypatch
+):
+    def killed(*given, **how):
+        raise KeyboardInterrupt
+
+    run, image = tmp_path / "run", photos / "red" / "00.png"
+    with monkeypatch.context() as patch:
+        patch.setattr(rightfit.Run, "measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rightfit.train(photos, output=run, **TINY)
+    with pytest.raises(rightfit.RunError, match=f"not measured yet; .*`rightfit resume {run}`"):
+        rightfit.load(run).predict([image], quiet=True)
+    measured = rightfit.resume(run, quiet=True)
+    assert measured.calibration.temperature != 1 and len(measured.predict([image], quiet=True)) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(rightfit.Run, "measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            rightfit.resume(run, epochs=5, quiet=True)
+    with pytest.raises(rightfit.RunError, match="not measured yet"):
+        rightfit.load(run).predict([image], quiet=True)

@@ -99,3 +99,8 @@ class Saved:
     tensors: dict[str, NDArray[Any]]  # the step's
     about: dict[str, Any]  # what describes the run
     changed: bool = False  # since it was read: to be saved before the next step
+
+    @property
+    def steps(self) -> int:
+        """Of the run, as its name has them."""
+        return int(self.name.removeprefix("step-").removesuffix(".safetensors"))
