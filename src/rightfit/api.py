@@ -377,20 +377,19 @@ def import_weights(path: str | os.PathLike[str], model: str, output: str | os.Pa
 
     Reads PyTorch (torchvision, timm), safetensors, Keras (keras.applications, KerasHub), TensorFlow
     checkpoints (TF-Slim, official models, Sonnet) and TensorLayer's .npz. Returns the library's name.
-    Raises WeightsError when anything is missing, left over or of another shape.
+    Raises WeightsError when anything is missing, left over or of another shape; WriteError when `output` cannot be
+    written.
     """
     from rightfit.saving.folder import check_output
 
     check_output(output, lambda text: '"rightfit 1"' in text)
     choose_backend()
-    from safetensors.numpy import save_file
-
-    from rightfit.files import write_with
+    from rightfit.files import write_tensors
     from rightfit.nets import catalogue
 
     source, weights = catalogue.bring(os.fspath(path), model, None)
     metadata = {"format": "rightfit 1", "model": model, "source": source}
-    write_with(Path(output), lambda temporary: save_file(weights, temporary, metadata=metadata))
+    write_tensors(Path(output), weights, metadata)
     return source
 
 

@@ -43,6 +43,11 @@ def go_on(place: Path, asked: Asked, console: Console) -> Run:
         parse_seconds(asked.ends.time_limit)  # or it is no time
     searched = (place / SEARCHED).parent.is_dir()
     if not searched and not (place / FOLDER).is_dir():
+        if not place.exists():
+            raise RunError(
+                f"{place}: no such folder; `rightfit train` makes it once the images are decoded, and begins anew "
+                "where it was broken off before"
+            )
         raise RunError(f"{place} holds no checkpoints; give the run folder that `rightfit train` made")
     with ExitStack() as held:
         held.enter_context(folder.locked(place))

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 from rightfit.errors import WriteError
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+SAFETENSORS = ".tmp??????"  # what its writer calls a file, in the same folder, until that is whole
 
 
 @contextmanager
@@ -112,6 +113,17 @@ def write_with(path: str | Path, writer: Callable[[Path], object]) -> None:
     """For libraries that insist on opening the path themselves."""
     with replacing(path) as temporary:
         writer(temporary)
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """A safetensors file of arrays. WriteError when it cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        write_with(path, lambda temporary: save_file(dict(tensors), temporary, metadata=dict(metadata)))
+    except SafetensorError as error:  # its writer wraps the disk's OSError
+        raise WriteError(f"{path}: cannot be written: {error}") from error
 
 
 def _umask() -> int:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import resource
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -12,7 +15,9 @@ import keras
 import numpy as np
 import pytest
 
-from rightfit.errors import RightfitError, RunError
+from rightfit.console import Console
+from rightfit.errors import DataError, RightfitError, RunError, WriteError
+from rightfit.saving.folder import remove_half_written
 from rightfit.training import checkpoints as files
 from rightfit.training.safety import SETBACKS, highest
 from rightfit.training.state import Progress
@@ -107,6 +112,101 @@ def test_a_run_keeps_the_last_two_checkpoints_and_what_they_name(training):
     assert {n for n in names(training.folder) if n.startswith("best")} == named
 
 
+def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_a_damaged_one(training, without_rights):
+    training(epochs=1)
+    place, as_nobody = without_rights
+    shutil.copytree(training.folder, place / "checkpoints")
+    newest = place / "checkpoints" / "step-00000006.safetensors"
+    newest.chmod(0)
+    kept = files.Checkpoints(place, Console(quiet=True))
+    with (
+        as_nobody(),
+        pytest.raises(RightfitError, match=r"00006\.safetensors: cannot be read now: .*denied") as error,
+    ):
+        kept.newest()
+    assert not isinstance(error.value, RunError), "which would mean the one before it"
+    newest.chmod(0o644)
+    assert kept.newest().name == newest.name
+
+
+READ = """
+import resource, sys
+from pathlib import Path
+import numpy, safetensors.numpy
+from rightfit.errors import RightfitError, RunError
+from rightfit.training import checkpoints
+resource.setrlimit(resource.RLIMIT_AS, (int(open("/proc/self/statm").read().split()[0]) * 4096 + int(sys.argv[2]),) * 2)
+try:
+    checkpoints.read(Path(sys.argv[1]))
+except RunError as error:
+    print("damaged", error)
+except RightfitError as error:
+    print("now", error)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's limit of memory")
+@pytest.mark.parametrize("spare", [20, 100], ids=["to map the file", "to read what is in it"])
+def test_short_memory_is_not_taken_for_damage(spare, tmp_path, process):
+    path = tmp_path / "step-00000001.safetensors"
+    files.write(path, {"x": np.zeros(18 * 2**20, np.float32)}, {})
+    given = [sys.executable, "-c", READ, path, str(spare * 2**20)]
+    quiet = process.environment(RUST_BACKTRACE="0")  # it takes memory, too
+    done = subprocess.run(given, env=quiet, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith(f"now {path}: cannot be read now: "), done.stderr
+
+
+KILLED = """
+import resource, signal, sys
+from pathlib import Path
+import numpy
+from rightfit.training import checkpoints
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the system kills who writes more than this
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+checkpoints.write(Path(sys.argv[1]) / "step-00000099.safetensors", {"x": numpy.zeros(5000)}, {})
+"""
+
+
+def test_what_a_kill_leaves_of_a_save_goes_when_the_run_is_written_again_and_not_before(
+    training, tmp_path, process
+):
+    """Before, it may be what another process is writing."""
+    training(epochs=1)
+    for place in (training.folder, tmp_path / "run"):
+        done = subprocess.run([sys.executable, "-c", KILLED, place], env=process.environment(), timeout=60)
+        assert done.returncode < 0
+    half = [name for name in names(training.folder) if name.startswith(".")]
+    assert len(half) == 2, "ours and the library's own"
+    kept = files.Checkpoints(tmp_path / "run", Console(quiet=True))
+    assert kept.newest() and kept.identity()
+    assert set(half) <= set(names(training.folder))
+    remove_half_written(tmp_path / "run")
+    assert not [name for name in names(tmp_path / "run") if name.startswith(".tmp")]
+    kept.save(Progress(), {}, 100)
+    kept.wait()
+    assert not [name for name in names(training.folder) if name.startswith(".")]
+
+
+def test_an_image_that_is_lost_at_the_end_costs_no_checkpoint(training, monkeypatch):
+    toy, write = training.toy(), files.write
+
+    def lose(progress):
+        if progress.epoch == 4:
+            toy.gather = lost
+
+    def lost(rows):
+        raise DataError("gone")
+
+    def slowly(*given):
+        time.sleep(0.3)
+        return write(*given)
+
+    monkeypatch.setattr(files, "write", slowly)
+    with pytest.raises(DataError, match="gone"):
+        training(lose, toy=toy)
+    assert "step-00000024.safetensors" in names(training.folder)
+
+
 # A full disk ----------------------------------------------------------------------------------------
 
 
@@ -144,6 +244,16 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_nothing_else(size
     assert same(found.progress.weights, undisturbed.progress.weights)
     assert "step-00000024.safetensors" in names(training.folder)
     assert not [name for name in names(training.folder) if name.startswith(".")]
+
+
+def test_imported_weights_that_the_disk_does_not_take_are_a_typed_error(copy_of_run, tmp_path):
+    import rightfit
+
+    model = rightfit.Run(copy_of_run, backend=None).settings.model
+    weights, output = copy_of_run / "weights.safetensors", tmp_path / "out.safetensors"
+    with no_file_larger_than(5000), pytest.raises(WriteError, match=r"out\.safetensors: cannot be written"):
+        rightfit.api.import_weights(weights, model, output)
+    assert not output.exists()
 
 
 # Lost numbers ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rightfit.errors import ModelFileError, RunError, UsageError, WriteError
-from rightfit.files import append_line, check_writable, write_text
+from rightfit.files import SAFETENSORS, append_line, check_writable, write_text
 from rightfit.formats.bounds import RECORDS
 from rightfit.formats.text import json_file
 
@@ -104,14 +104,14 @@ LOCK = ".lock"
 FILES = (
     "config.yaml", "data.csv", "moved.json", "quarantine.csv", "audit.json", "architecture.yaml", "architecture.json",
     "weights.safetensors", "model.keras", "golden.npz", "history.csv", "decisions.jsonl", "metrics.json",
-    "calibration.json", "validation.npz", "learning_curve.json", "report.html",
+    "calibration.json", "validation.npz", "learning_curve.json", "report.html", "test-ledger.jsonl",
 )  # fmt: skip
 
 
 def remove_half_written(run: Path) -> None:
     """What a process that was killed left beside the files it was writing; the run must be locked."""
-    for name in FILES:
-        for leftover in run.glob(f".{name}-*"):
+    for pattern in (*(f".{name}-*" for name in FILES), SAFETENSORS):
+        for leftover in run.glob(pattern):
             leftover.unlink(missing_ok=True)
 
 

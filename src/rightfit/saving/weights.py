@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from rightfit.errors import ModelFileError, RightfitError, UsageError
-from rightfit.files import write_with
+from rightfit.errors import ModelFileError, UsageError
+from rightfit.files import write_tensors, write_with
 from rightfit.formats.contents import Tensor
 from rightfit.formats.model_file import opened
 from rightfit.saving.legacy import weights as legacy
@@ -25,11 +25,8 @@ SUFFIXES = (".safetensors", ".weights.h5")
 def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Write the weights of `model` to `path`: `.safetensors` (by layer and variable) or `.weights.h5` (Keras' own).
 
-    UsageError for another suffix, WriteError or RightfitError when it cannot be written.
+    UsageError for another suffix, WriteError when it cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     place = Path(path)
     if place.name.endswith(".weights.h5"):
         write_with(place, model.save_weights)
@@ -40,10 +37,7 @@ def save_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
     tensors = {
         name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()
     }  # () stays
-    try:
-        write_with(place, lambda temporary: save_file(tensors, temporary, metadata=METADATA))
-    except SafetensorError as error:  # its writer wraps the disk's OSError
-        raise RightfitError(f"{place}: cannot be written: {error}") from error
+    write_tensors(place, tensors, METADATA)
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from rightfit.console import Console
 from rightfit.errors import RightfitError, RunError
-from rightfit.files import write_with
+from rightfit.files import SAFETENSORS, write_tensors
 from rightfit.training.state import Progress, Saved, Tensors
 from rightfit.training.workers import ALONE, Workers
 
@@ -66,10 +66,8 @@ class Checkpoints:
         self._best: dict[str, tuple[Weights, str]] = {}  # file name -> its weights and digest
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._cleared = False  # of what killed processes left
         self.folder.mkdir(exist_ok=True)
-        if workers.writes:
-            for leftover in self.folder.glob(".*-*"):  # of a process that was killed while it wrote
-                leftover.unlink(missing_ok=True)
 
     def due(self) -> bool:
         """Has enough time passed since the last, and is that one written?"""
@@ -80,6 +78,7 @@ class Checkpoints:
         """Write the state after `steps` steps of the run: the arrays, which nobody may change any more,
         in the background; a save that is still under way is waited for."""
         self.wait()
+        self._remove_half_written()
         self._last = time.monotonic()
         self.saved_at = (progress.epoch, progress.step)
         best: dict[str, Weights] = {}
@@ -128,6 +127,16 @@ class Checkpoints:
         self._entries = [*(e for e in self._entries if e.name != entry.name), entry]
         self._tidy()
 
+    def _remove_half_written(self) -> None:
+        """What a process that was killed left of files that it was writing; not before this one writes, as only then no
+        other one does."""
+        if not self._cleared and self.workers.writes:
+            self._cleared = True
+            for pattern in (".*-*", SAFETENSORS):
+                for leftover in self.folder.glob(pattern):
+                    with suppress(OSError):
+                        leftover.unlink()
+
     def not_saved(self, why: str) -> None:
         """Say so; training goes on."""
         self.saved_at = None
@@ -150,6 +159,7 @@ class Checkpoints:
     def keep_the_last_only(self) -> None:
         """Of a finished run, for which it is enough."""
         self.wait()
+        self._remove_half_written()
         if self._entries:
             self._entries = self._entries[-1:]
             self._tidy()
@@ -256,22 +266,17 @@ def _best_name(epoch: int) -> str:
 
 
 def write(path: Path, tensors: Tensors, content: Mapping[str, Any]) -> str:
-    """Write arrays and what JSON can hold as one file; returns their digest. RightfitError where it cannot."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
+    """Write arrays and what JSON can hold as one file; returns their digest. WriteError where it cannot."""
     whole = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in tensors.items()}
     text = json.dumps(content, ensure_ascii=False)
     about = {"format": FORMAT, "content": text, "digest": _digest(whole, text)}
-    try:
-        write_with(path, lambda temporary: save_file(whole, temporary, metadata=about))
-    except SafetensorError as error:  # its writer wraps the disk's OSError
-        raise RightfitError(f"{path}: cannot be written: {error}") from error
+    write_tensors(path, whole, about)
     return about["digest"]
 
 
 def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any], str]:
-    """What `write` wrote, and its digest. RunError unless every byte of it is as it was."""
+    """What `write` wrote, and its digest. RunError unless every byte of it is as it was, another RightfitError where
+    the system does not let it be read, or memory is short: that says nothing of the file."""
     about, tensors = _opened(path, with_tensors=True)
     if _digest(tensors, about["content"]) != about["digest"]:
         raise RunError(f"{path} is damaged: its content is not what was saved")
@@ -279,7 +284,7 @@ def read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any], str]:
 
 
 def glance(path: Path) -> dict[str, Any]:
-    """What a file says it holds, unchecked. RunError where even that cannot be read."""
+    """What a file says it holds, unchecked. Errors as of `read`."""
     about, _ = _opened(path, with_tensors=False)
     try:
         content = json.loads(about["content"])
@@ -292,11 +297,20 @@ def _opened(path: Path, with_tensors: bool) -> tuple[dict[str, str], dict[str, N
     from safetensors import safe_open
 
     try:
+        path.open("rb").close()  # safetensors takes whatever the system refuses for a missing file
         with safe_open(path, framework="numpy") as file:
             about: dict[str, str] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118  (no mapping: `in` it fails)
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is gone") from error
+    except (OSError, MemoryError) as error:
+        raise RightfitError(f"{path}: cannot be read now: {error or 'memory is short'}") from error
     except Exception as error:  # safetensors, NumPy and json have a dozen kinds for a damaged file
         raise RunError(f"{path} is damaged: {error}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # how safetensors says that memory is short for an array
+            raise
+        raise RightfitError(f"{path}: cannot be read now: memory is short") from error
     if about.get("format") != FORMAT or not {"content", "digest"} <= set(about):
         raise RunError(f"{path} is damaged, or no checkpoint of this version of rightfit")
     return about, tensors

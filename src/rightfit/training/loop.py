@@ -5,7 +5,8 @@ It may be broken off anywhere and gone on with from a checkpoint: what comes out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import keras
 
@@ -75,7 +76,7 @@ def train(
     )
     if saved and not progress.ended:
         training.go_on_from(saved)
-    with interruptible(console) as interrupt:
+    with _written(safety), interruptible(console) as interrupt:
         training.interrupt = interrupt
         if safety and (saved is None or saved.changed) and not training.progress.ended:
             training.enter()
@@ -92,8 +93,6 @@ def train(
                 break
             except DataError:  # an image that is read at each use is gone, or another one by now
                 training.stop()
-                if safety:
-                    safety.checkpoints.wait()
                 raise
             except Diverged as diverged:
                 set_back(training, str(diverged), diverged.limit)
@@ -117,9 +116,20 @@ def train(
             after_epoch(progress)
         if training.progress.ended and not training.progress.stopped and workers.alone:
             look_at_the_kept(training)
+    return training.progress
+
+
+@contextmanager
+def _written(safety: Safety | None) -> Iterator[None]:
+    """At the end, and at an error, the checkpoint that is under way gets written; a second Ctrl-C does not wait."""
+    try:
+        yield
+    except Exception:
+        if safety:
+            safety.checkpoints.wait()
+        raise
     if safety:
         safety.checkpoints.wait()
-    return training.progress
 
 
 def _assert_resolved(settings: TrainSettings) -> None:
