@@ -193,11 +193,12 @@ def killed(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             given = ("resume", run, "--quiet") if resumed else (*common, "--output", run)
             if run.exists() and not resumed:
                 shutil.rmtree(run)
+            left = half_written(run)  # by kills before
             process = Forked(*given, said=said)
             last = len(kills) >= args.kills
             begun = time.monotonic()
-            if not last and ended_by_kill(process, run, chance, took):
-                kills.append(traces(run, begun, runs))
+            if not last and ended_by_kill(process, run, chance, took, left):
+                kills.append(traces(run, begun, runs, left))
                 print(f"kill {len(kills)} of {args.kills}", file=sys.stderr)
                 continue
             if process.wait() != 0:
@@ -215,13 +216,13 @@ def killed(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"summary": summary, "undisturbed_seconds": round(took, 1), "kills": list(kills)}
 
 
-def ended_by_kill(process: Forked, run: Path, chance: random.Random, took: float) -> bool:
+def ended_by_kill(process: Forked, run: Path, chance: random.Random, took: float, left: set[str]) -> bool:
     """SIGKILL after a random while; four times in ten at the next instant at which a file is being written."""
     until = time.monotonic() + chance.uniform(0.05, 0.5) * took
     while process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     if chance.random() < 0.4:
-        while process.poll() is None and not half_written(run):
+        while process.poll() is None and not half_written(run) - left:
             time.sleep(0.0005)
     if process.poll() is not None:
         return False
@@ -229,17 +230,17 @@ def ended_by_kill(process: Forked, run: Path, chance: random.Random, took: float
     return True
 
 
-def half_written(run: Path) -> list[str]:
+def half_written(run: Path) -> set[str]:
     places = [place for place in (run, run / "checkpoints") if place.exists()]
-    return [n for place in places for n in os.listdir(place) if n.startswith(".") and n != ".lock"]
+    return {n for place in places for n in os.listdir(place) if n.startswith(".") and n != ".lock"}
 
 
-def traces(run: Path, begun: float, runs: int) -> dict[str, Any]:
+def traces(run: Path, begun: float, runs: int, left: set[str]) -> dict[str, Any]:
     folder = run / "checkpoints"
     names = sorted(os.listdir(folder)) if folder.exists() else []
     steps = [int(name[5:13]) for name in names if name.startswith("step-")]
     seconds = round(time.monotonic() - begun, 3)
-    half = half_written(run)
+    half = sorted(half_written(run) - left)
     return {
         "run": runs,
         "after_seconds": seconds,
