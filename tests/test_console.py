@@ -76,15 +76,3 @@ def test_what_is_said_to_nobody_is_lost(monkeypatch, tmp_path):
     with suppress(BrokenPipeError):  # what is still in it
         gone.close()
     assert (tmp_path / "log.txt").read_text() == "one\ntwo\n"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
-def test_a_bar_outlives_its_terminal(monkeypatch):
-    ours, theirs = os.openpty()
-    with open(theirs, "w") as terminal:
-        monkeypatch.setattr(sys, "stderr", terminal)
-        with Console().bar("Epoch", 3) as bar:
-            assert bar.visible
-            os.close(ours)
-            bar.update(3)
-        monkeypatch.undo()

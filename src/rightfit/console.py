@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 
 class Bar:
@@ -106,8 +106,7 @@ class Console:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[note]}", markup=False),
         )
-        terminal = Terminal(file=cast(TextIO, Lossy(sys.stderr)))
-        with Progress(*columns, console=terminal, transient=True) as progress:
+        with Progress(*columns, console=Terminal(stderr=True), transient=True) as progress:
             yield Bar(title, total, progress)
 
 
