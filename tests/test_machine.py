@@ -9,6 +9,7 @@ import pytest
 
 from rightfit import machine, precision, runtime
 from rightfit.errors import BackendError
+from rightfit.provenance import why_this_backend
 
 
 def test_the_cache_is_the_argument_then_the_environment_then_the_users(monkeypatch):
@@ -148,3 +149,12 @@ def test_jax_keeps_its_programs_in_the_cache_unless_somebody_has_chosen_otherwis
     assert asked(RIGHTFIT_CACHE=str(tmp_path), JAX_COMPILATION_CACHE_DIR="/elsewhere") == "/elsewhere"
     (tmp_path / "file").write_text("no folder")
     assert asked(RIGHTFIT_CACHE=str(tmp_path / "file")) == "None"
+
+
+def test_a_run_that_goes_on_with_another_backend_has_not_the_firsts_reason(tmp_path):
+    now = runtime.choose_backend()
+    decisions = tmp_path / "decisions.jsonl"
+    decisions.write_text(json.dumps({"setting": "backend", "value": now, "evidence": "fastest"}) + "\n")
+    assert why_this_backend(tmp_path) == {"because": "fastest"}
+    decisions.write_text(json.dumps({"setting": "backend", "value": "another", "evidence": "fastest"}) + "\n")
+    assert why_this_backend(tmp_path) == {}

@@ -71,9 +71,11 @@ def machine() -> dict[str, str]:
 
 
 def why_this_backend(place: Path) -> dict[str, str]:
-    """Why the backend is the one it is, where nobody asked for it."""
-    decisions = objects_of(place / "decisions.jsonl")
-    reasons = [each["evidence"] for each in decisions if each["setting"] == "backend"]
+    """Why the backend is the one it is, where nobody asked for it; nothing where a run goes on with another."""
+    decisions, now = objects_of(place / "decisions.jsonl"), choose_backend()
+    reasons = [
+        each["evidence"] for each in decisions if each["setting"] == "backend" and each["value"] == now
+    ]
     return {"because": reasons[0]} if reasons else {}
 
 
