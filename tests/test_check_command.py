@@ -7,6 +7,7 @@ import pytest
 from rightfit.config import train_settings
 from rightfit.console import Console
 from rightfit.data import dataset
+from rightfit.data.audit import duplicates
 
 
 @pytest.fixture
@@ -122,7 +123,8 @@ def test_dropped_duplicates_are_in_no_split_and_said(copied, tmp_path):
     assert "blue/copy.png" not in set(found.table.frame["name"]) and len(found.table) == 60
     assert len(found.image_rows) == 60 == len({bytes(row) for row in found.contents()})
     (said,) = [finding for finding in found.audit if finding.kind == "dropped"]
-    assert said.figures == {"copies": 1}
+    assert said.figures == {"copies": 1} and "1 file is a copy" in said.text
+    assert said.files == (("blue/00.png", "blue/copy.png"),), "the one that is kept first"
 
 
 def test_without_grouping_and_copies_the_split_is_that_of_the_names(write_images, tmp_path):
@@ -138,6 +140,14 @@ def test_copies_that_nobody_keeps_together_are_said_to_leak(copied, tmp_path):
     found = prepared(copied, tmp_path, group_near_duplicates=False)
     (leak,) = [finding for finding in found.audit if finding.kind == "leak"]
     assert len(leak.files) >= 1 and "--group-near-duplicates" in leak.advice
+
+
+def test_training_warns_where_near_duplicates_are_too_many_to_look_for(copied, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(duplicates, "NEAR_LIMIT", 60)
+    asked = {"data": str(copied), "image_size": 12, "cache_folder": str(tmp_path / "cache")}
+    found, _ = dataset.prepare(str(copied), train_settings(asked), Console())
+    assert "warning: near-duplicates are not looked for" in capsys.readouterr().err
+    assert found.audit.shortened.startswith("near-duplicates, constant images")
 
 
 def test_a_run_keeps_its_audit(trained):

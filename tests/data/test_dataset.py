@@ -8,7 +8,7 @@ import pytest
 from rightfit.config import train_settings
 from rightfit.console import Console
 from rightfit.data.dataset import prepare
-from rightfit.errors import UsageError
+from rightfit.errors import DataError, UsageError
 
 
 @pytest.fixture
@@ -55,6 +55,59 @@ def test_a_split_remembered_without_groups_never_tears_groups(photographs, tmp_p
     sides = pd.DataFrame({"split": splits, "patient": frame.set_index("path")["patient"]})
     assert sides.groupby("patient")["split"].nunique().max() == 1
     assert set(splits) == {"train", "val", "test"}
+
+
+def sides(dataset_splits, frame):
+    """Patient -> how many splits it lies in."""
+    return (
+        pd.DataFrame({"split": dataset_splits, "patient": frame.set_index("path")["patient"]})
+        .groupby("patient")["split"]
+        .nunique()
+    )
+
+
+@pytest.mark.parametrize("way", ["remembered", "of a run"])
+@pytest.mark.parametrize("near", [True, False])
+def test_patients_that_were_corrected_are_whole_in_the_next_split(photographs, tmp_path, way, near):
+    table, frame = photographs
+    wrong = frame.assign(group=[f"p{number // 3}" for number in range(60)])
+    wrong.to_csv(table, index=False)
+    before = splits_of(table, tmp_path, group_near_duplicates=near)
+    frame.assign(group=frame["patient"]).to_csv(table, index=False)
+    assert sides(before, frame).max() > 1
+    known = {str(tmp_path / name): split for name, split in before.items()} if way == "of a run" else None
+    asked = {"data": str(table), "image_size": 8, "cache_folder": str(tmp_path / "cache")}
+    settings = train_settings({**asked, "group_near_duplicates": near})
+    dataset, _ = prepare(str(table), settings, Console(quiet=True), known)
+    after = dataset.table.frame.set_index("name")["split"].astype(str)
+    assert sides(after, frame).max() == 1 and set(after) == {"train", "val", "test"}
+    assert "torn-groups" not in [finding.kind for finding in dataset.audit]
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_the_split_of_a_run_is_kept_to_the_image_when_nothing_has_changed(photographs, tmp_path, drop):
+    """Copies, near-duplicates and patients among them: what was dealt out once needs no mending."""
+    table, frame = photographs
+    frame.assign(group=frame["patient"]).to_csv(table, index=False)
+    before = splits_of(table, tmp_path, drop_duplicates=drop)
+    asked = {
+        "data": str(table),
+        "image_size": 8,
+        "cache_folder": str(tmp_path / "cache"),
+        "drop_duplicates": drop,
+    }
+    known = {str(tmp_path / name): split for name, split in before.items()}
+    dataset, _ = prepare(str(table), train_settings(asked), Console(quiet=True), known)
+    assert (dataset.table.frame.set_index("name")["split"].astype(str) == before).all()
+
+
+def test_one_class_that_can_be_read_is_refused_as_check_does(photographs, tmp_path):
+    table, frame = photographs
+    for name in frame.loc[frame["label"] == "b", "path"]:
+        (tmp_path / name).write_bytes(b"no image")
+    frame.to_csv(table, index=False)
+    with pytest.raises(DataError, match=r"only images of one class can be read \('a'\): nothing to learn"):
+        splits_of(table, tmp_path, allow_bad=True)
 
 
 def test_a_split_is_remembered_when_images_are_added(photographs, tmp_path):

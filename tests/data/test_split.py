@@ -156,6 +156,36 @@ def test_known_rows_stay_where_they_are_even_against_the_ratio():
     assert Counter(after.values()) == {"test": 20, "train": 17, "val": 3}
 
 
+def test_groups_that_an_earlier_split_tears_are_dealt_anew_toward_the_ratio():
+    """So corrected groups empty no split, and what they do not touch stays."""
+    labels, alone = ["a", "b"] * 50, 40
+    before = split_of(assign(table_of(labels)))
+    groups = [""] * alone + [f"p{i % 10}" for i in range(100 - alone)]
+    after = assign(table_of(labels, groups), known=before)
+    assert set(after.frame["split"][alone:].groupby(groups[alone:]).nunique()) == {1}
+    assert after.frame["split"].astype(str).tolist()[:alone] == list(before.values())[:alone]
+    assert (
+        np.abs(np.subtract(totals(after), largest_remainder(100, (6, 1, 2)))).max() <= 6
+    )  # the size of a group
+    assert not any("lie in more than one" in note for note in after.notes)
+
+
+def test_a_group_of_a_new_given_test_image_leaves_its_remembered_side():
+    splits = ["train"] * 20 + ["test"] * 10 + [""] * 10
+    groups = ["p"] + [""] * 28 + ["q"] * 3 + [""] * 8
+    before = split_of(assign(table_of(["a", "b"] * 20, splits=splits)))
+    before |= {"000030.jpg": "train", "000031.jpg": "train"}
+    after = assign(table_of(["a", "b"] * 20, groups, splits), known=before).frame["split"]
+    assert after[29:32].tolist() == ["test"] * 3
+
+
+def test_a_split_that_whole_groups_would_empty_is_refused():
+    labels = ["a", "b"] * 20
+    before = split_of(assign(table_of(labels)))
+    with pytest.raises(DataError, match="no image of it is left for val: there are too few groups"):
+        assign(table_of(labels, [f"p{i % 2}" for i in range(40)]), known=before)
+
+
 def test_groups_stay_whole_and_totals_come_near():
     rng = np.random.default_rng(0)
     people = rng.integers(0, 250, 1500)

@@ -79,7 +79,7 @@ def prepare(
 
     `found` is what `read` gave, where that was called before. `known` (path -> split) is an earlier run's split
     to keep; without it the last split made here of the same source with the same seed and shares is kept, so
-    adding images moves none. Raises DataError.
+    adding images moves none. Of either, what would tear a group is dealt out anew. Raises DataError.
     """
     if found is None:
         found = read(source, settings)
@@ -97,19 +97,23 @@ def prepare(
     good = quarantine(images, names, found.frame["label"].tolist(), settings.allow_bad)
     quarantined = [(found.path(row), reason) for row, reason in sorted(images.reasons.items())]
     readable = found.select(good) if len(good) < len(found) else found
+    if readable.label_mode != "multilabel" and len(only := np.unique(readable.codes())) == 1:
+        raise DataError(
+            f"only images of one class can be read ({readable.classes[only[0]]!r}): nothing to learn; "
+            "`rightfit check` lists what cannot be read"
+        )
     record = _record(cache, source, settings, found) if found.images is None else None
     kept = _remembered(record)
-    looked = check.look(images, good, settings.group_near_duplicates, console)
-    if settings.drop_duplicates:
-        rows = grouping.first_of_each(readable, looked.copies.exact, kept or ())
-        looked = looked.without(len(readable) - len(rows), rows)
-        readable, good = readable.select(rows), good[rows]
-    if settings.group_near_duplicates:
-        readable = grouping.grouped(readable, looked.copies.near)
-        kept = grouping.settled(readable, kept) if kept else kept
     if known is not None:
         everything = zip(readable.frame["name"], readable.paths(np.arange(len(readable))), strict=True)
         kept = {name: known[path] for name, path in everything if path in known}
+    looked = check.look(images, good, settings.group_near_duplicates, console)
+    if settings.drop_duplicates:
+        rows, copies = grouping.first_of_each(readable, looked.copies.exact, kept or ())
+        looked = looked.without(copies, rows)
+        readable, good = readable.select(rows), good[rows]
+    if settings.group_near_duplicates:
+        readable = grouping.grouped(readable, looked.copies.near)
     given = bool((readable.frame["split"] != "").any())
     divided = split.assign(readable, split.parse_ratio(settings.split), settings.seed, kept)
     if not len(divided.rows("train")):

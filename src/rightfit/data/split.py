@@ -51,9 +51,10 @@ def assign(
     """The same rows, each with a split; what was done beyond the plain ratio is in the notes.
 
     Splits that came with the data stay, and only what is missing is made: validation out of train, never out
-    of a given test set. known: name -> split of an earlier run, which those rows keep. The result depends on
-    names, groups, strata and seed, not on the order of rows. Raises UsageError for a bad ratio, DataError for
-    given splits without train.
+    of a given test set. known: name -> split of an earlier run, which those rows keep unless that would tear a
+    group: such a group is dealt out anew. The result depends on names, groups, strata and seed, not on the order of
+    rows. Raises UsageError for a bad ratio, DataError for given splits without train, and where a split of an
+    earlier run would lose all that it held.
     """
     shares = _checked(ratio)
     frame = table.frame
@@ -69,7 +70,8 @@ def assign(
         }
         of_name = [allowed.get(known.get(name, ""), UNPLACED) for name in frame["name"]]
         fixed = np.where(pool, np.array(of_name, np.int64), fixed)
-    fixed = _follow(fixed, groups)
+    before = np.unique(fixed)
+    fixed = _follow(_untorn(fixed, groups, pool), groups)
 
     totals = largest_remainder(int(pool.sum()), shares)
     strata, texts = _strata(frame["stratum"])
@@ -85,6 +87,11 @@ def assign(
             kinds, quota, kind_of = greedy(problem, units, strata[free], sizes, digests)
         cover(problem, kinds, quota)
         splits[free] = deal(quota, kind_of, digests)[units]
+    if emptied := [SPLITS[j] for j in before if j != UNPLACED and not (splits == j).any()]:
+        raise DataError(
+            f"the split of an earlier run tears groups, and with each of them whole no image of it is left for "
+            f"{' and '.join(emptied)}: there are too few groups; correct them, or deal out anew with another --split"
+        )
 
     if (groups < 0).all() and not known:
         made = tuple(np.bincount(splits[pool], minlength=3).tolist())
@@ -139,6 +146,15 @@ def _pool(
         f"No validation set was given: about {val} of the {(given == TRAIN).sum()} train images became one."
     )
     return carved, train_val, notes
+
+
+def _untorn(fixed: Ints, groups: Ints, pool: npt.NDArray[np.bool_]) -> Ints:
+    """Without the places in the pool that would tear a group: they are dealt out anew."""
+    placed = (groups >= 0) & (fixed != UNPLACED)
+    if not placed.any():
+        return fixed
+    sides = np.bincount(np.unique(groups[placed] * 3 + fixed[placed]) // 3, minlength=groups.max() + 1)
+    return np.where(pool & (groups >= 0) & (sides > 1)[groups], UNPLACED, fixed)
 
 
 def _follow(fixed: Ints, groups: Ints) -> Ints:

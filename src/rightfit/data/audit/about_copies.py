@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from rightfit.data.audit import duplicates
 from rightfit.data.audit.findings import Finding, Severity
 from rightfit.data.audit.subject import Ints, Subject
 from rightfit.data.table import SPLITS
 
+TOO_MANY = (
+    f"training does not look for them in more than {duplicates.NEAR_LIMIT:,} images: remove all but one of each, "
+    "or give those that belong together one group (--group-by)"
+)
 MOST = 0.5  # of a held-out split; where more has been seen in training, its figures say nothing
 
 
@@ -46,6 +51,8 @@ def near_duplicates(subject: Subject, near: list[Ints]) -> list[Finding]:
     count = sum(map(len, sets))
     text = f"{count:,} images are the same picture as another of their class, resized, re-encoded, turned or relit."
     advice = "training keeps them on one side of the split (--group-near-duplicates, the default)"
+    if not duplicates.kept_together(_readable(subject)):
+        advice = TOO_MANY
     if subject.given:
         advice = "they lie in one split each, so that nothing leaks; they count more than once"
     return [_finding("note", "near-duplicates", text, advice, subject, sets, {"sets": len(sets)})]
@@ -72,7 +79,7 @@ def conflicts(subject: Subject, near: list[Ints]) -> list[Finding]:
 
 
 def leak(subject: Subject, near: list[Ints]) -> list[Finding]:
-    """Pictures on both sides of the split: of a given one, or one that was made without grouping."""
+    """Pictures on both sides of the split: of a given one, or one that was made without grouping them."""
     splits = subject.splits
     sets = [rows for rows in near if _crosses(subject, rows)]
     if not sets:
@@ -89,6 +96,8 @@ def leak(subject: Subject, near: list[Ints]) -> list[Finding]:
     parts = [f"{leaked[n]:,} of {sizes[n]:,} {n} images" for n in leaked if leaked[n]]
     text = f"{' and '.join(parts)} are also on the other side of the split, and seen before they are judged."
     advice = "--group-near-duplicates keeps them on one side"
+    if not duplicates.kept_together(_readable(subject)):
+        advice = TOO_MANY
     if subject.given:
         advice = (
             "move each picture to one side, or drop the column or folders of splits and let training split"
@@ -100,8 +109,6 @@ def leak(subject: Subject, near: list[Ints]) -> list[Finding]:
 
 
 def torn_groups(subject: Subject) -> list[Finding]:
-    if not subject.given:
-        return []
     groups, splits = subject.table.frame["group"].to_numpy(object), subject.splits
     seen: dict[str, set[str]] = {}
     for group, split in zip(groups, splits, strict=True):
@@ -115,10 +122,14 @@ def torn_groups(subject: Subject) -> list[Finding]:
         if group in rows_of:
             rows_of[group].append(row)
     number = "1 group lies" if len(torn) == 1 else f"{len(torn):,} groups lie"
-    text = f"{number} in more than one of the given splits."
+    text = f"{number} in more than one of the {'given ' if subject.given else ''}splits."
     advice = "give each group one split, or leave the splits out: training keeps groups whole"
     sets = [np.array(rows, np.int64) for rows in rows_of.values()]
     return [_finding("warning", "torn-groups", text, advice, subject, sets, {"groups": torn}, torn)]
+
+
+def _readable(subject: Subject) -> int:
+    return int(subject.facts.ok.sum())
 
 
 def _differ(subject: Subject, rows: Ints) -> bool:

@@ -14,13 +14,12 @@ from rightfit.data.audit import facts, grouping
 from rightfit.data.audit.about_classes import about_classes, imbalance, missing_classes, small_validation
 from rightfit.data.audit.about_copies import about_copies
 from rightfit.data.audit.about_files import about_files, constant
-from rightfit.data.audit.duplicates import Copies, copies_in
+from rightfit.data.audit.duplicates import NEAR_LIMIT, Copies, copies_in, kept_together
 from rightfit.data.audit.findings import Audit, Finding, ordered
 from rightfit.data.audit.subject import Ints, Subject
 from rightfit.data.opened import Opened
 from rightfit.data.resize import ImageSpec
 
-NEAR_LIMIT = 50_000  # images up to which training looks for near-duplicates: half a minute
 LEFT_OUT = "odd files, shortcuts: rightfit check looks at those as well"
 SAID_ALREADY = ("missing-class", "torn-groups")  # by the split's own notes
 
@@ -49,7 +48,8 @@ def check(
     readable = np.flatnonzero(seen.ok)
     places = np.full(len(found), "", object)
     if len(readable):
-        whole = grouping.grouped(found.select(readable), copies.near[readable])
+        alike = copies.near if kept_together(len(readable)) else copies.exact
+        whole = grouping.grouped(found.select(readable), alike[readable])
         places[readable] = split.assign(whole, shares, seed).frame["split"].to_numpy(object)
     subject = Subject(found.with_splits(places.astype(str)), seen, given, copies)
     read = [Finding("note", "source", text) for text in found.notes]
@@ -68,23 +68,23 @@ class Look:
     copies: Copies
     shortened: str
     seconds: float
-    dropped: int = 0
+    dropped: tuple[tuple[str, ...], ...] = ()  # names of equal files, of which the first is kept
 
-    def without(self, dropped: int, rows: Ints) -> Look:
-        """The rows that are left when so many copies are dropped."""
+    def without(self, dropped: tuple[tuple[str, ...], ...], rows: Ints) -> Look:
+        """The rows that are left when copies are dropped."""
         return replace(self, seen=self.seen.select(rows), copies=self.copies.select(rows), dropped=dropped)
 
 
 def look(images: Opened, rows: Ints, near: bool, console: Console) -> Look:
-    """Equal files, and with `near` equal pictures of up to NEAR_LIMIT; none is read or decoded again."""
+    """Equal files, and with `near` equal pictures of up to NEAR_LIMIT."""
     started = time.monotonic()
-    shortened = LEFT_OUT
-    if near and len(rows) > NEAR_LIMIT:
+    if near and not kept_together(len(rows)):
         near = False
-        shortened = f"near-duplicates, which take long in more than {NEAR_LIMIT:,} images; {LEFT_OUT}"
         console.say(
-            f"near-duplicates are not looked for in more than {NEAR_LIMIT:,} images; `rightfit check` does"
+            f"warning: near-duplicates are not looked for in more than {NEAR_LIMIT:,} images, and may lie on both "
+            "sides of the split; `rightfit check` names them"
         )
+    shortened = LEFT_OUT if near else f"near-duplicates, constant images, {LEFT_OUT}"
     if near:
         with console.bar("Looking for duplicates", len(rows)) as bar:
             seen = facts.of_store(images, rows, bar.update)
@@ -117,8 +117,19 @@ def judge(looked: Look, divided: table.Table, given: bool, console: Console) -> 
 def dropped(looked: Look) -> list[Finding]:
     if not looked.dropped:
         return []
-    text = f"{looked.dropped:,} files are copies of another with the same label, and were left out."
-    return [Finding("note", "dropped", text, figures={"copies": looked.dropped})]
+    copies = sum(len(names) - 1 for names in looked.dropped)
+    files = "file is a copy" if copies == 1 else "files are copies"
+    text = f"{copies:,} {files} of another with the same label, and left out."
+    return [
+        Finding(
+            "note",
+            "dropped",
+            text,
+            "the first of each set is kept",
+            looked.dropped,
+            figures={"copies": copies},
+        )
+    ]
 
 
 def _audit(subject: Subject, findings: list[Finding], started: float) -> Audit:

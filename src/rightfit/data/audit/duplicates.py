@@ -42,9 +42,15 @@ TABLES = 16
 NEIGHBOURS = 8  # that an image is compared with in a table
 CHUNK = 16_384  # rows or pairs at a time: tens of MB
 LOOSEST, TIGHTEST = 0.96, 0.997  # cosine that a pair needs, whatever the set
+NEAR_LIMIT = 50_000  # images up to which training looks for near-duplicates: half a minute
 FLAT = 2.0  # grey levels of standard deviation under which there is no picture to compare
 PATCH = 0.3  # of the picture's standard deviation: the largest difference of a patch, as a root mean square
 TURNS = ("", "mirrored", "upside down", "turned by 180°")
+
+
+def kept_together(images: int) -> bool:
+    """Whether training looks for near-duplicates in so many images, and keeps them on one side of its split."""
+    return images <= NEAR_LIMIT
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -11,26 +10,31 @@ import pandas as pd
 
 from rightfit.data.audit.duplicates import components
 from rightfit.data.audit.subject import Ints
-from rightfit.data.table import SPLITS, Table
+from rightfit.data.table import SPLITS, Table, parts_of
 
 
-def first_of_each(table: Table, exact: Ints, known: Collection[str] = ()) -> Ints:
-    """Rows without all but one of equal files with the same labels, ascending.
+def first_of_each(
+    table: Table, exact: Ints, known: Collection[str] = ()
+) -> tuple[Ints, tuple[tuple[str, ...], ...]]:
+    """Rows without all but one of equal files with the same labels, ascending; and the names of each set of such
+    files, the one that is kept first.
 
     Kept is what a given split holds back (test before val before train), then what an earlier run `known`s, then the
     first by name: so the rows' order decides nothing, and a copy that is added later is the one to go.
     """
     splits = table.frame["split"].to_numpy(object)
     held_back = {name: -place for place, name in enumerate(("", *SPLITS))}
-    names, labels = table.frame["name"].tolist(), table.frame["label"].astype(str).tolist()
-    best: dict[tuple[int, str], tuple[tuple[int, bool, str], int]] = {}
+    names, labels = table.frame["name"].tolist(), table.frame["label"].astype(str)
+    if table.label_mode == "multilabel":
+        labels = labels.map(lambda text: "|".join(sorted(set(parts_of(text)))))
+    sets: dict[tuple[int, str], list[tuple[int, bool, str, int]]] = {}
     for row, (number, label, name, split) in enumerate(
         zip(exact.tolist(), labels, names, splits, strict=True)
     ):
-        rank = (held_back[split], name not in known, name)
-        if (number, label) not in best or rank < best[number, label][0]:
-            best[number, label] = (rank, row)
-    return np.array(sorted(row for _, row in best.values()), np.int64)
+        sets.setdefault((number, label), []).append((held_back[split], name not in known, name, row))
+    ordered = [sorted(found) for found in sets.values()]
+    rows = np.array(sorted(found[0][-1] for found in ordered), np.int64)
+    return rows, tuple(tuple(name for *_, name, _ in found) for found in ordered if len(found) > 1)
 
 
 def grouped(table: Table, near: Ints) -> Table:
@@ -69,17 +73,3 @@ def grouped(table: Table, near: Ints) -> Table:
         called[j][1] if j in called else group for j, group in zip(joined.tolist(), groups, strict=True)
     ]
     return replace(table, frame=frame.assign(group=pd.Series(renamed, dtype="str")))
-
-
-def settled(table: Table, known: Mapping[str, str]) -> dict[str, str]:
-    """`known` without the places that would tear a group: those members follow where most of it was."""
-    sides: dict[str, Counter[str]] = {}
-    pairs = list(zip(table.frame["name"], table.frame["group"], strict=True))
-    for name, group in pairs:
-        if group and name in known:
-            sides.setdefault(group, Counter())[known[name]] += 1
-    home = {
-        group: max(SPLITS, key=lambda split: count[split]) for group, count in sides.items() if len(count) > 1
-    }
-    torn = {name for name, group in pairs if group in home and known.get(name) != home[group]}
-    return {name: split for name, split in known.items() if name not in torn}
