@@ -130,6 +130,20 @@ def test_float_and_32_bit_tiffs_are_scaled_by_their_own_range(dtype):
     )
 
 
+def test_a_float_tiff_takes_four_times_its_bytes_at_most():
+    data = encoded(
+        Image.fromarray(np.linspace(0, 1, 2000 * 2000, dtype=np.float32).reshape(2000, -1)), "TIFF"
+    )
+    tracemalloc.start()
+    pixels = decode(data, ImageSpec(2000, 2000), "x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * len(data)
+    assert (
+        (np.diff(pixels[..., 0].ravel().astype(int)) >= 0).all() and pixels.min() == 0 and pixels.max() == 255
+    )
+
+
 def test_nan_and_constant_float_pixels_are_black():
     values = picture()[..., 0].astype(np.float32)
     values[3, 4], values[5, 6] = np.nan, np.inf

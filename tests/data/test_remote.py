@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 from fsspec.spec import AbstractFileSystem
 
+from rightfit.console import Console
 from rightfit.data import image, listing, reading, remote, stamps, store, stream
+from rightfit.data.audit.check import check
 from rightfit.data.image import read_bytes, size
 from rightfit.data.resize import ImageSpec
 from rightfit.errors import DataError, ImageError, UsageError
@@ -171,6 +173,14 @@ def test_a_file_whose_server_does_not_say_how_long_it_is_is_read_within_the_limi
         server.shutdown()
 
 
+def test_a_signature_behind_a_name_is_no_part_of_it(web):
+    url, _ = web
+    signed = [f"{url}/{name}.png?X-Signature=a.b/c.d" for name in "0123"]
+    source = pd.DataFrame({"path": signed, "label": list("abab")})
+    audit = check(source, None, "auto", None, "6:1:2", 0, Console(quiet=True))
+    assert {"unreadable", "misnamed"}.isdisjoint(finding.kind for finding in audit)
+
+
 def test_the_web_is_not_listed(monkeypatch):
     """Nothing listens on port 1: asking it would be an error."""
     assert list(stamps.stamps_of(["http://localhost:1/a.png"]).ravel()) == [0] * stamps.DIGEST
@@ -195,6 +205,9 @@ def stalling(tmp_path, picture, monkeypatch):
 
         def do_GET(self):
             how = stalled.get(self.path)
+            if how == "error":
+                self.send_error(500)
+                return
             if how == "half":
                 self.send_response(200)
                 self.send_header("Content-Length", "1000")
@@ -238,6 +251,27 @@ def test_a_file_that_stalls_is_left_out_with_its_reason_and_asked_for_again(stal
     assert set(opened.reasons) == {3} and "the network stalled" in opened.reasons[3]
     stalled.clear()
     assert store.open_or_build(paths, ImageSpec(8, 8), tmp_path / "cache", url, workers=1).ok.all()
+
+
+@pytest.mark.parametrize("how", ["nothing", "half", "error"])
+def test_an_image_to_label_that_is_not_to_be_had_is_left_out_alone(stalling, how):
+    """Not there, an error of the server, or no answer: the others are labelled."""
+    url, stalled = stalling
+    stalled["/03.png"] = how
+    asked = [f"{url}/{name}" for name in ("00.png", "none.png", "03.png", "04.png")]
+    batches = list(stream.images_of(stream.files_of(asked), 8, 8, "crop", 64))
+    assert [path for batch in batches for path in batch.paths] == [asked[0], asked[3]]
+    reasons = dict(pair for batch in batches for pair in batch.unreadable)
+    assert list(reasons) == asked[1:3] and "404" in reasons[asked[1]]
+    assert ("500" if how == "error" else "the network stalled") in reasons[asked[2]]
+
+
+def test_the_network_that_stalls_ends_labelling_too(stalling):
+    url, stalled = stalling
+    stalled.update({f"/{number:02d}.png": "nothing" for number in range(2, 40)})
+    asked = [f"{url}/{number:02d}.png" for number in range(10)]
+    with pytest.raises(DataError, match="the network stalls: reads of 3 files in a row"):
+        list(stream.images_of(stream.files_of(asked), 8, 8, "crop", 64))
 
 
 @pytest.mark.parametrize("how", ["nothing", "half"])

@@ -12,13 +12,14 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
@@ -212,6 +213,9 @@ def _check_whole(image: ImageFile, path: str) -> None:
 
 def _reason(kind: str | None, error: Exception) -> str:
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and not error.strerror:  # of the web: its text is the URL
+        cause = error.__cause__
+        text = "no such file" if cause is None or isinstance(cause, FileNotFoundError) else str(cause)
     if kind is None or isinstance(error, MemoryError):
         return text[:100].lower()
     if isinstance(error, EOFError) or re.search(r"truncated|premature end of", text, re.IGNORECASE):
@@ -308,6 +312,8 @@ def _png_chunks(data: bytes) -> set[bytes]:
 
 # Everything else: Pillow ----------------------------------------------------------------------------
 
+AT_A_TIME = 2**18  # pixels that are scaled at a time
+
 
 def _rgb(image: ImageFile) -> Pixels:
     """(H, W, 3) of any mode Pillow reads."""
@@ -322,18 +328,34 @@ def _grey(image: ImageFile) -> Pixels:
     """(H, W) of 12- and 16-bit grey over the full scale, of 32-bit integers and floats over their own range."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     values = np.asarray(image)
+    kind: type[np.floating[Any]]
     if image.mode.startswith("I;16"):
-        low, high = 0.0, float(2 ** tags.get(258, (16,))[0] - 1)  # BitsPerSample
-        values = values.astype(np.float32)
+        kind, low, high = np.float32, 0.0, float(2 ** tags.get(258, (16,))[0] - 1)  # BitsPerSample
     else:
-        values = values.astype(np.float64)
-        finite = values[np.isfinite(values)]
-        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
-        values = np.where(np.isfinite(values), values, low)
-    scaled = (values - low) * (255.0 / ((high - low) or 1.0))
-    if tags.get(262) == 0:  # PhotometricInterpretation: white is zero, which Pillow applies to 8 bits only
-        scaled = 255.0 - scaled
-    return np.rint(scaled).astype(np.uint8)
+        kind, (low, high) = np.float64, _range(values)
+    grey = np.empty(values.size, np.uint8)
+    for start, some in _parts(values):  # the whole picture as float64 takes far more than its file
+        some = some.astype(kind)
+        scaled = (np.where(np.isfinite(some), some, low) - low) * (255.0 / ((high - low) or 1.0))
+        if (
+            tags.get(262) == 0
+        ):  # PhotometricInterpretation: white is zero, which Pillow applies to 8 bits only
+            scaled = 255.0 - scaled
+        grey[start : start + len(some)] = np.rint(scaled).astype(np.uint8)
+    return grey.reshape(values.shape)
+
+
+def _range(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """The least and the largest finite value; 0 and 0 where there is none."""
+    finite = (some[np.isfinite(some)] for _, some in _parts(values))
+    ends = [(float(some.min()), float(some.max())) for some in finite if len(some)]
+    return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0.0, 0.0)
+
+
+def _parts(values: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """(H, W) -> (start, so many of its pixels), in their order."""
+    flat = values.reshape(-1)
+    return ((start, flat[start : start + AT_A_TIME]) for start in range(0, len(flat), AT_A_TIME))
 
 
 # Upright --------------------------------------------------------------------------------------------

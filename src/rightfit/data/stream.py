@@ -16,7 +16,7 @@ from rightfit.console import Console, counted
 from rightfit.data.image import decode, read_bytes
 from rightfit.data.listing import IMAGE_SUFFIXES, below
 from rightfit.data.loader import prefetch
-from rightfit.data.remote import filesystem, is_url, reaching
+from rightfit.data.remote import filesystem, is_listable, is_url, reaching
 from rightfit.data.resize import ImageSpec
 from rightfit.errors import ImageError, UsageError
 from rightfit.runtime import cpu_count
@@ -112,7 +112,9 @@ def _walk(path: str) -> Iterator[str]:
 def _is_file(path: str) -> bool:
     if not is_url(path):
         return not os.path.isdir(path)
-    system, name = filesystem(path)
+    system, name = filesystem(path)  # says what to install
+    if not is_listable(path):  # whether it is there, reading it will tell
+        return True
     with reaching(path):
         return bool(system.isfile(name))
 

@@ -1,6 +1,8 @@
 """Laws of the audit: what is planted is found, what is untouched is not named, and an error means not to train."""
 
 import json
+import resource
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -8,9 +10,10 @@ import numpy as np
 import pytest
 
 from rightfit.console import Console
+from rightfit.data.audit import duplicates
 from rightfit.data.audit.about_classes import images_for
 from rightfit.data.audit.check import check
-from rightfit.errors import DataError
+from rightfit.errors import DataError, WriteError
 
 ROOT = Path(__file__).parents[3]
 
@@ -183,6 +186,28 @@ def test_splits_that_training_would_make_have_no_leak(scenes):
     audit = checked(scenes)
     assert not found(audit, "leak")
     assert the(audit, "exact-duplicates").figures == {"copies": 20}
+
+
+def test_beyond_the_images_that_training_compares_nothing_is_said_to_be_kept_together(scenes, monkeypatch):
+    for number in range(0, 40, 2):
+        pixels = cv2.imread(str(scenes / "a" / f"{number:02d}.png"))[:, ::-1, ::-1]
+        write(scenes / "a" / f"{number:02d}-mirrored.png", pixels)
+    assert not found(checked(scenes), "leak")
+    monkeypatch.setattr(duplicates, "NEAR_LIMIT", 59)
+    audit = checked(scenes)
+    for finding in (the(audit, "leak"), the(audit, "near-duplicates")):
+        assert "training does not look for them" in finding.advice
+
+
+def test_a_full_folder_for_temporary_files_is_named_with_what_to_do(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(WriteError, match=rf"{tmp_path}: cannot hold .* MB of thumbnails .*set TMPDIR"):
+            checked(scenes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_group_in_two_given_splits_is_named(tmp_path):

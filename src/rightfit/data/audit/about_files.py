@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from rightfit.data.audit.findings import Finding, Severity
 from rightfit.data.audit.subject import Subject
+from rightfit.data.remote import is_url
 
 BAD = 0.05  # share of unreadable files from which training refuses, as quarantine does
 CONSTANT = 1.0  # grey levels of standard deviation: noise of a covered lens has more
@@ -76,7 +77,10 @@ def misnamed(subject: Subject) -> list[Finding]:
     """The name says another format than the content."""
     rows, reasons = [], []
     for row, head in enumerate(subject.facts.headers or ()):
-        suffix = PurePosixPath(subject.table.frame["name"].iloc[row]).suffix.lower()
+        name = str(subject.table.frame["name"].iloc[row])
+        if "?" in name and is_url(subject.table.path(row)):
+            name = name.partition("?")[0]  # what follows is a signature, no name
+        suffix = PurePosixPath(name).suffix.lower()
         if head is not None and subject.facts.ok[row] and suffix and suffix not in SUFFIXES[head.format]:
             rows.append(row)
             reasons.append(f"{head.format} named {suffix}")

@@ -18,7 +18,7 @@ from rightfit.data.image import Header, decode, header, read_bytes
 from rightfit.data.opened import Opened
 from rightfit.data.resize import ImageSpec, Pixels, fit
 from rightfit.data.stamps import DIGEST, Digests, as_row, digest
-from rightfit.errors import ImageError
+from rightfit.errors import ImageError, WriteError
 from rightfit.files import reserve
 from rightfit.runtime import cpu_count
 
@@ -107,9 +107,16 @@ def of_contents(contents: Digests, light: npt.NDArray[np.float32] | None = None)
 
 def _empty(count: int) -> Facts:
     shape = (count, SIDE, SIDE)
-    with tempfile.TemporaryFile(prefix="rightfit-thumbnails-") as file:  # the map keeps it
-        reserve(file.fileno(), count * SIDE * SIDE)
-        thumbnails = np.memmap(file, np.uint8, "w+", shape=shape) if count else np.zeros(shape, np.uint8)
+    try:
+        with tempfile.TemporaryFile(prefix="rightfit-thumbnails-") as file:  # the map keeps it
+            reserve(file.fileno(), count * SIDE * SIDE)
+            thumbnails = np.memmap(file, np.uint8, "w+", shape=shape) if count else np.zeros(shape, np.uint8)
+    except OSError as error:
+        folder = tempfile.tempdir or "a folder for temporary files"
+        raise WriteError(
+            f"{folder}: cannot hold {count * SIDE * SIDE / 1e6:,.0f} MB of thumbnails ({error.strerror or error}); "
+            "make room there, or set TMPDIR to a folder that has some"
+        ) from error
     return Facts(
         ok=np.zeros(count, bool),
         reasons={},
