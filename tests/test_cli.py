@@ -316,6 +316,9 @@ def test_predicting_files_folders_and_files_that_are_no_images(
     assert nothing.returncode == 3 and "no file could be read as an image" in nothing.stderr
 
     output = tmp_path / "predictions.csv"
+    output.write_text(done.stdout, encoding="utf-8")
+    assert here("predict", trained.folder, letter, "--output", output).returncode == 3
+    assert output.read_text(encoding="utf-8") == done.stdout, "an earlier result stays"
     written = succeeded(here("predict", trained.folder, *given, "--output", output))
     assert written.stdout == ""
     assert output.read_text(encoding="utf-8") == done.stdout

@@ -1,5 +1,6 @@
 """`rightfit explain`: a picture an image, a table that names both, and nothing of anybody else's touched."""
 
+import os
 import shutil
 
 import cv2
@@ -144,6 +145,29 @@ def test_what_was_broken_off_is_known_as_its_own(run, photos, tmp_path, here, mo
     monkeypatch.undo()
     succeeded(here("explain", run.path, photos / "red" / "05.jpg", "--output", tmp_path / "looked"))
     assert {path.name for path in (tmp_path / "looked").iterdir()} == {"05.png", "explanations.csv"}
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "occlusion"])
+def test_an_explanation_that_fails_leaves_the_earlier_one(run, photos, tmp_path, here, method):
+    looked, broken = tmp_path / "looked", shutil.copytree(run.path, tmp_path / "broken")
+    succeeded(here("explain", run.path, photos / "red" / "05.jpg", "--output", looked))
+    before = {file.name: file.read_bytes() for file in looked.iterdir()}
+    (broken / "weights.safetensors").write_bytes(b"none")
+    (tmp_path / "no.png").write_bytes(b"no image")
+    for of, images in ((broken, photos / "red"), (run.path, tmp_path / "no.png")):
+        assert here("explain", of, images, "-o", looked, "--method", method).returncode in (1, 3)
+        assert {file.name: file.read_bytes() for file in looked.iterdir()} == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_name_that_is_no_utf8_is_left_out_and_the_others_explained(
+    run, tmp_path, process, picture, rows_of
+):
+    for name in (b"no-utf8-\xff.png", b"good.png"):
+        (tmp_path / os.fsdecode(name)).write_bytes(picture())
+    done = succeeded(process("explain", run.path, tmp_path, "--output", tmp_path / "looked"))
+    assert [row["picture"] for row in rows_of(tmp_path / "looked" / "explanations.csv")] == ["good.png"]
+    assert "the name is not valid UTF-8" in done.stderr
 
 
 def test_pictures_among_the_images_are_not_explained_in_turn(run, photos, tmp_path, here):

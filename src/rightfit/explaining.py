@@ -41,11 +41,13 @@ def explain(
 
     `columns`: path; picture, its file in `output`; label, the likeliest class; its probability; explained, the
     class whose logit is; method; with `check` agreement, the rank correlation with occlusion. Images that
-    cannot be read are named and left out. Raises UsageError for a method, class or layer that is not there, a
-    path that does not exist, and an `output` that holds anything but explanations.
+    cannot be read are named and left out; where none can, an earlier explanation stays. Raises UsageError for a
+    method, class or layer that is not there, a path that does not exist, and an `output` that holds anything but
+    explanations.
     """
     import numpy as np
 
+    from rightfit.data.listing import decodable
     from rightfit.data.stream import readable, said_left_out
     from rightfit.evaluation.explain import METHODS
     from rightfit.evaluation.heat import agreement, normalised
@@ -66,7 +68,7 @@ def explain(
     files = _files(paths, folder)
     pictures = dict(zip(files, picture_names(files), strict=True))
     inner = None if method == "occlusion" else InnerMap(run.model, layer)
-    _make_free(folder, earlier, [{"path": file, "picture": pictures[file]} for file in files])
+    coming = [{"path": file, "picture": pictures[file]} for file in files if decodable(file)]
 
     batch_size = min(BATCH, len(files))
     height, width = run.image_size
@@ -85,6 +87,8 @@ def explain(
                 covered = _heat(run, batch.images, classes, "occlusion", None, batch_size)
                 agreed = [(float(value),) for value in agreement(heat, covered)]
             heat = normalised(heat)
+            if not rows:  # from here on nothing of the run, the method or the images can be wrong any more
+                _make_free(folder, earlier, coming)
             empty += int((heat.max(axis=(1, 2)) == 0).sum())
             for i, path in enumerate(batch.paths):
                 _write_picture(folder / pictures[path], batch.images[i], heat[i])
@@ -96,8 +100,6 @@ def explain(
         from rightfit.saving.folder import write_table
 
         write_table(folder / TABLE, rows)
-    else:
-        (folder / TABLE).unlink(missing_ok=True)
     _say(rows, empty, inner, method, check, console)
     said_left_out(console, unreadable, len(rows), "explained")
     return rows

@@ -91,6 +91,12 @@ def predict(
     with locked(folder):
         parts.claim(folder, asked, listed)  # once more: two commands may have begun at once
         there = {part.file: found for part in listed if (found := parts.made(folder, part))}
+        if changed := [part for part in listed if part.file in there and _is_outdated(folder, part)]:
+            of = "part holds" if len(changed) == 1 else "parts hold"
+            console.say(f"{len(changed):,} {of} images that have changed since, to be made again")
+            for part in changed:
+                del there[part.file]
+                (folder / part.file).unlink()  # or a worker would take it for made
         missing = [part for part in listed if part.file not in there]
         if missing:
             parts.begin(folder)
@@ -120,6 +126,16 @@ def _folder(output: str | os.PathLike[str]) -> Path:
     if Path(output).suffix != ".parquet":
         raise UsageError(f"{output}: with --ray a folder of Parquet files is written; name it .parquet")
     return Path(output)
+
+
+def _is_outdated(folder: Path, part: Part) -> bool:
+    """Whether a local image of the part was changed or replaced after its file was written; URLs are not asked."""
+    written = (folder / part.file).stat().st_mtime_ns
+    for path in part.paths:
+        with suppress(OSError, ValueError):
+            if not is_url(path) and os.stat(path).st_ctime_ns > written:
+                return True
+    return False
 
 
 def _digest(run: Path) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rightfit.config import TrainSettings
 from rightfit.console import Console
-from rightfit.errors import DataError, RightfitError, UsageError
+from rightfit.errors import DataError, RightfitError, RunError, UsageError
 from rightfit.files import write_text
 from rightfit.records import epochs_of, kept_epoch, learning_curve_of, objects_of, search_of
 from rightfit.run import BATCH, Run
@@ -100,7 +100,7 @@ class Follower:
     def _story(self, progress: Progress) -> Story:
         from rightfit.reports.story import Story
 
-        found = _audit(self.place, pictures=False)
+        found = _audit(self.place)
         return Story(
             name=str(self.place),
             settings=_plain(self.settings),
@@ -126,7 +126,7 @@ def _story(run: Run, console: Console) -> Story:
     history = epochs_of(run.path / "history.csv")
     metrics = run.metrics
     decisions = objects_of(run.path / "decisions.jsonl")
-    findings, audited = _audit(run.path)
+    findings, audited = _audit(run.path, set(table.frame["name"]))
     rows = [row for row in history if row.get("steps")]
     story = Story(
         name=str(run.path),
@@ -202,8 +202,11 @@ def _common(table: Table) -> tuple[str, float]:
     return table.classes[int(images.argmax())], float(images.max() / images.sum())
 
 
-def _audit(place: Path, pictures: bool = True) -> tuple[list[dict[str, Any]], int]:
-    """The findings of a run's audit.json with thumbnails, and how many images were looked at."""
+def _audit(place: Path, images: Collection[str] = ()) -> tuple[list[dict[str, Any]], int]:
+    """The findings of a run's audit.json, and how many images were looked at. Thumbnails are made of the `images` of
+    the run alone: whoever made the folder may have named any file of this machine. RunError where it is damaged."""
+    from rightfit.data.audit.findings import SEVERITIES, path_of
+    from rightfit.data.recorded import located
     from rightfit.reports.pictures import sets_of
     from rightfit.saving.folder import read_json
 
@@ -211,11 +214,20 @@ def _audit(place: Path, pictures: bool = True) -> tuple[list[dict[str, Any]], in
         return [], 0
     audit = read_json(place / "audit.json")
     found = []
-    for number, finding in enumerate(audit["findings"]):
-        files = finding["files"] if pictures and number < FINDINGS else []
-        shown = sets_of(audit["root"], files, SETS, TOGETHER)
-        found.append({**finding, "sets": shown})
-    return found, audit["images"]
+    try:
+        root = located(place, [audit["root"]])[0]
+        for number, finding in enumerate(audit["findings"]):
+            if finding["severity"] not in SEVERITIES or not isinstance(finding["text"], str):
+                raise ValueError(f"finding {number} is none")
+            files = finding["files"] if images and number < FINDINGS else []
+            own = [[name for name in names if path_of(root, name) in images] for names in files]
+            sets = sets_of(root, [names for names in own if names], SETS, TOGETHER)
+            found.append({**finding, "sets": sets})
+        return found, int(audit["images"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{place / 'audit.json'}: cannot be read ({error!r}); the run is incomplete or damaged"
+        ) from error
 
 
 # Records --------------------------------------------------------------------------------------------

@@ -347,7 +347,8 @@ class Run:
         no readable images are named on stderr and left out; `frame.attrs["unreadable"]` of a data frame
         lists them. `operating_point`, youden, specificity-95 or sensitivity-95, decides at the threshold
         that validation gave instead of the likeliest class (binary) or 1/2 (multilabel).
-        Raises UsageError for a path that does not exist, or an operating point that the run has not.
+        Raises UsageError for a path that does not exist, or an operating point that the run has not; DataError
+        where nothing can be read that `output`, a path, would be of: what is there stays.
         """
         from rightfit.data.stream import files_of
         from rightfit.labelling import write
@@ -369,7 +370,10 @@ class Run:
             return frame
         if isinstance(output, (str, os.PathLike)):
             with replacing(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-                return write(file, labelling.columns, chunks)
+                count = write(file, labelling.columns, chunks)
+                if not count:
+                    raise DataError("no file could be read as an image, so nothing is labelled")
+                return count
         return write(output, labelling.columns, chunks)
 
     def labelling(self, operating_point: str | None) -> Labelling:

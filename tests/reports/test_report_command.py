@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from rightfit import reporting
 from rightfit.console import Console
+from rightfit.data.recorded import splits_of
 from rightfit.run import Run
 from rightfit.training.state import Progress
 
@@ -100,6 +102,30 @@ def test_what_goes_wrong_with_the_page_is_no_error_of_evaluate(copy, here):
     (copy / "audit.json").write_text("{", encoding="utf-8")
     done = here("evaluate", copy)
     assert done.returncode == 0 and "no report: " in done.stderr and "accuracy" in done.stdout
+
+
+def test_a_page_shows_no_file_that_is_no_image_of_the_run(copy, here, tmp_path, write_images):
+    """Whoever made the folder chose the names in it, and the page is made to be sent on."""
+    foreign = write_images(tmp_path / "private", classes=("red",), count=1) / "red" / "00.png"
+    audit = json.loads((copy / "audit.json").read_text(encoding="utf-8"))
+    finding = {"severity": "note", "kind": "constant", "text": "one", "advice": ""}
+    own = str(next(iter(splits_of(copy / "data.csv"))))
+    counts = []
+    for files in ([], [[str(foreign)]], [[own, str(foreign)]]):
+        written = {**audit, "findings": [{**finding, "files": files}]}
+        (copy / "audit.json").write_text(json.dumps(written), encoding="utf-8")
+        assert here("report", copy).returncode == 0
+        counts.append(text(copy).count("<img "))
+        assert str(foreign) not in text(copy)
+    assert counts == [counts[0], counts[0], counts[0] + 1]
+
+
+@pytest.mark.parametrize("damaged", ["{}", "[]", '{"findings": [{}], "root": "", "images": 1}'])
+def test_an_audit_of_another_shape_is_a_damaged_run(copy, here, damaged):
+    (copy / "audit.json").write_text(damaged, encoding="utf-8")
+    done = here("report", copy)
+    assert done.returncode == 1 and "audit.json: cannot be read" in done.stderr
+    assert "the run is incomplete or damaged" in done.stderr
 
 
 def test_a_page_is_in_the_language_of_its_run(copy, here):

@@ -137,6 +137,21 @@ def test_a_part_that_is_gone_is_made_again_alone(copy, cluster, run, images, exp
     }
 
 
+def test_an_image_that_was_replaced_under_its_name_is_labelled_anew(cluster, run, images, tmp_path, picture):
+    own, folder = Path(shutil.copytree(images, tmp_path / "images")), tmp_path / "out.parquet"
+    settings = {"ray": cluster.address, **BACKEND}
+    rightfit.predict_many(run, own, folder, **settings)
+    before = times(folder)
+    (tmp_path / "new.png").write_bytes((own / "blue/00.png").read_bytes())
+    os.utime(tmp_path / "new.png", (1, 1))  # as a copy that keeps the times of an older file
+    (tmp_path / "new.png").replace(own / "red/00.png")
+    rightfit.predict_many(run, own, folder, **settings)
+    assert_whole(
+        folder, rightfit.load(run, backend="onnxruntime").predict(own, batch_size=IMAGES, quiet=True)
+    )
+    assert len({name for name, then in before.items() if times(folder)[name] != then}) == 1
+
+
 def test_keras_on_relative_paths_gives_what_it_gives_here(cluster, run, images, tmp_path, monkeypatch):
     paths, folder = ["red/00.png", "red/01.jpg", "red/09.jpg"], tmp_path / "out.parquet"
     monkeypatch.chdir(images)

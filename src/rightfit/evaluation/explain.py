@@ -59,7 +59,7 @@ def occlusion_maps(
     """(B, H, W) float32: by how much the logit falls where a patch covers the pixel, the mean over such patches.
 
     Zeiler and Fergus 2014, section 4.2. Patches of `size` px a side, `stride` px apart, in the mean colour of
-    their image; by default a quarter of the short side, and half of that: 49 patches of a square image.
+    their image; by default a quarter of the short side, and half of that: about 50 patches of a square image.
     `images`, `outputs` and `signs` as in `heat_maps`. Negative where the logit rises: what is covered spoke
     against it. Raises UsageError for a size or stride that leaves pixels uncovered.
     """
