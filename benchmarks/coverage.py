@@ -29,14 +29,20 @@ from common import RESULTS, finish, parser
 from rightfit.evaluation.answers import Answers, columns_of, noise_of_calibration, statistic_of
 from rightfit.evaluation.calibration import Calibration
 from rightfit.evaluation.intervals import RESAMPLES, bootstrap, interval, interval_of_distance, of_mean
-from rightfit.evaluation.summary import curves_of, ranked_draws, summary
+from rightfit.evaluation.summary import curves_of, ranked_draws, sides_alone, summary
 
 SCALES = {
     "accuracy": "share",
     "auroc": "share",
     "kappa": "signed",
     "f1 of the last class": "share",
+    "sensitivity at 95 % specificity": "share",
+    "specificity at 95 % sensitivity": "share",
     "ece": "distance",
+}
+AT_THRESHOLD = {  # of the last class
+    "sensitivity at 95 % specificity": "sensitivity_at_specificity",
+    "specificity at 95 % sensitivity": "specificity_at_sensitivity",
 }
 METHODS = ("rightfit", "percentile", "BCa")
 TRUTH = 300_000  # groups whose numbers are the truth
@@ -142,6 +148,7 @@ def numbers(found: list[dict[str, Any]]) -> np.ndarray:
     """(metrics, R) from the statistics of all parts."""
     of_classes = np.concatenate([part["auroc"] for part in found[1:]])
     one = found[0] | {"auroc": of_classes.mean(axis=0, keepdims=True)}
+    one |= {name: found[-1][curve][-1:] for name, curve in AT_THRESHOLD.items()}
     return np.concatenate([one["f1"][-1:] if name.startswith("f1") else one[name] for name in SCALES])
 
 
@@ -149,8 +156,7 @@ def truths(scenario: Scenario) -> np.ndarray:
     answers = simulated(scenario, TRUTH, np.random.default_rng(1))
     (matrix, statistic), *_ = parts_of(answers)
     exact = [values for values, _ in curves_of(answers)]
-    auroc = np.concatenate([values["auroc"] for values in exact])
-    return numbers([statistic(np.asarray(matrix.sum(axis=1))), {"auroc": auroc}])[:, 0]
+    return numbers([statistic(np.asarray(matrix.sum(axis=1))), *exact])[:, 0]
 
 
 def at(parts: list[Any], sums: Callable[[Any], np.ndarray]) -> np.ndarray:
@@ -176,6 +182,8 @@ def sampled(scenario: Scenario, seed: int) -> tuple[np.ndarray, ...]:
     ranked = of_mean(resampled[1]["auroc"], ranked_draws(answers, columns))
     last = columns.draws(parts[0][0])["true"][-1]
     of_metric = {"auroc": ranked, "f1 of the last class": last}
+    alone = sides_alone(answers, columns)
+    of_metric |= {name: alone[curve][-1] for name, curve in AT_THRESHOLD.items()}
     draws = [of_metric.get(name, scenario.groups) for name in SCALES]
     return values, drawn, left_out, np.array([*draws, noise_of_calibration(answers, answers.logits)])
 

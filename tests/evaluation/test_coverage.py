@@ -1,4 +1,4 @@
-"""Intervals of accuracy, AUROC and kappa hold a truth that is known: benchmarks/coverage.py in small."""
+"""Intervals of accuracy, AUROC, kappa and of what a threshold is chosen for hold a truth that is known: benchmarks/coverage.py in small."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_intervals_hold_the_truth(coverage, kind, monkeypatch):
     truth = coverage.truths(scenario)
     held = np.sum([coverage.holds((scenario, truth, seed)) for seed in range(SETS)], axis=0)
     for metric, of_methods in zip(coverage.SCALES, held, strict=True):
-        if metric in ("accuracy", "auroc", "kappa"):
+        if metric in ("accuracy", "auroc", "kappa", *coverage.AT_THRESHOLD):
             assert of_methods[coverage.METHODS.index("rightfit")] >= LEAST, metric
 
 

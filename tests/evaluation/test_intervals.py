@@ -216,6 +216,15 @@ def test_a_share_that_no_resample_can_change_still_has_an_open_end():
     assert np.allclose(high, [1.0, 1 - wilson], atol=1e-4)
 
 
+def test_a_share_of_1_that_resamples_do_change_is_open_as_far_as_they_go():
+    """A sensitivity at a threshold that moves with them."""
+    drawn = np.where(np.arange(100) < 40, 0.5, 1.0)[None]
+    low, high = interval(np.array([1.0, 0.0]), np.concatenate([drawn, 1 - drawn]), 400, "share")
+    assert (low[0], high[0]) == (0.5, 1.0) and (low[1], high[1]) == (0.0, 0.5)
+    low, _ = interval(np.array([1.0]), np.where(np.arange(100) < 1, 0.999, 1.0)[None], 5, "share")
+    assert np.isclose(low[0], binomtest(5, 5).proportion_ci(0.95, method="wilson").low, atol=1e-4)
+
+
 def test_a_share_that_all_groups_agree_on_has_wilsons_interval_and_other_numbers_have_none():
     """Each patient half right, or a net that gives one answer only: no resample differs."""
     value, drawn = np.array([0.5]), np.full((1, 9), 0.5)

@@ -150,6 +150,18 @@ def test_sensitivity_at_specificity_is_the_best_of_all_thresholds(seed, ties):
     )
 
 
+def test_a_sensitivity_of_1_that_hangs_on_one_negative_has_a_low_end_far_below():
+    """Half of the positives are just below the fifth negative of 100, and 95 % specificity allows for five."""
+    negatives = np.concatenate([np.full(95, -5.0), np.arange(1.0, 6.0)])
+    logits = np.concatenate([negatives, np.repeat([0.5, 6.0], 200)])[:, None].astype(np.float32)
+    targets = np.repeat([0, 1], [100, 400])[:, None].astype(np.float32)
+    curve = summary(logits, targets, "binary", ("no", "yes"))["curves"]["yes"]
+    assert curve["sensitivity_at_specificity"]["value"] == curve["sensitivity_at_specificity"]["high"] == 1
+    assert 0.4 < curve["sensitivity_at_specificity"]["low"] < 0.55
+    mirrored = summary(-logits, 1 - targets, "binary", ("no", "yes"))["curves"]["yes"]
+    assert mirrored["specificity_at_sensitivity"] == pytest.approx(curve["sensitivity_at_specificity"])
+
+
 @given(seed=seeds, rare=st.floats(0.005, 0.5))
 @few
 def test_joined_thresholds_move_the_curves_by_less_than_a_fifth_of_an_error(seed, rare):

@@ -81,7 +81,8 @@ def interval(
     and 1, the logarithm of what is positive (the delta method). benchmarks/coverage.py says why.
 
     Where every answer was right (or wrong) no resample can differ: the open end of a share is Wilson's
-    for `draws`, and divided by `parts` for what moves by so much less (a mean over classes) or more. A share
+    for `draws`, and divided by `parts` for what moves by so much less (a mean over classes) or more. Where they
+    do differ (a sensitivity whose threshold moves with them) it is no nearer than their percentile. A share
     between 0 and 1 that no resample differs from (all groups agree) has Wilson's interval for `draws` times
     `parts`. How far a signed or positive number would move no resample says then, such as the kappa of a net
     that gives one answer only: its ends are NaN.
@@ -99,8 +100,11 @@ def interval(
             n = np.where(still, np.maximum(draws, 1) * parts / (Z * Z), n)
             middle, side = (values * n + 0.5) / (n + 1), np.sqrt(values * (1 - values) * n + 0.25) / (n + 1)
             low, high = middle - side, middle + side
-            low = np.where(values == 1, 1 - open_end, np.where(values == 0, 0.0, low))
-            high = np.where(values == 0, open_end, np.where(values == 1, 1.0, high))
+            ends = np.full((2, len(values)), np.nan)
+            if (moved := ~still & ((values == 0) | (values == 1))).any():
+                ends[:, moved] = np.nanpercentile(drawn[moved], [2.5, 97.5], axis=1)
+            low = np.where(values == 1, np.fmin(1 - open_end, ends[0]), np.where(values == 0, 0.0, low))
+            high = np.where(values == 0, np.fmax(open_end, ends[1]), np.where(values == 1, 1.0, high))
         elif scale == "signed":
             sides = np.where(still, np.nan, reach / (1 - values**2))
             low, high = np.tanh(np.arctanh(values) - sides), np.tanh(np.arctanh(values) + sides)

@@ -111,7 +111,8 @@ def summary(
         found["quadratic_kappa"] = one("quadratic kappa", scale="signed", parts=by_chance)
     found |= {name: dict(zip(answers.kinds, each(name, behind[name]), strict=True)) for name in OF_CLASS}
     names = answers.ranked
-    rows = zip(*(each(curve, sides) for curve in CURVES), strict=True)
+    behind_curves = dict.fromkeys(CURVES, sides) | sides_alone(answers, columns)
+    rows = zip(*(each(curve, behind_curves[curve]) for curve in CURVES), strict=True)
     found["curves"] = {n: dict(zip(CURVES, row, strict=True)) for n, row in zip(names, rows, strict=True)}
     if calibration.points:
         found["operating_points"] = {}
@@ -192,11 +193,22 @@ def _of_curves(classes: int) -> Statistic:
 
 def ranked_draws(answers: Answers, columns: Sums) -> Floats:
     """Draws behind the curves of each ranked class: groups that have an image of it against those that lack one."""
+    return welch(*_sides(answers, columns))
+
+
+def sides_alone(answers: Answers, columns: Sums) -> dict[str, Floats]:
+    """Draws behind the curves' numbers that are shares of one side."""
+    has, lacks = _sides(answers, columns)
+    return {"sensitivity_at_specificity": has, "specificity_at_sensitivity": lacks}
+
+
+def _sides(answers: Answers, columns: Sums) -> tuple[Floats, Floats]:
+    """Of each ranked class, the groups that have an image of it and those that have one without it."""
     has, lacks = (
         np.array([len(np.unique(columns.index[side])) for side in sides.T], np.float64)
         for sides in (answers.truth, ~answers.truth)
     )
-    return welch(has, lacks)
+    return has, lacks
 
 
 def _of_groups(answers: Answers, names: list[str], codes: NDArray[np.int64]) -> dict[str, Estimate]:
