@@ -126,15 +126,23 @@ def test_epochs_that_a_clock_cut_short_count_as_set_and_what_depends_on_them_fol
     content["asked"] |= {"time_limit": "1h", "epochs": None}
     begun.write_text(json.dumps(content))
     run = Run(copy_of_run, backend=None)
-    asked = _asked(run, Progress(epochs=150, epoch=3))
+    broken_off = Progress(epochs=150, epoch=3, ended="time limit of 1h reached before epoch 4")
+    asked = _asked(run, broken_off)
     assert (asked.epochs, asked.time_limit, asked.weights) == (3, None, "none")
+    assert _asked(run, Progress(epochs=9, epoch=9, shortened=9, ended="all 9 epochs done")).epochs == 9
+    early = "no validation loss as good as the best for 5 epochs"
+    assert _asked(run, Progress(epochs=9, epoch=7, shortened=9, ended=early)).epochs == 9
+    assert _asked(run, Progress(epochs=150, epoch=7, ended=early)).epochs is None
+    content["asked"] |= {"epochs": 20}
+    begun.write_text(json.dumps(content))
+    assert _asked(run, Progress(epochs=20, epoch=7, ended=early)).epochs == 20
     longer = _longer(TrainSettings(data="", epochs=10, warmup_epochs=2.0, patience=5), 4)
     assert (longer.epochs, longer.warmup_epochs, longer.patience) == (26, pytest.approx(5.2), 13)
 
 
 class Table:
     def __init__(self, codes, groups):
-        self._codes, self._groups = codes, groups
+        self._codes, self._groups, self.classes = codes, groups, ("ant", "bee", "cat")
 
     def codes(self):
         return self._codes
@@ -167,7 +175,25 @@ def test_too_few_groups_are_refused_before_anything_is_trained(count):
         dict(_parts(Table(codes, np.arange(120) % count), np.arange(120), 0))
 
 
-def test_an_image_with_several_labels_counts_by_its_first():
+@pytest.mark.parametrize("codes", [np.repeat([0, 1, 2], [97, 20, 3]), np.eye(3, dtype=int)[[0] * 117 + [2] * 3]])
+def test_a_class_that_a_quarter_would_lack_is_named(codes):
+    with pytest.raises(DataError, match="^a quarter of the 120 training images would be without cat: it takes four"):
+        dict(_parts(Table(codes, None), np.arange(120), 0))
+
+
+def test_a_rare_class_is_in_every_part_whatever_its_images_and_groups_show_besides():
+    labels = np.zeros((160, 3), np.int64)
+    labels[:, 0] = labels[80:, 1] = 1
+    labels[[3, 50, 90, 150], 2] = 1  # never alone, nor first
+    of_patients, patients = np.tile([0, 0, 0, 1], 40), np.arange(160) // 4
+    of_patients[[7, 51, 91, 155]] = 2
+    for seed in range(20):
+        for table in (Table(labels, None), Table(of_patients, patients)):
+            parts = dict(_parts(table, np.arange(160), seed))
+            assert {name[:-2]: len(rows) for name, rows in parts.items()} == {"half": 80, "quarter": 40}
+
+
+def test_an_image_with_several_labels_counts_by_its_rarest():
     codes = np.zeros((80, 3), np.int64)
     codes[:40, 0] = codes[40:, 1] = codes[::2, 2] = 1
     assert {name: len(rows) for name, rows in _parts(Table(codes, None), np.arange(80), 0)} == {

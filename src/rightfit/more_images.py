@@ -103,7 +103,8 @@ def learning_curve(run: Run, console: Console) -> LearningCurve:
 
 def _asked(run: Run, progress: Progress | None) -> TrainSettings:
     """What was asked for the run, of the same net with the same start. What was left open follows from the number of
-    images; but epochs that a clock has cut short count as set. UsageError for more than one schedule."""
+    images; but epochs that a clock has cut short count as set, those that early stopping has left do not. UsageError for
+    more than one schedule."""
     from rightfit.saving.folder import read_json
     from rightfit.training.checkpoints import FOLDER as CHECKPOINTS
 
@@ -117,9 +118,16 @@ def _asked(run: Run, progress: Progress | None) -> TrainSettings:
     kept = {
         **{name: getattr(settings, name) for name in ("model", "weights", "backend", "precision")},
         **{"report": "none", "tensorboard": False, "time_limit": None},
-        **({"epochs": progress.epoch} if progress and began["time_limit"] else {}),
+        **({"epochs": epochs} if (epochs := _left_by_a_clock(progress)) else {}),
     }
     return train_settings({**began, **kept})
+
+
+def _left_by_a_clock(progress: Progress | None) -> int:
+    """Epochs of the schedule, where a time limit shortened it or broke it off; else 0."""
+    if progress is None:
+        return 0
+    return progress.epoch if progress.ended.startswith("time limit") else progress.shortened
 
 
 def _measured(
@@ -158,13 +166,19 @@ def _parts(table: Table, rows: NDArray[np.int64], seed: int) -> Iterator[tuple[s
     from rightfit.tuning.parts import halves_of
 
     classes = _classes(table, rows)
-    together = " of whole groups" if table.groups(rows) is not None else ""
+    together, units = (" of whole groups", "groups") if table.groups(rows) is not None else ("", "images")
     for number, half in enumerate(halves_of(table, rows, seed), 1):
         quarter = halves_of(table, half, seed)[0]
-        if len(rows) < FEWEST or len(quarter) == len(half) or not _classes(table, quarter) == classes:
+        if len(rows) < FEWEST or len(quarter) == len(half):
             raise DataError(
                 f"{len(rows):,} training images{together} are too few to learn from quarters of them: it takes "
-                f"{FEWEST}, and four {'groups' if together else 'images'} of each class"
+                f"{FEWEST}, and four {units} of each class"
+            )
+        if absent := sorted(classes - _classes(table, quarter)):
+            names = ", ".join(table.classes[code] for code in absent[:5])
+            raise DataError(
+                f"a quarter of the {len(rows):,} training images{together} would be without {names}: it takes four "
+                f"{units} of each class, and more where they have other classes, too"
             )
         yield f"quarter-{number}", quarter
         yield f"half-{number}", half
