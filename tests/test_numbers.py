@@ -110,6 +110,32 @@ def test_comparing_on_the_test_images_opens_both_on_record(copy_of_run, tmp_path
         assert json.loads(line)["purpose"] == f"compare with {its_other}"
 
 
+def test_comparing_on_validation_needs_no_test_image(copy_of_run, photos, tmp_path, here, rows_of):
+    shutil.copytree(photos, tmp_path / "photos")
+    for name in ("data.csv", "config.yaml"):
+        text = (copy_of_run / name).read_text(encoding="utf-8")
+        (copy_of_run / name).write_text(text.replace(str(photos), str(tmp_path / "photos")), encoding="utf-8")
+    other = shutil.copytree(copy_of_run, tmp_path / "other")
+    for row in rows_of(copy_of_run / "data.csv"):
+        if row["split"] == "test":
+            (tmp_path / "photos").joinpath(*row["path"].split("/")[-2:]).unlink()
+    assert json.loads(succeeded(here("compare", copy_of_run, other, "--json")).stdout)["images"] == 7
+    refused = here("compare", copy_of_run, other, "--split", "test")
+    assert refused.returncode == 3 and not (other / "test-ledger.jsonl").exists()
+
+
+def test_groups_of_either_run_are_drawn_together(copy_of_run, tmp_path, here, rows_of):
+    other = shutil.copytree(copy_of_run, tmp_path / "other")
+    held_out = [row["path"] for row in rows_of(other / "data.csv") if row["split"] == "val"]
+    text = (other / "data.csv").read_text(encoding="utf-8")
+    for path in held_out[:3]:
+        text = re.sub(rf'("{re.escape(path)}".*),""', r'\1,"one"', text)
+    (other / "data.csv").write_text(text, encoding="utf-8")
+    for pair in ((copy_of_run, other), (other, copy_of_run)):
+        found = json.loads(succeeded(here("compare", *pair, "--json")).stdout)
+        assert (found["images"], found["groups"]) == (7, 5)
+
+
 def test_only_images_that_both_hold_back_are_compared(copy_of_run, tmp_path, here):
     other = shutil.copytree(copy_of_run, tmp_path / "other")
     lines = (other / "data.csv").read_text(encoding="utf-8").splitlines()

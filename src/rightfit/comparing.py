@@ -9,26 +9,33 @@ from typing import TYPE_CHECKING, Any
 from rightfit.console import Console, counted
 from rightfit.errors import UsageError
 from rightfit.evaluation.lines import points_of
-from rightfit.run import Run
+from rightfit.run import BATCH, Run
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from rightfit.data.dataset import Dataset
     from rightfit.evaluation.paired import Difference
+
+    Ints = NDArray[np.int64]
+
+TESTS = {"mcnemar": "McNemar", "sign_test": "sign test"}  # as a sentence names them
 
 
 def compare(a: Run, b: Run, split: str, console: Console) -> dict[str, Any]:
-    """Accuracy and loss of B minus A on the same images, McNemar's test, and a sentence; plain numbers.
+    """Accuracy and loss of B minus A on the same images, an exact test, and a sentence; plain numbers.
 
-    B is called better, or worse, where the interval of the difference of accuracy excludes 0 and McNemar's
-    exact test gives p < 0.05: the one knows groups, the other small counts. By fewer than FEWEST images, or groups,
-    it is called neither. Raises UsageError when the runs answer different questions or share no image of the split.
+    The test is McNemar's; of several labels, of which an image can have some right, the sign test of the images on
+    which either run has more right. B is called better, or worse, where the interval of the difference of accuracy
+    excludes 0 and the test gives p < 0.05 for the same run: the one knows groups, of either run, the other small
+    counts. By fewer than FEWEST images, or groups, it is called neither. No test image is opened for another split.
+    Raises UsageError when the runs answer different questions or share no image of the split.
     """
     import numpy as np
 
     from rightfit.evaluation.metrics import image_hits, image_losses
-    from rightfit.evaluation.paired import FEWEST, difference, mcnemar
+    from rightfit.evaluation.paired import difference
 
     if split not in ("val", "test"):
         raise UsageError(f"split {split!r} is neither val nor test")
@@ -39,11 +46,10 @@ def compare(a: Run, b: Run, split: str, console: Console) -> dict[str, Any]:
             f"{a.path} and {b.path} do not answer the same question: {a.label_mode} of "
             f"{', '.join(a.classes[:5])} against {b.label_mode} of {', '.join(b.classes[:5])}"
         )
-    of_a, of_b = _shared(a, b, split, console)
-    dataset = a._data()
-    rows = dataset.table.rows(split)[of_a]
-    targets = dataset.targets(rows)
-    if not np.array_equal(targets, b._data().targets(b._data().table.rows(split)[of_b])):
+    data_a, data_b = (run._data() if split == "test" else run.seen_images() for run in (a, b))
+    of_a, of_b = _shared((a, data_a), (b, data_b), split, console)
+    targets = data_a.targets(of_a)
+    if not np.array_equal(targets, data_b.targets(of_b)):
         raise UsageError(
             f"{a.path} and {b.path} have different labels for the same images; compare needs the same"
         )
@@ -54,31 +60,54 @@ def compare(a: Run, b: Run, split: str, console: Console) -> dict[str, Any]:
                 before = held.enter_context(run.opened_test(f"compare with {other.path}"))
                 if before.openings:
                     console.say(f"{run.path}: {before}")
-        for run, places in ((a, of_a), (b, of_b)):
-            logits = run.logits(split, console)[places]
+        for run, dataset, rows in ((a, data_a, of_a), (b, data_b, of_b)):
+            logits = _logits(run, dataset, rows, console)
             hits.append(image_hits(logits, targets, run.label_mode))
             losses.append(image_losses(logits / run.calibration.temperature, targets, run.label_mode))
-    groups = dataset.groups(rows)
-    accuracy = difference(hits[0], hits[1], groups, shares=True)
+    groups = joined(data_a.groups(of_a), data_b.groups(of_b))
+    accuracy, name, test, told_apart = judged(hits[0], hits[1], groups, a.label_mode)
     loss = difference(losses[0], losses[1], groups)
-    test = mcnemar(hits[0] == 1, hits[1] == 1)
-    units = len(rows) if groups is None else len(np.unique(groups))
-    told_apart = accuracy.seen and test["p"] < 0.05 and units >= FEWEST
+    units = len(of_a) if groups is None else len(np.unique(groups))
     return {
         "a": str(a.path),
         "b": str(b.path),
         "split": split,
         "label_mode": a.label_mode,
-        "images": len(rows),
+        "images": len(of_a),
         "groups": units,
         "accuracy": {"a": float(hits[0].mean()), "b": float(hits[1].mean()), "difference": asdict(accuracy)},
         "loss": {"a": float(losses[0].mean()), "b": float(losses[1].mean()), "difference": asdict(loss)},
-        "mcnemar": test,
+        name: test,
         "told_apart": told_apart,
         "sentence": sentence(
-            str(b.path), accuracy, test["p"], told_apart, len(rows), units, points_of(a.label_mode)
+            str(b.path),
+            accuracy,
+            test["p"],
+            told_apart,
+            len(of_a),
+            units,
+            points_of(a.label_mode),
+            TESTS[name],
         ),
     }
+
+
+def judged(
+    a: NDArray[np.float64], b: NDArray[np.float64], groups: Ints | None, label_mode: str
+) -> tuple[Difference, str, dict[str, Any], bool]:
+    """Hits (N,) of both in; their difference, the name of the test, what it gives, and whether they are told apart."""
+    import numpy as np
+
+    from rightfit.evaluation.paired import FEWEST, difference, mcnemar, sign_test
+
+    accuracy = difference(a, b, groups, shares=True)
+    several = label_mode == "multilabel"
+    test = sign_test(a, b) if several else mcnemar(a == 1, b == 1)
+    more = int((b > a).sum()) - int((a > b).sum())  # images on which B is better; with several labels they may
+    alike = (more > 0) == (accuracy.value > 0)  # be few on which it is much better
+    units = len(a) if groups is None else len(np.unique(groups))
+    told_apart = accuracy.seen and test["p"] < 0.05 and alike and units >= FEWEST
+    return accuracy, "sign_test" if several else "mcnemar", test, told_apart
 
 
 def sentence(
@@ -89,6 +118,7 @@ def sentence(
     images: int,
     groups: int | None = None,
     share: str = "accuracy",
+    test: str = TESTS["mcnemar"],
 ) -> str:
     """B by its `name`, better or worse by how many points of a `share`, or what it would take to tell.
 
@@ -100,12 +130,12 @@ def sentence(
         size, low, high = points if accuracy.value > 0 else (-points[0], -points[2], -points[1])
         word = "better" if accuracy.value > 0 else "worse"
         return (
-            f"{name} is {word} by {size:.1f} points of {share} ({low:.1f} to {high:.1f}; McNemar p = {p:.2g})"
+            f"{name} is {word} by {size:.1f} points of {share} ({low:.1f} to {high:.1f}; {test} p = {p:.2g})"
         )
     value, low, high = points
     said = (
         f"cannot be told apart: {name} {value:+.1f} points of {share} "
-        f"({low:+.1f} to {high:+.1f}; McNemar p = {p:.2g})"
+        f"({low:+.1f} to {high:+.1f}; {test} p = {p:.2g})"
     )
     if (groups := images if groups is None else groups) < FEWEST:
         few = counted(images, "shared image") + (f" of {counted(groups, 'group')}" if groups < images else "")
@@ -115,21 +145,48 @@ def sentence(
     return f"{said}; about {accuracy.images:,} images would show a difference of this size"
 
 
-def _shared(a: Run, b: Run, split: str, console: Console) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions within the split of A and of B of the images that both have there, in the order of A."""
+def joined(one: Ints | None, other: Ints | None) -> Ints | None:
+    """The groups (N,) of images that two tables group each in its own way: what either holds together stays so."""
     import numpy as np
 
-    names = [run._data().table.paths(run._rows(split)) for run in (a, b)]
+    from rightfit.data.audit.duplicates import components
+
+    if one is None or other is None:
+        return other if one is None else one
+    one, other = (np.unique(groups, return_inverse=True)[1] for groups in (one, other))
+    count = len(one)
+    return components(2 * count, np.column_stack([one, count + other]))[one]
+
+
+def _logits(run: Run, dataset: Dataset, rows: Ints, console: Console) -> NDArray[np.float32]:
+    from rightfit.evaluation.infer import all_logits
+
+    with console.bar("Evaluating", len(rows)) as bar:
+        model = run.predictor(console)
+        return all_logits(model, dataset.images, dataset.image_rows[rows], BATCH, bar.update)
+
+
+def _shared(
+    of_a: tuple[Run, Dataset], of_b: tuple[Run, Dataset], split: str, console: Console
+) -> tuple[Ints, Ints]:
+    """Rows in the tables of A and of B of the split's images that both have there, in the order of A."""
+    import numpy as np
+
+    rows = [dataset.table.rows(split) for _, dataset in (of_a, of_b)]
+    for (run, _), found in zip((of_a, of_b), rows, strict=True):
+        if not len(found):
+            raise UsageError(f"{run.path}: the data hold no {split} images; --split 6:1:2 makes some")
+    names = [dataset.table.paths(r) for (_, dataset), r in zip((of_a, of_b), rows, strict=True)]
     place = {name: i for i, name in enumerate(names[1])}
     pairs = [(i, place[name]) for i, name in enumerate(names[0]) if name in place]
     if len(pairs) < 2:
         raise UsageError(
-            f"{a.path} and {b.path} share {len(pairs)} {split} images; there is nothing to compare on"
+            f"{of_a[0].path} and {of_b[0].path} share {len(pairs)} {split} images; there is nothing to compare on"
         )
     if len(pairs) < max(map(len, names)):
         console.say(
             f"{len(pairs):,} {split} images are in both runs (of {len(names[0]):,} and {len(names[1]):,}); "
             "the comparison is on these"
         )
-    of_a, of_b = np.array(pairs, np.int64).T
-    return of_a, of_b
+    first, second = np.array(pairs, np.int64).T
+    return rows[0][first], rows[1][second]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import binomtest
 
-from rightfit.comparing import sentence
-from rightfit.evaluation.paired import Difference, difference, mcnemar, score_interval
+from rightfit.comparing import joined, judged, sentence
+from rightfit.evaluation.paired import Difference, difference, mcnemar, score_interval, sign_test
 from rightfit.reports.tables import of_comparison
 
 unhurried = settings(max_examples=40, deadline=None)
@@ -23,6 +23,57 @@ def test_mcnemar_is_the_binomial_test_of_those_that_differ(only_a, only_b, both)
     b = np.repeat([False, True, True], [only_a, only_b, both])
     expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     assert math.isclose(mcnemar(a, b)["p"], expected, rel_tol=1e-9)
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 60))
+@unhurried
+def test_the_sign_test_counts_images_with_more_labels_right_and_of_one_label_is_mcnemars(seed, count):
+    a, b = np.random.default_rng(seed).integers(0, 4, (2, count)) / 3
+    more, differ = int((b > a).sum()), int((b != a).sum())
+    expected = binomtest(more, differ).pvalue if differ else 1.0
+    assert math.isclose(sign_test(a, b)["p"], expected, rel_tol=1e-9)
+    right = (a == 1, b == 1)
+    assert sign_test(*(side.astype(float) for side in right))["p"] == mcnemar(*right)["p"]
+
+
+def labels_right(*kinds):
+    """(images, share of labels that A has right, share that B has) of each kind -> hits of both."""
+    count, a, b = (np.array(column) for column in zip(*kinds, strict=True))
+    return np.repeat(a, count), np.repeat(b, count)
+
+
+def test_with_several_labels_the_test_is_of_what_the_interval_is_of():
+    """B has more labels right, and fewer images without a mistake; A and B exchanged say the opposite."""
+    a, b = labels_right((60, 0.5, 0.75), (20, 1.0, 0.75), (120, 1.0, 1.0))
+    accuracy, name, test, told_apart = judged(a, b, None, "multilabel")
+    assert (name, test["more_right_by_a"], test["more_right_by_b"]) == ("sign_test", 20, 60)
+    assert accuracy.value > 0 and told_apart
+    back = judged(b, a, None, "multilabel")
+    assert back[0].value < 0 and back[3] and back[2]["p"] == test["p"]
+
+
+def test_what_is_better_on_few_images_by_much_and_worse_on_most_is_not_called_better():
+    a, b = labels_right((60, 0.0, 1.0), (140, 1.0, 0.8))
+    accuracy, _, test, told_apart = judged(a, b, None, "multilabel")
+    assert accuracy.low > 0 and test["p"] < 0.001 and test["more_right_by_a"] > test["more_right_by_b"]
+    assert not told_apart
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 40))
+@unhurried
+def test_images_that_either_run_has_in_one_group_are_in_one_group(seed, count):
+    one, other = np.random.default_rng(seed).integers(0, 12, (2, count))
+    found = joined(one, other)
+    for groups in (one, other):
+        for number in np.unique(groups):
+            assert len(np.unique(found[groups == number])) == 1
+    for number in np.unique(found):  # and no more than that is joined: from one image all others are reached
+        members = np.flatnonzero(found == number)
+        reached = {members[0]}
+        for _ in range(12):
+            reached |= {m for m in members for r in reached if one[m] == one[r] or other[m] == other[r]}
+        assert reached == set(members)
+    assert joined(None, None) is None and np.array_equal(joined(None, one), one)
 
 
 def pairs(generator, count=300, better=0.05, patients=None):
@@ -127,6 +178,8 @@ def test_the_sentence_says_better_only_where_it_can_be_told():
     assert unclear.endswith("about 9,000 images would show a difference of this size")
     of_labels = sentence("runs/b", better, 0.01, True, 500, share="labels right")
     assert "better by 1.2 points of labels right" in of_labels
+    of_labels = sentence("runs/b", better, 0.01, True, 500, share="labels right", test="sign test")
+    assert of_labels.endswith("; sign test p = 0.01)")
 
 
 def test_the_table_names_what_is_compared_and_fits_a_screen():
@@ -134,8 +187,10 @@ def test_the_table_names_what_is_compared_and_fits_a_screen():
     both = {"a": 0.75, "b": 0.25, "difference": apart}
     found = {"images": 1, "groups": 1, "split": "val", "accuracy": both, "loss": both, "sentence": "none"}
     found["mcnemar"] = {"only_a_right": 1, "only_b_right": 0, "p": 1.0}
+    of_several = {"sign_test": {"more_right_by_a": 1000, "more_right_by_b": 1000, "p": 1.0}, "mcnemar": None}
     for label_mode, name in (("binary", "accuracy"), ("multilabel", "labels right")):
-        lines = of_comparison({**found, "label_mode": label_mode})
+        lines = of_comparison({**found, **(of_several if name != "accuracy" else {}), "label_mode": label_mode})
+        assert ("images with more right by A 1,000" in lines[3]) == (name != "accuracy")
         assert lines[0].startswith("1 val image that both have") and lines[1].startswith(
             f"  {name}  A 0.7500"
         )

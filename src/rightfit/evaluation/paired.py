@@ -89,9 +89,18 @@ def score_interval(differing: float, value: Floats, reach: float, groups: int) -
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> dict[str, Any]:
     """Exact test of which model is right where only one is (McNemar 1947), images taken as independent."""
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return {"only_a_right": only_a, "only_b_right": only_b, "p": _as_uneven(only_a, only_b)}
+
+
+def sign_test(a: Floats, b: Floats) -> dict[str, Any]:
+    """The same of shares of labels that are right (N,): on how many images either model has more of them."""
+    more_a, more_b = int((a > b).sum()), int((b > a).sum())
+    return {"more_right_by_a": more_a, "more_right_by_b": more_b, "p": _as_uneven(more_a, more_b)}
+
+
+def _as_uneven(one: int, other: int) -> float:
+    """Probability that as many tosses of a coin fall as unevenly, or more so."""
     from scipy.special import bdtr
 
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    alone = only_a + only_b
-    p = min(1.0, 2 * float(bdtr(min(only_a, only_b), alone, 0.5))) if alone else 1.0
-    return {"only_a_right": only_a, "only_b_right": only_b, "p": p}
+    return min(1.0, 2 * float(bdtr(min(one, other), one + other, 0.5))) if one + other else 1.0

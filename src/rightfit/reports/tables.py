@@ -25,10 +25,12 @@ def of_comparison(found: Mapping[str, Any]) -> list[str]:
             f"  {name:<{len(share)}}  A {both['a']:.4f}  B {both['b']:.4f}  difference {apart['value']:+.4f}"
             f"  {apart['low']:+.4f} to {apart['high']:+.4f}"
         )
-    test = found["mcnemar"]
-    lines.append(
-        f"  only A right {test['only_a_right']:,}, only B right {test['only_b_right']:,}; p = {test['p']:.2g}"
-    )
+    if test := found.get("mcnemar"):
+        counts = f"only A right {test['only_a_right']:,}, only B right {test['only_b_right']:,}"
+    else:
+        test = found["sign_test"]
+        counts = f"images with more right by A {test['more_right_by_a']:,}, by B {test['more_right_by_b']:,}"
+    lines.append(f"  {counts}; p = {test['p']:.2g}")
     return [*lines, found["sentence"]]
 
 
