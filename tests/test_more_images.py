@@ -175,9 +175,13 @@ def test_too_few_groups_are_refused_before_anything_is_trained(count):
         dict(_parts(Table(codes, np.arange(120) % count), np.arange(120), 0))
 
 
-@pytest.mark.parametrize("codes", [np.repeat([0, 1, 2], [97, 20, 3]), np.eye(3, dtype=int)[[0] * 117 + [2] * 3]])
+@pytest.mark.parametrize(
+    "codes", [np.repeat([0, 1, 2], [97, 20, 3]), np.eye(3, dtype=int)[[0] * 117 + [2] * 3]]
+)
 def test_a_class_that_a_quarter_would_lack_is_named(codes):
-    with pytest.raises(DataError, match="^a quarter of the 120 training images would be without cat: it takes four"):
+    with pytest.raises(
+        DataError, match="^a quarter of the 120 training images would be without cat: it takes four"
+    ):
         dict(_parts(Table(codes, None), np.arange(120), 0))
 
 

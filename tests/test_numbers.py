@@ -7,6 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
+import rightfit
+
 # As in pyproject.toml, whose filters `-W error` overrides.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -76,6 +78,50 @@ def test_two_classes_are_decided_at_the_threshold_of_validation(
     tested = json.loads(succeeded(here("evaluate", run, "--json")).stdout)
     assert tested["operating_points"]["sensitivity-95"]["green"]["threshold"] == threshold
     assert tested["quadratic_kappa"]["value"] == pytest.approx(tested["kappa"]["value"])
+
+
+def test_a_label_that_every_image_has_is_decided_at_a_half_and_that_is_said(photos, tmp_path, here, rows_of):
+    table, run = tmp_path / "labels.csv", tmp_path / "run"
+    files = sorted(photos.glob("*/*"))
+    lines = [f"{file},{'a|b' if number % 2 else 'a'}" for number, file in enumerate(files)]
+    table.write_text("\n".join(["path,label", *lines]) + "\n")
+    done = succeeded(here("train", table, *TINY, "--epochs", 1, "--output", run))
+    assert "no operating points of a: all validation images are of it, or none is" in done.stderr
+    points = json.loads((run / "calibration.json").read_text())["points"]
+    assert all(row[0] is None and 0 < row[1] < 1 for row in points.values())
+    done = succeeded(here("predict", run, photos, "--operating-point", "sensitivity-95"))
+    assert "a: decided at 1/2, for want of validation images with and without it" in done.stderr
+    for row in rows_of(done.stdout):
+        assert ("a" in row["label"].split("|")) == (float(row["probability_a"]) > 0.5)
+        threshold = points["sensitivity-95"][1]
+        assert ("b" in row["label"].split("|")) == (float(row["probability_b"]) > threshold)
+    tested = json.loads(succeeded(here("evaluate", run, "--json")).stdout)
+    assert all(set(labels) == {"b"} for labels in tested["operating_points"].values())
+
+
+def test_answers_that_are_no_numbers_are_an_error_and_no_answer(copy_of_run, photos, tmp_path, here):
+    """Weights that overflow on all images but the one that is kept with them."""
+    from rightfit.saving import bundle
+
+    other = shutil.copytree(copy_of_run, tmp_path / "other")
+    run = rightfit.load(copy_of_run)
+    images = run._data().images.gather(np.arange(60))
+    kernel, bias = run.model.layers[-1].get_weights()
+    run.model.layers[-1].set_weights([np.ones_like(kernel), 0 * bias])
+    sums = np.asarray(run.model.predict_on_batch(images))[:, 0]
+    least, second = np.sort(sums)[:2]
+    largest = np.finfo(np.float32).max / np.sqrt(least * second)
+    run.model.layers[-1].set_weights([np.full_like(kernel, largest), 0 * bias])
+    bundle.save(copy_of_run, run.model, run.description, images[sums == least])
+    output = tmp_path / "out.csv"
+    for command in (
+        ("evaluate", copy_of_run),
+        ("predict", copy_of_run, photos, "--output", output),
+        ("compare", copy_of_run, other),
+    ):
+        done = here(*command)
+        assert done.returncode == 1 and "images are no finite numbers" in done.stderr, command
+    assert not output.exists()
 
 
 def test_grades_are_named_in_their_order_and_several_labels_have_none(photos, tmp_path, here):

@@ -77,8 +77,7 @@ def _connected(address: str, console: Console) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS") or address
+    address = _resolved(address)
     begun: dict[str, Any] = {}
     if address == "local" or not _answers(address):
         if address == "auto":
@@ -121,6 +120,7 @@ def _answers(address: str) -> bool:
     Another process asks: where nothing listens, or no cluster does, Ray waits for minutes and then ends its own.
     """
     if address != "auto":
+        _refuse_dashboard(address)
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if not host or not port.isdecimal():
             raise UsageError(f"--ray {address}: give auto, local, HOST:PORT or ray://HOST:PORT")
@@ -281,12 +281,28 @@ def share(workers: int) -> Room:
     return Room(workers, max(1, min(cpus) // -(-workers // len(cpus))), 0)
 
 
+def _resolved(address: str) -> str:
+    """For "auto" what RAY_ADDRESS says, where it is set."""
+    return os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
+
+
+def _refuse_dashboard(address: str) -> None:
+    if address.startswith(("http://", "https://")):
+        raise UsageError(
+            f"--ray {address}: this is the address of the cluster's dashboard, which takes jobs (`ray job submit`); "
+            "give HOST:PORT of its head, whose port is 6379 unless it was begun with another (--ray auto is what "
+            "RAY_ADDRESS says, where that is set)"
+        )
+
+
 def refuse_client(address: str) -> None:
-    """UsageError for Ray's client, through which neither Ray Data nor Ray Train works."""
+    """UsageError for Ray's client, through which neither Ray Data nor Ray Train works, and for a dashboard."""
+    address = _resolved(address)
+    _refuse_dashboard(address)
     if address.startswith("ray://"):  # their schedulers need a driver that is a process of the cluster
         raise UsageError(
             f"--ray {address}: this does not work through Ray's client; run the command on a node of the cluster with "
-            "--ray auto, or send it there with `ray job submit`"
+            "--ray auto (and no such RAY_ADDRESS), or send it there with `ray job submit`"
         )
 
 

@@ -103,7 +103,9 @@ def judged(
     accuracy = difference(a, b, groups, shares=True)
     several = label_mode == "multilabel"
     test = sign_test(a, b) if several else mcnemar(a == 1, b == 1)
-    more = int((b > a).sum()) - int((a > b).sum())  # images on which B is better; with several labels they may
+    more = int((b > a).sum()) - int(
+        (a > b).sum()
+    )  # images on which B is better; with several labels they may
     alike = (more > 0) == (accuracy.value > 0)  # be few on which it is much better
     units = len(a) if groups is None else len(np.unique(groups))
     told_apart = accuracy.seen and test["p"] < 0.05 and alike and units >= FEWEST
@@ -160,10 +162,11 @@ def joined(one: Ints | None, other: Ints | None) -> Ints | None:
 
 def _logits(run: Run, dataset: Dataset, rows: Ints, console: Console) -> NDArray[np.float32]:
     from rightfit.evaluation.infer import all_logits
+    from rightfit.evaluation.metrics import finite
 
     with console.bar("Evaluating", len(rows)) as bar:
         model = run.predictor(console)
-        return all_logits(model, dataset.images, dataset.image_rows[rows], BATCH, bar.update)
+        return finite(all_logits(model, dataset.images, dataset.image_rows[rows], BATCH, bar.update))
 
 
 def _shared(

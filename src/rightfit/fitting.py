@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rightfit import reporting
 from rightfit.console import Console, counted, duration
 from rightfit.errors import DataError, RunError
-from rightfit.evaluation.lines import name_of_accuracy
+from rightfit.evaluation.lines import name_of_accuracy, without_points
 from rightfit.learning import on_record, trained
 from rightfit.precision import measured_gain, uses_gpu
 from rightfit.provenance import Job, machine, why_this_backend, write_image_digests
@@ -125,6 +125,8 @@ def _fit(
         console.say(speed["in_words"])
     if metrics:
         console.say(calibration_sentence(metrics))
+        if said := without_points(metrics):
+            console.say(said)
         console.say(sentence("validation", metrics))
     if diagnosis:
         console.say(f"diagnosis: {diagnosis['word']}: {diagnosis['sentence']}")

@@ -43,14 +43,14 @@ class Labelling:
         """Of files that are listed, a list a batch; what cannot be read is said, and added to `unreadable`."""
         from rightfit.data.stream import readable, said_left_out
         from rightfit.evaluation.infer import logits_of
-        from rightfit.evaluation.metrics import decide, probabilities
+        from rightfit.evaluation.metrics import decide, finite, probabilities
 
         spec, done = self.spec, 0
         with console.bar("Predicting", 0) as bar:
             for batch in readable(
                 files, spec.height, spec.width, spec.resize, batch_size, console, unreadable
             ):
-                logits = logits_of(model, batch.images, batch_size)
+                logits = finite(logits_of(model, batch.images, batch_size))
                 shares = probabilities(logits, self.label_mode, self.temperature)
                 labels = decide(shares, self.label_mode, self.classes, self.thresholds)
                 yield [[p, c, *map(float, s)] for p, c, s in zip(batch.paths, labels, shares, strict=True)]

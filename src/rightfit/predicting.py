@@ -65,7 +65,7 @@ def predict(
     folder = _folder(output)
     cluster.check_installed()
     cluster.refuse_client(address)
-    run.labelling(operating_point)  # there is such a point
+    run.labelling(operating_point, console)  # there is such a point
     named = [os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     home = "" if all(is_url(path) or os.path.isabs(path) for path in named) else os.getcwd()
     listed = parts.cut(files_of(named), IMAGES_A_PART)

@@ -227,7 +227,7 @@ class Run:
         import numpy as np
 
         from rightfit.evaluation.calibration import calibrate
-        from rightfit.evaluation.slices import Brightness, pixels_beside, slices_of
+        from rightfit.evaluation.slices import Brightness, own_groups, pixels_beside, slices_of
         from rightfit.evaluation.summary import summary
         from rightfit.saving import folder
 
@@ -240,7 +240,8 @@ class Run:
             write_with(self.path / VALIDATION, lambda path: np.savez(path, logits=logits))
             found = calibrate(logits, targets, self.label_mode)
             folder.write_json(self.path / CALIBRATION, found.to_dict())
-        named = dataset.table.frame["group"].iloc[rows].tolist()
+        frame = dataset.table.frame
+        groups = own_groups(frame["group"].tolist(), frame["name"].tolist())
         return summary(
             logits,
             targets,
@@ -249,21 +250,22 @@ class Run:
             dataset.groups(rows),
             calibration=self.calibration,
             ordinal=self.settings.ordinal,
-            slices=slices_of(images.of(dataset.image_rows[rows]), areas(), named),
+            slices=slices_of(images.of(dataset.image_rows[rows]), areas(), [groups[row] for row in rows]),
         )
 
     def logits(
         self, split: str, console: Console, images: Images | None = None, batch_size: int = BATCH
     ) -> NDArray[np.float32]:
-        """(N, outputs) of the images of one split, as the model gives them; `images` stand for the store."""
+        """(N, outputs) of the images of one split, as the model gives them; `images` stand for the store. RightfitError
+        where they are no finite numbers."""
         from rightfit.evaluation.infer import all_logits
+        from rightfit.evaluation.metrics import finite
 
         dataset, rows = self._data(), self._rows(split)
         with console.bar("Evaluating", len(rows)) as bar:
             model = self.predictor(console)
-            return all_logits(
-                model, images or dataset.images, dataset.image_rows[rows], batch_size, bar.update
-            )
+            store = images or dataset.images
+            return finite(all_logits(model, store, dataset.image_rows[rows], batch_size, bar.update))
 
     def recorded_logits(self, images: int) -> NDArray[np.float32] | None:
         """(images, outputs) of the validation images, as training left them; None where there are none."""
@@ -360,7 +362,7 @@ class Run:
             from rightfit.saving.folder import check_csv
 
             check_csv(output, ("path", "label", "probability_"))
-        labelling, unreadable = self.labelling(operating_point), list[tuple[str, str]]()
+        labelling, unreadable = self.labelling(operating_point, console), list[tuple[str, str]]()
         chunks = self.predictions(labelling, files_of(paths), batch_size, unreadable, console)
         if output is None:
             import pandas as pd
@@ -376,11 +378,13 @@ class Run:
                 return count
         return write(output, labelling.columns, chunks)
 
-    def labelling(self, operating_point: str | None) -> Labelling:
-        """How it labels, at this operating point's thresholds. UsageError as of `predict`."""
+    def labelling(self, operating_point: str | None, console: Console | None = None) -> Labelling:
+        """How it labels, at this operating point's thresholds; labels that have none, said to `console`, at 1/2.
+        UsageError as of `predict`."""
         import numpy as np
 
         from rightfit.data.resize import ImageSpec
+        from rightfit.data.table import some
         from rightfit.labelling import Labelling
 
         points, thresholds = self.calibration.points, None
@@ -388,10 +392,14 @@ class Run:
             if operating_point not in points:
                 has = (
                     ", ".join(points)
-                    or "none: they are of two classes or several labels, and validation images"
+                    or "none: they are of two classes or several labels, and validation images with and without"
                 )
                 raise UsageError(f"{self.path} has no operating point {operating_point!r}; it has {has}")
-            thresholds = np.array(points[operating_point])
+            thresholds = np.nan_to_num(points[operating_point], nan=0.5)
+            if console and (lacking := self.calibration.lacking(self.classes)):
+                console.say(
+                    f"{some(lacking)}: decided at 1/2, for want of validation images with and without it"
+                )
         spec = ImageSpec(*self.image_size, self.description.resize)
         return Labelling(self.classes, self.label_mode, spec, self.calibration.temperature, thresholds)
 

@@ -1,5 +1,6 @@
 """A temperature mends confidence and changes no answer; thresholds are the best of all on validation."""
 
+import json
 import math
 
 import numpy as np
@@ -18,6 +19,7 @@ from rightfit.evaluation.calibration import (
     operating_points,
 )
 from rightfit.evaluation.metrics import decide, image_losses, probabilities
+from rightfit.evaluation.summary import summary
 
 unhurried = settings(max_examples=30, deadline=None)
 seeds = st.integers(0, 10_000)
@@ -99,8 +101,17 @@ def test_operating_points_are_the_best_of_all_thresholds(seed, rare, ties):
     assert at["sensitivity-95"][0] >= 0.95 - 1e-12
 
 
-def test_without_both_classes_the_threshold_stays_a_half():
-    assert operating_points(np.array([0.2, 0.9]), np.array([True, True])) == dict.fromkeys(POINTS, 0.5)
+def test_a_label_without_both_sides_has_no_operating_point():
+    assert operating_points(np.array([0.2, 0.9]), np.array([True, True])) == {}
+    assert calibrate(np.array([[0.2], [0.9]], np.float32), np.ones((2, 1), np.float32), "binary").points == {}
+    logits, targets = drawn("multilabel", 1, 100)
+    targets[:, 1] = 0
+    names = tuple("abcdefgh"[: targets.shape[1]])
+    found = calibrate(logits, targets, "multilabel")
+    kept = from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)), targets.shape[1])
+    assert kept.lacking(names) == found.lacking(names) == ["b"] and set(kept.points) == set(POINTS)
+    counted = summary(logits, targets, "multilabel", names, calibration=kept)["operating_points"]
+    assert all(list(labels) == [name for name in names if name != "b"] for labels in counted.values())
 
 
 @pytest.mark.parametrize("mode", MODES)

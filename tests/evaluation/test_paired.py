@@ -189,7 +189,9 @@ def test_the_table_names_what_is_compared_and_fits_a_screen():
     found["mcnemar"] = {"only_a_right": 1, "only_b_right": 0, "p": 1.0}
     of_several = {"sign_test": {"more_right_by_a": 1000, "more_right_by_b": 1000, "p": 1.0}, "mcnemar": None}
     for label_mode, name in (("binary", "accuracy"), ("multilabel", "labels right")):
-        lines = of_comparison({**found, **(of_several if name != "accuracy" else {}), "label_mode": label_mode})
+        lines = of_comparison(
+            {**found, **(of_several if name != "accuracy" else {}), "label_mode": label_mode}
+        )
         assert ("images with more right by A 1,000" in lines[3]) == (name != "accuracy")
         assert lines[0].startswith("1 val image that both have") and lines[1].startswith(
             f"  {name}  A 0.7500"

@@ -1,12 +1,21 @@
 """Slices are thirds of brightness and size, and groups where they are few; the table of them fits a screen."""
 
 import re
+import shutil
 
 import numpy as np
 from rich.cells import cell_len
 
 from rightfit.evaluation.lines import lines_of, padded
-from rightfit.evaluation.slices import FEWEST, Brightness, pixels, pixels_beside, slices_of, thirds
+from rightfit.evaluation.slices import (
+    FEWEST,
+    Brightness,
+    own_groups,
+    pixels,
+    pixels_beside,
+    slices_of,
+    thirds,
+)
 from rightfit.evaluation.summary import summary
 from rightfit.fitting import sentence
 
@@ -39,6 +48,32 @@ def test_a_group_of_few_images_is_no_part():
     assert names == ["a"] and codes.tolist() == [0] * FEWEST + [-1] * (FEWEST - 1)
     assert "group" not in slices_of(np.full(8, 1.0), None, ["a", "b"] * 4)
     assert "group" not in slices_of(np.full(20, 1.0), None, ["a"] * 20), "it is the whole"
+
+
+def test_copies_that_training_grouped_are_no_slice_and_patients_are(tmp_path, write_images):
+    from rightfit.config import train_settings
+    from rightfit.console import Console
+    from rightfit.data import recorded
+    from rightfit.data.dataset import prepare
+
+    photos, cache = write_images(tmp_path / "photos", count=24), str(tmp_path / "cache")
+    first, *others = sorted(photos.glob("red/*"))
+    for other in others[:12]:
+        shutil.copy(first, other)
+    table = tmp_path / "table.csv"
+    lines = [
+        f"{file},{file.parent.name},{'p1' if i % 2 else ''}" for i, file in enumerate(photos.glob("blue/*"))
+    ]
+    lines += [f"{file},{file.parent.name}," for name in ("green", "red") for file in photos.glob(f"{name}/*")]
+    table.write_text("\n".join(["path,label,group", *lines]) + "\n")
+    for source, own in ((photos, {""}), (table, {"", "p1"})):
+        asked = train_settings({"data": str(source), "image_size": 8, "cache_folder": cache})
+        dataset, _ = prepare(str(source), asked, Console(quiet=True))
+        dataset.table.write_csv(tmp_path / "data.csv")
+        again = recorded.table_of(tmp_path / "data.csv", dataset.table.classes, dataset.table.label_mode)
+        for found in (dataset.table, again):
+            groups, names = (found.frame[name].tolist() for name in ("group", "name"))
+            assert len(set(groups)) > len(own) and set(own_groups(groups, names)) == own
 
 
 def test_image_sizes_come_from_the_files_headers(tmp_path, picture):

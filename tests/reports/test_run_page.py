@@ -343,8 +343,25 @@ def test_the_points_of_the_reliability_diagram_are_those_of_the_calibration_erro
         assert total == 200
 
 
+@pytest.mark.parametrize("mode", ["binary", "multilabel"])
+def test_copies_of_each_image_in_its_group_narrow_no_bar_of_the_reliability_diagram(mode):
+    generator = np.random.default_rng(0)
+    targets = generator.integers(0, 2, (200, 1 if mode == "binary" else 3)).astype(np.float32)
+    logits = generator.normal(0, 2, targets.shape) + targets
+    names = ("a", "b", "c")[: max(2, targets.shape[1])]
+
+    def bars(copies, groups):
+        z, y = np.repeat(logits, copies, axis=0), np.repeat(targets, copies, axis=0)
+        return [b.half_width for b in diagrams.reliability(Answers(z, z, y, mode, names, groups))]
+
+    alone = bars(1, None)
+    assert bars(4, np.repeat(np.arange(200), 4)) == pytest.approx(alone)
+    assert all(single < bar for single, bar in zip(bars(4, None), alone, strict=True))
+    assert bars(1, np.zeros(200, np.int64)) == [1.0] * len(alone), "of one patient nothing is known"
+
+
 def test_the_legend_of_the_reliability_diagram_stands_above_its_bars():
-    bins = [diagrams.Bin(0.1, 0.1, 3), diagrams.Bin(0.9, 0.9, 3)]
+    bins = [diagrams.Bin(0.1, 0.1, 3, 0.3), diagrams.Bin(0.9, 0.9, 3, 0.3)]
     drawn = plots.reliability(bins, bins, ("as trained", "cooled"), ("x", "y"))
     heights = [float(y) for y in re.findall(r'<text[^>]* y="([\d.]+)"[^>]*>(?:as trained|cooled)<', drawn)]
     top = min(float(y) for y in re.findall(r'<text[^>]* y="([\d.]+)"[^>]*>1.0<', drawn))

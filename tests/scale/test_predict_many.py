@@ -20,6 +20,7 @@ import rightfit
 from rightfit import cluster as cluster_module
 from rightfit import predicting
 from rightfit.errors import RightfitError, RunError, UsageError
+from rightfit.team import team_of
 
 IMAGES = 4  # a part; a step has as many, so that parts and steps are cut alike and floats are the same
 BACKEND = {"backend": "onnxruntime", "batch_size": IMAGES, "quiet": True}
@@ -241,14 +242,25 @@ def test_workers_fill_the_cluster(nodes, room, monkeypatch):
         ("nowhere.invalid:6379", "no cluster answers"),
         ("head", "give auto, local, HOST:PORT"),
         ("ray://head:10001", "run the command on a node of the cluster with --ray auto"),
+        ("http://head:8265", "the address of the cluster's dashboard"),
     ],
 )
-def test_an_address_that_leads_nowhere_is_said_at_once(address, said, run, images, tmp_path):
+@pytest.mark.parametrize("as_variable", [False, True])
+def test_an_address_that_leads_nowhere_is_said_at_once(
+    address, said, as_variable, run, images, tmp_path, monkeypatch
+):
     address = closed_port() if address == "closed" else address
+    if as_variable:
+        monkeypatch.setenv("RAY_ADDRESS", address)
     began = time.monotonic()
     with pytest.raises(UsageError, match=said):
-        rightfit.predict_many(run, images, tmp_path / "out.parquet", ray=address, **BACKEND)
+        asked = "auto" if as_variable else address
+        rightfit.predict_many(run, images, tmp_path / "out.parquet", ray=asked, **BACKEND)
     assert time.monotonic() - began < 20
+    if "://" in address:
+        assert not (tmp_path / "out.parquet").exists()
+        with pytest.raises(UsageError, match=said):
+            team_of(2, asked, None)
 
 
 @pytest.mark.parametrize("broken", [False, True])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,26 +18,36 @@ POINTS = ("youden", "specificity-95", "sensitivity-95")
 @dataclass(frozen=True)
 class Calibration:
     """Logits are divided by `temperature`; `points` holds a threshold on the probability of each label
-    (of the second class for binary), (labels,), by the name of the operating point."""
+    (of the second class for binary), (labels,), by the name of the operating point: NaN for a label that has none."""
 
     temperature: float = 1.0
     points: dict[str, list[float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        points = {name: [None if np.isnan(one) else one for one in row] for name, row in self.points.items()}
+        return {"temperature": self.temperature, "points": points}
+
+    def lacking(self, labels: tuple[str, ...]) -> list[str]:
+        """Those of several `labels`, in order, that have no operating point."""
+        rows = [row for row in self.points.values() if len(row) == len(labels)]
+        return [name for k, name in enumerate(labels) if rows and all(np.isnan(row[k]) for row in rows)]
 
 
 def from_dict(content: dict[str, Any], labels: int) -> Calibration:
     """Raises ValueError, TypeError or KeyError for what is no calibration of so many labels."""
     temperature = float(content["temperature"])
-    points = {str(name): [float(t) for t in row] for name, row in content["points"].items()}
+    points = {
+        str(name): [np.nan if one is None else float(one) for one in row]
+        for name, row in content["points"].items()
+    }
     if not (0 < temperature < np.inf) or any(len(row) != labels for row in points.values()):
         raise ValueError(f"temperature {temperature} and thresholds of {labels} labels do not fit")
     return Calibration(temperature, points)
 
 
 def calibrate(logits: NDArray[np.float32], targets: NDArray[np.float32], label_mode: str) -> Calibration:
-    """Of validation images, logits and targets (N, outputs): no other image may decide either."""
+    """Of validation images, logits and targets (N, outputs): no other image may decide either. A label that all of
+    them have, or none, has no operating points."""
     temperature = fitted_temperature(logits, targets, label_mode)
     if label_mode == "categorical":
         return Calibration(temperature)
@@ -45,7 +55,9 @@ def calibrate(logits: NDArray[np.float32], targets: NDArray[np.float32], label_m
     scores = shares[:, 1:] if label_mode == "binary" else shares
     truth = targets > 0.5
     chosen = [operating_points(s, p) for s, p in zip(scores.T, truth.T, strict=True)]
-    return Calibration(temperature, {name: [point[name] for point in chosen] for name in POINTS})
+    if not any(chosen):
+        return Calibration(temperature)
+    return Calibration(temperature, {name: [point.get(name, np.nan) for point in chosen] for name in POINTS})
 
 
 def fitted_temperature(logits: NDArray[np.float32], targets: NDArray[np.float32], label_mode: str) -> float:
@@ -79,10 +91,10 @@ def operating_points(scores: Floats, positive: NDArray[np.bool_]) -> dict[str, f
     """Thresholds by name, an image above one is called positive; scores and truth (N,).
 
     youden: sensitivity + specificity is largest (Youden 1950). specificity-95: the highest sensitivity of
-    those with a specificity of at least 0.95; sensitivity-95 the other way round. 0.5 without both classes.
+    those with a specificity of at least 0.95; sensitivity-95 the other way round. None without both classes.
     """
     if positive.all() or not positive.any():
-        return dict.fromkeys(POINTS, 0.5)
+        return {}
     levels = np.unique(scores)
     candidates = np.concatenate([[levels[0] / 2], (levels[1:] + levels[:-1]) / 2, [(1 + levels[-1]) / 2]])
     sensitivity = _share_above(scores[positive], candidates)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rightfit.evaluation import counts, ranking
 from rightfit.evaluation.answers import Answers, confidence_of
+from rightfit.evaluation.intervals import Z, half_width
 from rightfit.evaluation.metrics import image_hits
 
 Floats = NDArray[np.float64]
@@ -22,6 +23,7 @@ class Bin:
     confidence: float  # their mean
     accuracy: float  # the share that came true
     answers: int
+    half_width: float  # of the 95 % interval of that share, groups (patients) whole; 1 by a single one
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,20 @@ def reliability(answers: Answers, raw: bool = False) -> list[Bin]:
     confidence, right = confidence_of(answers.raw if raw else answers.logits, hits, answers)
     claimed, came_true = np.ravel(confidence), np.ravel(np.asarray(right, np.float64))
     bins = counts.confidence_bin(claimed)
-    number, claim, truth = (np.bincount(bins, weights, counts.BINS) for weights in (None, claimed, came_true))
-    return [Bin(claim[i] / number[i], truth[i] / number[i], int(number[i])) for i in np.flatnonzero(number)]
+    together = np.arange(len(answers.raw)) if answers.groups is None else answers.groups
+    together = np.repeat(together, claimed.size // len(answers.raw))
+    found = []
+    for number in np.unique(bins):
+        here = bins == number
+        right, groups = came_true[here], together[here]
+        found.append(Bin(claimed[here].mean(), right.mean(), len(right), _half_width(right, groups)))
+    return found
+
+
+def _half_width(right: Floats, groups: NDArray[np.int64]) -> float:
+    """Not below that of half an answer more or less, where all groups agree."""
+    count = len(np.unique(groups))
+    return max(half_width(right, groups), Z / (2 * count)) if count > 1 else 1.0
 
 
 def curves(answers: Answers) -> list[Curve]:

@@ -35,6 +35,18 @@ def points_of(label_mode: str) -> str:
     return "labels right" if label_mode == "multilabel" else "accuracy"
 
 
+def without_points(metrics: dict[str, Any]) -> str:
+    """Which of several labels, or of two classes the second, got no operating points; "" where none lacks them."""
+    of_labels = list(metrics["curves"])
+    if len(of_labels) > 1 and "exact_match" not in metrics:  # of several classes there are none
+        return ""
+    known = {name for labels in metrics.get("operating_points", {}).values() for name in labels}
+    lacking = [name for name in of_labels if name not in known]
+    more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+    why = "all validation images are of it, or none is"
+    return f"no operating points of {', '.join(lacking[:5])}{more}: {why}" if lacking else ""
+
+
 def shown(estimate: dict[str, Any]) -> str:
     value, low, high = (
         "-" if estimate[end] is None else f"{estimate[end]:.4f}" for end in ("value", "low", "high")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rightfit.errors import RightfitError
 from rightfit.evaluation.intervals import half_width
 
 Floats = NDArray[np.float64]
@@ -33,6 +34,16 @@ def probabilities(logits: NDArray[Any], label_mode: str, temperature: float = 1.
         return np.asarray(e / e.sum(axis=1, keepdims=True))
     positive = 1 / (1 + np.exp(-np.clip(z, -500, 500)))
     return np.hstack([1 - positive, positive]) if label_mode == "binary" else positive
+
+
+def finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same; RightfitError where some are no finite numbers, which are no answer."""
+    if lost := int((~np.isfinite(logits)).any(axis=1).sum()):
+        raise RightfitError(
+            f"what the model gives for {lost:,} of {len(logits):,} images are no finite numbers: its weights are damaged, "
+            "or overflow on them; try --precision float32, or train again at a lower --learning-rate"
+        )
+    return logits
 
 
 def decide(

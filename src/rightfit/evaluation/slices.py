@@ -16,7 +16,7 @@ from rightfit.errors import RightfitError
 
 FEW = 20  # values of the group column that are slices
 FEWEST = (
-    10  # images of a group that is one: by 10 a share of one half is known to ±26 points, by fewer to no use
+    10  # images of a group that is one: by 10 a share of one half is known to ±31 points, by fewer to no use
 )
 Slices = dict[str, tuple[list[str], NDArray[np.int64]]]  # by what -> names, and each image's (N,), -1 in none
 
@@ -59,6 +59,17 @@ def slices_of(
         index = {name: i for i, name in enumerate(names)}
         found["group"] = (names, np.array([index.get(name, -1) for name in named_groups], np.int64))
     return found
+
+
+def own_groups(groups: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The groups of images (N,) that came with them; "" for one that near-duplicates made, which is called as one of
+    its images (data/audit/grouping.py), by its name within the source."""
+    made = {
+        group
+        for group, name in zip(groups, names, strict=True)
+        if group and (name == group or name.endswith(f"/{group}"))
+    }
+    return ["" if group in made else group for group in groups]
 
 
 def thirds(

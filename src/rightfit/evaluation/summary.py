@@ -124,6 +124,7 @@ def summary(
         found["operating_points"][point] = {
             name: {"threshold": threshold, "sensitivity": hit, "specificity": spared}
             for name, threshold, hit, spared in zip(names, thresholds, *at_point, strict=True)
+            if not np.isnan(threshold)
         }
     of_slices = {
         by: dict(zip(parts, each(by, held[f"{by}: images"]), strict=True))

@@ -130,16 +130,15 @@ def reliability(
     names: tuple[str, str],
     labels: tuple[str, str],
 ) -> str:
-    """Bins at temperature 1 and at the fitted one; bars are twice the standard error of a share."""
+    """Bins at temperature 1 and at the fitted one; bars are 95 % intervals of each bin's share."""
     with _drawing(3.6, 3.8, 1) as drawn:
         (axes,) = drawn.axes
         axes.plot([0, 1], [0, 1], color=FAINT, lw=0.8)
         for number, (bins, name) in enumerate(zip((before, after), names, strict=True)):
-            x, y, count = (
-                np.array([getattr(b, of) for b in bins]) for of in ("confidence", "accuracy", "answers")
+            x, y, half = (
+                np.array([getattr(b, of) for b in bins]) for of in ("confidence", "accuracy", "half_width")
             )
             colour = (FIRST, SECOND)[1 - number]
-            half = 1.96 * np.sqrt(np.maximum(y * (1 - y), 0.25 / count) / count)
             low, high = np.minimum(half, y), np.minimum(half, 1 - y)
             axes.errorbar(
                 x, y, (low, high), color=colour, ls=LINES[1 - number], marker="so"[number], ms=3.5, lw=1.2,
