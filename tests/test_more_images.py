@@ -180,7 +180,7 @@ def test_too_few_groups_are_refused_before_anything_is_trained(count):
 )
 def test_a_class_that_a_quarter_would_lack_is_named(codes):
     with pytest.raises(
-        DataError, match="^a quarter of the 120 training images would be without cat: it takes four"
+        DataError, match=r"^a quarter of the 120 training images would be without cat: it takes four"
     ):
         dict(_parts(Table(codes, None), np.arange(120), 0))
 

@@ -103,7 +103,7 @@ def learning_curve(run: Run, console: Console) -> LearningCurve:
 
 def _asked(run: Run, progress: Progress | None) -> TrainSettings:
     """What was asked for the run, of the same net with the same start. What was left open follows from the number of
-    images; but epochs that a clock has cut short count as set, those that early stopping has left do not. UsageError for
+    images; but epochs that a clock has cut short count as set, unlike those that early stopping left. UsageError for
     more than one schedule."""
     from rightfit.saving.folder import read_json
     from rightfit.training.checkpoints import FOLDER as CHECKPOINTS

@@ -1,4 +1,4 @@
-"""Intervals of accuracy, AUROC, kappa and of what a threshold is chosen for hold a truth that is known: benchmarks/coverage.py in small."""
+"""Intervals of accuracy, AUROC, kappa and of what a threshold moves hold the truth: benchmarks/coverage.py in small."""
 
 from pathlib import Path
 

@@ -26,7 +26,7 @@ class Suspect:
     suggested: str
     probability_label: float
     probability_suggested: float
-    score: float  # self-confidence: the probability of what was given; for several labels of the least likely one
+    score: float  # self-confidence: probability of what was given; of several labels, the least likely suspected one
 
 
 @dataclass(frozen=True)

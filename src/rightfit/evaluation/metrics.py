@@ -40,8 +40,8 @@ def finite(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """The same; RightfitError where some are no finite numbers, which are no answer."""
     if lost := int((~np.isfinite(logits)).any(axis=1).sum()):
         raise RightfitError(
-            f"what the model gives for {lost:,} of {len(logits):,} images are no finite numbers: its weights are damaged, "
-            "or overflow on them; try --precision float32, or train again at a lower --learning-rate"
+            f"what the model gives for {lost:,} of {len(logits):,} images are no finite numbers: its weights are "
+            "damaged, or overflow on them; try --precision float32, or train again at a lower --learning-rate"
         )
     return logits
 
