@@ -175,6 +175,8 @@ def test_an_empty_folder_is_no_images_and_a_missing_one_is_not_found(tmp_path, c
         ({"interpolation": "magic"}, "interpolation"),
         ({"subset": "test"}, "subset"),
         ({"target_size": (0, 5)}, "target_size"),
+        ({"target_size": 150}, "target_size"),
+        ({"target_size": (150, 150, 3)}, "target_size"),
         ({"batch_size": 0}, "batch_size"),
     ],
 )
@@ -292,6 +294,14 @@ def test_arrays_give_what_the_original_gives(flow):
     ours = ImageDataGenerator(**options).flow(x, y, batch_size=4, shuffle=False, **flow)
     theirs = Original(**options).flow(x, y, batch_size=4, shuffle=False, **flow)
     assert_same(batches(ours), batches(theirs), atol=1e-6)
+
+
+def test_batches_are_of_the_generators_type_whatever_a_function_returns():
+    x = np.ones((3, 4, 4, 3), np.uint8)
+    for dtype in ("float32", "float16"):
+        options = {"preprocessing_function": lambda image: image.astype("float64") / 2, "dtype": dtype}
+        ours, theirs = (kind(**options).flow(x, batch_size=3)[0] for kind in (ImageDataGenerator, Original))
+        assert ours.dtype == theirs.dtype == np.dtype(dtype)
 
 
 def test_arrays_beside_the_images_go_along():

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from rightfit.keras2 import SGD, Adam, ImageDataGenerator, RMSprop
+from rightfit.keras2 import SGD, Adagrad, Adam, ImageDataGenerator, Nadam, RMSprop
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_old_optimizers_are_keras_own_with_the_old_arguments():
     lowered = SGD(lr=0.1, decay=0.5).get_config()["learning_rate"]["config"]
     assert (lowered["initial_learning_rate"], lowered["decay_steps"], lowered["decay_rate"]) == (0.1, 1, 0.5)
     assert Adam(lr=1e-4, epsilon=None, amsgrad=True).get_config()["amsgrad"]
-    assert RMSprop(lr=0.01, clipnorm=1.0).get_config()["clipnorm"] == 1.0
+    assert RMSprop(lr=0.01, clipvalue=1.0).get_config()["clipvalue"] == 1.0
     with pytest.raises(TypeError, match="at most 4"):
         SGD(1, 2, 3, 4, 5)
 
@@ -144,3 +144,150 @@ def test_a_decayed_rate_is_keras_2s():
     for _ in range(3):
         optimizer.apply([keras.ops.ones(1)], [variable])
     assert keras.ops.convert_to_numpy(variable)[0] == pytest.approx(1 - (1 + 1 / 1.5 + 1 / 2))
+
+
+def steps_of(optimizer, gradients):
+    """Where a weight that began at 0 stands after each gradient."""
+    variable, places = keras.Variable(np.zeros(1, np.float32)), []
+    for gradient in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(np.array([gradient], np.float32))], [variable])
+        places.append(float(keras.ops.convert_to_numpy(variable)[0]))
+    return places
+
+
+def adagrad(gradients, rate, epsilon):
+    place = squares = 0.0
+    for g in gradients:
+        squares += g * g
+        place -= rate * g / (np.sqrt(squares) + epsilon)
+        yield place
+
+
+def rmsprop(gradients, rate, epsilon):
+    place = squares = 0.0
+    for g in gradients:
+        squares = 0.9 * squares + 0.1 * g * g
+        place -= rate * g / (np.sqrt(squares) + epsilon)
+        yield place
+
+
+def nadam(gradients, rate, epsilon, decay):
+    place = m = v = 0.0
+    product = 1.0
+    for t, g in enumerate(gradients, 1):
+        now, then = (0.9 * (1 - 0.5 * 0.96 ** (step * decay)) for step in (t, t + 1))
+        product *= now
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        mean = (1 - now) * g / (1 - product) + then * m / (1 - product * then)
+        place -= rate * mean / (np.sqrt(v / (1 - 0.999**t)) + epsilon)
+        yield place
+
+
+@pytest.mark.parametrize(("size", "epsilon"), [(1e-1, 1e-4), (1e-1, None), (1e-3, None), (1e-4, None)])
+def test_optimizers_take_the_steps_of_keras_2_unless_gradients_are_near_epsilon(size, epsilon):
+    random = np.random.default_rng(0)
+    gradients = list(size * random.uniform(0.5, 1.5, 60) * random.choice([-1, 1, 1], 60))
+    added = 1e-7 if epsilon is None else epsilon
+    for maker, rule, rate, more in (
+        (Adagrad, adagrad, 0.01, {}),
+        (RMSprop, rmsprop, 0.001, {}),
+        (Nadam, nadam, 0.002, {"decay": 0.004}),
+        (Nadam, nadam, 0.002, {"decay": 0.5}),
+    ):
+        given = {"schedule_decay": more["decay"]} if more else {}
+        found = steps_of(maker(epsilon=epsilon, **given), gradients)
+        expected = list(rule(gradients, rate, added, **more))
+        np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-5)
+
+
+def test_gradients_are_clipped_by_the_norm_of_them_all():
+    variables = [keras.Variable(np.zeros(1, np.float32)) for _ in range(2)]
+    SGD(lr=1.0, clipnorm=1.0).apply([keras.ops.ones(1) * 3, keras.ops.ones(1) * 4], variables)
+    moved = [float(keras.ops.convert_to_numpy(variable)[0]) for variable in variables]
+    assert moved == pytest.approx([-0.6, -0.8])
+
+
+@pytest.fixture
+def two_ends():
+    """Outputs of two and three classes; the accuracies of its random images differ."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((4,))
+    ends = [keras.layers.Dense(n, name=name, activation="softmax")(image) for name, n in (("b", 2), ("a", 3))]
+    made = keras.Model(image, ends)
+    made.compile(SGD(lr=0.1), "categorical_crossentropy", metrics=[["accuracy"], ["accuracy", "mae"]])
+    x = np.random.default_rng(0).random((9, 4)).astype("float32")
+    return made, x, [np.eye(2)[np.arange(9) % 2], np.eye(3)[np.arange(9) % 3]]
+
+
+def test_the_numbers_of_several_outputs_have_their_names(two_ends):
+    made, x, y = two_ends
+    assert made.metrics_names[0] == "loss"  # before anything was measured
+    listed = made.evaluate(x, y, verbose=0)
+    by_name = made.evaluate(x, y, verbose=0, return_dict=True)
+    assert by_name["a_accuracy"] != by_name["b_accuracy"]
+    by_name |= {"a_acc": by_name.pop("a_accuracy"), "b_acc": by_name.pop("b_accuracy")}
+    assert dict(zip(made.metrics_names, listed, strict=True)) == by_name
+
+
+def test_each_output_has_its_accuracy_in_the_history_by_its_old_name(two_ends):
+    made, x, y = two_ends
+
+    def endless():
+        while True:
+            yield x, tuple(y)
+
+    stop = keras.callbacks.EarlyStopping(monitor="val_a_acc", patience=9)
+    done = made.fit_generator(
+        endless(), 2, epochs=2, validation_data=(x, tuple(y)), callbacks=stop, verbose=0
+    )
+    assert done.history["a_acc"] == done.history["a_accuracy"] and len(done.history["val_b_acc"]) == 2
+
+
+@pytest.fixture
+def numbered():
+    """Ten pictures, each of its own number, in batches of four; and a model that says the number."""
+    numbers = np.arange(10, dtype=np.float32)
+    flow = ImageDataGenerator().flow(
+        np.ones((10, 2, 2, 1), np.float32) * numbers[:, None, None, None],
+        numbers,
+        batch_size=4,
+        shuffle=False,
+    )
+    pool = keras.layers.GlobalAveragePooling2D()
+    says = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    made = keras.Sequential([keras.Input((2, 2, 1)), pool, says])
+    made.compile(SGD(lr=0.0), "mse")
+    return flow, made
+
+
+def test_predictions_begin_with_the_first_image_however_far_training_got(numbered):
+    flow, made = numbered
+    made.fit_generator(flow, steps_per_epoch=2, epochs=1, verbose=0)
+    for steps, expected in ((2, range(8)), (3, range(10)), (4, [*range(10), *range(4)])):
+        assert made.predict_generator(flow, steps).ravel() == pytest.approx(list(expected))
+    wrong = ImageDataGenerator().flow(flow.x, flow.y + (flow.y > 3), batch_size=4, shuffle=False)
+    made.fit_generator(wrong, steps_per_epoch=2, epochs=1, verbose=0)
+    assert made.evaluate_generator(wrong, 1) == pytest.approx(0)  # of the first four
+
+
+def test_reset_has_training_begin_again_too(numbered):
+    flow, made = numbered
+    made.fit_generator(flow, steps_per_epoch=2, epochs=1, verbose=0)
+    assert flow.served == 2
+    flow.reset()
+    assert flow.served == 0
+
+
+def test_classes_are_weighted_beside_the_weights_of_images():
+    x, y = np.ones((8, 2, 2, 1), np.float32), keras.utils.to_categorical(np.arange(8) % 2)
+
+    def loss(weights, steps):
+        made = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), keras.layers.Dense(2)])
+        made.layers[-1].set_weights([np.zeros((4, 2)), np.array([1.0, 0.0])])
+        made.compile(SGD(lr=0.0), keras.losses.CategoricalCrossentropy(from_logits=True))
+        flow = ImageDataGenerator().flow(x, y, batch_size=4, sample_weight=weights, shuffle=False)
+        done = made.fit_generator(flow, steps, class_weight={0: 2.0, 1: 1.0}, verbose=0)
+        return done.history["loss"][0]
+
+    for steps in (None, 3):
+        assert loss(np.full(8, 3.0), steps) == pytest.approx(3 * loss(None, steps), rel=1e-5)

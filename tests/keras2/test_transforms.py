@@ -47,6 +47,17 @@ def test_affine_maps_are_the_originals(image, fill_mode, move):
     assert apart[apart <= GREY_LEVEL].max() < 0.05
 
 
+@pytest.mark.parametrize("channels", [2, 5])
+@pytest.mark.parametrize("fill_mode", ["nearest", "constant", "wrap"])
+def test_any_number_of_channels_is_mapped_as_one_is(image, channels, fill_mode):
+    picture = np.concatenate([image, image / 2], axis=-1)[..., :channels]
+    generator = ImageDataGenerator(fill_mode=fill_mode)
+    found = generator.apply_transform(picture, MOVES["all"])
+    for channel in range(channels):
+        alone = generator.apply_transform(picture[..., channel : channel + 1], MOVES["all"])
+        np.testing.assert_array_equal(found[..., channel], alone[..., 0])
+
+
 @pytest.mark.parametrize("order", [0, 3])
 def test_other_orders_of_interpolation_are_the_originals(image, order):
     expected = Original(interpolation_order=order).apply_transform(image.copy(), MOVES["all"])
@@ -102,6 +113,26 @@ def test_a_seed_draws_what_the_original_draws(left_out):
         expected = Original(**options).get_random_transform((37, 50, 3), seed)
         found = ImageDataGenerator(**options).get_random_transform((37, 50, 3), seed)
         assert found == pytest.approx(expected)
+
+
+def test_without_a_seed_numpys_own_is_followed(image):
+    ours, theirs = ImageDataGenerator(**RANDOM), Original(**RANDOM)
+    drawn, means = [], []
+    for generator in (ours, theirs, ours):
+        np.random.seed(7)  # noqa: NPY002  (what old scripts call)
+        drawn.append([generator.get_random_transform((37, 50, 3)) for _ in range(2)])
+    for generator in (ImageDataGenerator(True, horizontal_flip=True, rotation_range=90) for _ in range(2)):
+        np.random.seed(7)  # noqa: NPY002
+        generator.fit(image[None], augment=True)
+        means.append(generator.mean)
+    assert drawn[0] == drawn[2] and drawn[0][0] != drawn[0][1]
+    assert all(one == pytest.approx(other) for one, other in zip(drawn[0], drawn[1], strict=True))
+    np.testing.assert_array_equal(*means)
+
+
+def test_a_shear_that_was_meant_in_radians_is_said():
+    with pytest.warns(UserWarning, match=r"shear_range=11\.5 here"):
+        ImageDataGenerator(shear_range=0.2)
 
 
 def test_channels_first_is_the_same_picture(image):

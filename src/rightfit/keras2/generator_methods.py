@@ -27,15 +27,22 @@ KERAS_1 = {
 IMAGES = ("samples_per_epoch", "nb_val_samples", "val_samples")  # counted in images, the new ones in batches
 
 
-ACCURACIES = ("acc", "val_acc")
-
-
 class OldNames(keras.callbacks.Callback):
     """Puts acc, val_acc and lr into the logs, for callbacks that watch them and for the history."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None:
-            logs.update({old: logs[new] for new, old in OLD_NAMES.items() if new in logs and old not in logs})
+            old_names = _old_names(self.model)
+            logs.update({old: logs[new] for new, old in old_names.items() if new in logs and old not in logs})
+
+
+def _old_names(model: keras.Model) -> dict[str, str]:
+    """OLD_NAMES, and those of the accuracy of each of several outputs."""
+    outputs = getattr(model, "output_names", None) or []
+    if len(outputs) < 2:
+        return OLD_NAMES
+    of_outputs = [f"{part}{output}" for part in ("", "val_") for output in outputs]
+    return OLD_NAMES | {f"{name}_accuracy": f"{name}_acc" for name in of_outputs}
 
 
 def fit_generator(
@@ -63,9 +70,12 @@ def fit_generator(
     steps_per_epoch, epochs = old.get("steps_per_epoch", steps_per_epoch), old.get("epochs", epochs)
     validation_steps = old.get("validation_steps", validation_steps)
     workers = old.get("workers", workers)
-    if class_weight is not None and not isinstance(generator, keras.utils.PyDataset):
+    if class_weight is not None and not _may_have_class_weights(generator):
+        if steps_per_epoch is None and isinstance(generator, Iterator):
+            steps_per_epoch = len(generator)
         generator, class_weight = _weighted(generator, class_weight), None
-    batches, steps = _fed(generator, steps_per_epoch, workers)
+    first = generator.served if isinstance(generator, Iterator) else 0
+    batches, steps = _fed(generator, steps_per_epoch, workers, first)
     if hasattr(validation_data, "__next__") or isinstance(validation_data, keras.utils.PyDataset):
         validation_data, validation_steps = _fed(validation_data, validation_steps, workers)
     done = self.fit(
@@ -73,7 +83,7 @@ def fit_generator(
         steps_per_epoch=steps,
         epochs=epochs,
         verbose=verbose,
-        callbacks=[OldNames(), *_listed(callbacks)],
+        callbacks=[OldNames(), *_listed(callbacks, self)],
         validation_data=validation_data,
         validation_steps=validation_steps,
         class_weight=class_weight,
@@ -125,14 +135,23 @@ def metrics_names(self: keras.Model) -> list[str]:
     for metric in self.metrics:
         within = getattr(metric, "metrics", None)
         names += [metric.name] if within is None else [each.name for each in within]
-    return [OLD_NAMES.get(name, name) for name in names]
+    try:
+        results = self.get_metrics_result()
+    except ValueError:  # nothing was trained or measured yet
+        results = dict.fromkeys(names)
+    # As Keras 3 makes the list: what its metrics are called first, then by name what several outputs call theirs.
+    listed = [name for name in names if name in results]
+    listed += sorted(name for name in results if name not in names)
+    old_names = _old_names(self)
+    return [old_names.get(name, name) for name in listed]
 
 
-def _listed(callbacks: Any) -> list[Any]:
+def _listed(callbacks: Any, model: keras.Model) -> list[Any]:
+    accuracies = [name for name in _old_names(model).values() if name.endswith("acc")]
     found = callbacks if isinstance(callbacks, (list, tuple)) else [] if callbacks is None else [callbacks]
     for callback in found:
         # Keras 3 looks for a metric of that name to know which way is better; Keras 2 read it in the name.
-        if getattr(callback, "monitor", None) in ACCURACIES and getattr(callback, "mode", None) == "auto":
+        if getattr(callback, "monitor", None) in accuracies and getattr(callback, "mode", None) == "auto":
             callback.mode = "max"
     return list(found)
 
@@ -154,14 +173,14 @@ def _translated(keras_1: dict[str, Any], generator: Any, validation: Any = None)
     return found
 
 
-def _fed(source: Any, steps: int | None, workers: int) -> tuple[Any, int | None]:
-    """What Keras 3 is to be given for `source`, and for how many steps."""
+def _fed(source: Any, steps: int | None, workers: int, first: int = 0) -> tuple[Any, int | None]:
+    """What Keras 3 is to be given for `source`, from its batch `first` on, and for how many steps."""
     if not isinstance(source, keras.utils.PyDataset):
         return (batch for batch in source), steps  # Keras 3 takes no iterators but Python's own generators
     source.workers = max(source.workers, workers)
     if steps is None or steps == len(source):
         return source, None
-    return _Endless(source), steps
+    return _Endless(source, first), steps
 
 
 class _Endless(keras.utils.PyDataset):
@@ -169,11 +188,10 @@ class _Endless(keras.utils.PyDataset):
 
     num_batches = None
 
-    def __init__(self, source: keras.utils.PyDataset) -> None:
+    def __init__(self, source: keras.utils.PyDataset, first: int) -> None:
         # Of ours batch i is a function of i; another's passes begin in their order, with one worker.
         super().__init__(workers=source.workers if isinstance(source, Iterator) else 1)
-        self.source, self.seen = source, 0
-        self.first = source.served if isinstance(source, Iterator) else 0
+        self.source, self.first, self.seen = source, first, 0
 
     def __getitem__(self, index: int) -> Any:
         passes, place = divmod(self.first + index, len(self.source))
@@ -183,6 +201,11 @@ class _Endless(keras.utils.PyDataset):
             self.source.on_epoch_end()
             self.seen += 1
         return self.source[place]
+
+
+def _may_have_class_weights(source: Any) -> bool:
+    """Whether Keras 3 takes `class_weight` beside it: not beside generators, nor where images have weights."""
+    return isinstance(source, keras.utils.PyDataset) and getattr(source, "sample_weight", None) is None
 
 
 def _weighted(source: Any, class_weight: dict[int, float]) -> Any:

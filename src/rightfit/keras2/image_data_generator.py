@@ -114,6 +114,13 @@ class ImageDataGenerator:
                 f"`fill_mode` is one of {', '.join(transforms.FILL_MODES)}. Received: {self.fill_mode}"
             )
 
+        if 0 < self.shear_range < 1:
+            warnings.warn(
+                f"`shear_range` is in degrees. Keras 1 and early Keras 2 took radians: if {self.shear_range} is of a "
+                f"script of theirs, it is shear_range={math.degrees(self.shear_range):.3g} here",
+                stacklevel=3,
+            )
+
     def _imply(self, given: str, implied: str, value: bool) -> None:
         if getattr(self, given) and getattr(self, implied) is not value:
             setattr(self, implied, value)
@@ -217,10 +224,10 @@ class ImageDataGenerator:
     # One image --------------------------------------------------------------------------------------
 
     def get_random_transform(self, img_shape: tuple[int, ...], seed: int | None = None) -> dict[str, Any]:
-        """Parameters for `apply_transform`; with a seed those that Keras 2 draws with it."""
-        return self.drawn(img_shape, np.random.RandomState(seed))
+        """Parameters for `apply_transform`, those that Keras 2 draws: with the seed, or of NumPy's global state."""
+        return self.drawn(img_shape, _random(seed))
 
-    def drawn(self, img_shape: tuple[int, ...], random: np.random.RandomState) -> dict[str, Any]:
+    def drawn(self, img_shape: tuple[int, ...], random: Any) -> dict[str, Any]:
         """The parameters from `random`, drawn in Keras 2's order."""
         rows, columns = img_shape[:2] if self.data_format == "channels_last" else img_shape[1:3]
         theta = random.uniform(-self.rotation_range, self.rotation_range) if self.rotation_range else 0
@@ -300,14 +307,9 @@ class ImageDataGenerator:
         if self.rescale:
             x *= self.rescale
         if augment:
-            random = np.random.RandomState(seed)
-            x = np.stack(
-                [
-                    self.apply_transform(image, self.drawn(image.shape, random))
-                    for _ in range(rounds)
-                    for image in x
-                ]
-            )
+            random = _random(seed)
+            images = [image for _ in range(rounds) for image in x]
+            x = np.stack([self.apply_transform(image, self.drawn(image.shape, random)) for image in images])
         channels = 3 if self.data_format == "channels_last" else 1
         others = tuple(axis for axis in range(4) if axis != channels)
         if self.featurewise_center:
@@ -330,7 +332,12 @@ def _fitted(statistic: NDArray[Any] | None, name: str) -> NDArray[Any] | None:
 AS_IT_IS = {"theta": 0, "tx": 0, "ty": 0, "shear": 0, "zx": 1, "zy": 1}
 
 
-def _shift(asked: Any, length: int, random: np.random.RandomState) -> float:
+def _random(seed: int | None) -> Any:
+    """A RandomState of the seed, or NumPy's global one."""
+    return np.random if seed is None else np.random.RandomState(seed)
+
+
+def _shift(asked: Any, length: int, random: Any) -> float:
     """In pixels; `asked` is a share below 1, pixels, or a list of them to choose from."""
     if not np.any(asked):
         return 0

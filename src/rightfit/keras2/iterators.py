@@ -100,8 +100,9 @@ class Iterator(keras.utils.PyDataset):
             self._passes += 1
 
     def reset(self) -> None:
-        """`next` begins a pass."""
+        """`next` begins a pass, and so does `fit_generator`."""
         self.batch_index = 0
+        self.served = 0
 
     @property
     def nb_sample(self) -> int:
@@ -128,8 +129,10 @@ class Iterator(keras.utils.PyDataset):
 
             list(_POOL.map(transform, range(len(batch))))
         if generator.is_of_each_image:
-            return np.stack([generator.standardize(image) for image in batch])
-        return generator.standardize(batch)
+            batch = np.stack([generator.standardize(image) for image in batch])
+        else:
+            batch = generator.standardize(batch)
+        return batch.astype(generator.dtype, copy=False)
 
 
 class _Saving:
@@ -157,10 +160,12 @@ class _FromFiles(Iterator):
     def __init__(
         self, generator: ImageDataGenerator, directory: str, found: list[str], options: dict[str, Any]
     ) -> None:
-        height, width = options["target_size"]
+        size = options["target_size"]
+        if np.shape(size) != (2,):
+            raise ValueError(f"target_size is (height, width) in pixels, not {size}")
         spec = KerasSpec(
-            int(height),
-            int(width),
+            int(size[0]),
+            int(size[1]),
             options["color_mode"],
             options["interpolation"],
             options["keep_aspect_ratio"],
