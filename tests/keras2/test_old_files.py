@@ -147,3 +147,51 @@ def test_weights_of_theano_are_turned_and_by_name_refused(model, tmp_path):
     again.load_weights(tmp_path / "weights.h5")
     before, after = (keras.ops.convert_to_numpy(m.get_layer("conv").kernel) for m in (model, again))
     assert np.array_equal(after, before[::-1, ::-1])  # Theano's convolution is the true one
+
+
+def gates(layers, activation):
+    image = layers.Input((6, 3))
+    return image, layers.LSTM(5, recurrent_activation=activation, name="gates")(image)
+
+
+@pytest.fixture
+def gated(tmp_path):
+    """Weights of a tf-keras LSTM with a hard sigmoid, a series, and what that LSTM makes of it."""
+    old = tf_keras.Model(*gates(tf_keras.layers, "hard_sigmoid"))
+    old.save_weights(tmp_path / "gates.h5")
+    x = np.random.default_rng(0).normal(0, 3, (4, 6, 3)).astype("float32")
+    return tmp_path / "gates.h5", x, old.predict(x, verbose=0)
+
+
+def test_a_hard_sigmoid_keeps_its_outputs_or_is_refused(gated):
+    path, x, expected = gated
+    made = keras.Model(*gates(keras.layers, "hard_sigmoid"))
+    made.load_weights(path, by_name=False)
+    np.testing.assert_allclose(made.predict(x, verbose=0), expected, atol=1e-5)
+    for model in (made, keras.Sequential([keras.Input((6, 3)), made])):
+        for arguments in ({"by_name": True}, {"skip_mismatch": True}):
+            with pytest.raises(ModelFileError, match=r"hard sigmoid.*without by_name"):
+                model.load_weights(path, **arguments)
+
+
+def test_the_second_argument_is_keras_2s_by_name(model, tmp_path):
+    model.save_weights(tmp_path / "weights.h5")
+    image = keras.Input((9, 9, 3))
+    part = keras.Model(image, keras.layers.Conv2D(4, 3, name="conv")(image))
+    part.load_weights(tmp_path / "weights.h5", True)
+    for ours, theirs in zip(part.get_weights(), model.get_layer("conv").get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_gates_that_may_have_had_a_hard_sigmoid_are_said(gated, capfd):
+    path, _, _ = gated
+
+    def said(activation, version):
+        with h5py.File(path, "r+") as file:
+            file.attrs["keras_version"] = version.encode()
+        keras.Model(*gates(keras.layers, activation)).load_weights(path)
+        return capfd.readouterr().err
+
+    assert 'recurrent_activation="hard_sigmoid"' in said("sigmoid", "2.2.4")
+    for activation, version in (("hard_sigmoid", "2.2.4"), ("sigmoid", "2.2.4-tf"), ("sigmoid", "2.3.0")):
+        assert "hard" not in said(activation, version)

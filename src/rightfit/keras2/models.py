@@ -86,8 +86,12 @@ def loading_weights(of_keras_3: Method) -> Method:
     """`rightfit.load_weights`, which also knows Keras 2's files; by name, or past what does not fit, Keras' own after
     the file was looked into."""
 
-    def load_weights(self: keras.Model, filepath: Path, *args: Any, **options: Any) -> None:
-        if not args and not any(options.values()):
+    def load_weights(
+        self: keras.Model, filepath: Path, by_name: bool = False, skip_mismatch: bool = False, **options: Any
+    ) -> None:
+        options |= {"by_name": by_name, "skip_mismatch": skip_mismatch}
+        options = {name: value for name, value in options.items() if value}
+        if not options:
             return weights.load_weights(self, filepath)
         with opened(filepath) as file:
             if file.kind not in KERAS:
@@ -100,9 +104,23 @@ def loading_weights(of_keras_3: Method) -> Method:
                     f"{file.backend or 'an unknown backend'}, which Keras 3 would take for its own; `rightfit convert` "
                     "turns them, with --architecture FILE"
                 )
-        of_keras_3(self, filepath, *args, **options)
+            if not (file.keras_version or "3").startswith("3") and _has_hard_sigmoid(self):
+                raise ModelFileError(
+                    f"{os.fspath(filepath)} has weights for the hard sigmoid of Keras {file.keras_version}, which is "
+                    "another in Keras 3: load them without by_name and skip_mismatch, which turns them, or "
+                    "`rightfit convert` them with --architecture FILE and take layers of the new file"
+                )
+        of_keras_3(self, filepath, **options)
 
     return load_weights
+
+
+def _has_hard_sigmoid(model: keras.Model) -> bool:
+    """In any layer, those within wrappers and nested models too."""
+    parts = [
+        (part, name) for part in model._flatten_layers() for name in ("activation", "recurrent_activation")
+    ]
+    return any(getattr(part, name, None) is keras.activations.hard_sigmoid for part, name in parts)
 
 
 def _is_old(filepath: Path) -> bool:

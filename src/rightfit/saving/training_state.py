@@ -58,8 +58,7 @@ def compiled(model: keras.Model, training: dict[str, Any] | None, notes: list[st
     try:
         optimizer = _optimizer(training.get("optimizer_config") or training.get("optimizer"))
         loss = _mapped(training.get("loss"), _loss)
-        metrics = _metrics(model, training.get("metrics"))
-        weighted = _metrics(model, training.get("weighted_metrics"))
+        metrics, weighted = (_metrics(model, training, key) for key in ("metrics", "weighted_metrics"))
         weights = training.get("loss_weights")
         model.compile(optimizer, loss, loss_weights=weights, metrics=metrics, weighted_metrics=weighted)
     except NotCarried as error:
@@ -82,6 +81,11 @@ def _optimizer(given: Any) -> Any:
     if name not in OPTIMIZERS:
         raise NotCarried(f"the optimizer {name[:60]}")
     config = dict(given["config"])
+    if "lr" in config or (config and "name" not in config):  # of Keras 1 and 2 but for tf.keras
+        config.setdefault("initial_accumulator_value", 0.0)
+        config.setdefault(
+            "global_clipnorm", config.pop("clipnorm", None)
+        )  # all gradients by their common norm
     rate = config.pop("learning_rate", None)
     rate = config.pop("lr", None) if rate is None else rate
     decay = config.pop("decay", 0) or 0
@@ -140,10 +144,32 @@ def _loss(given: Any) -> Any:
     raise NotCarried(f"the loss {name[:60]}")
 
 
-def _metrics(model: keras.Model, given: Any) -> Any:
-    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], list) and len(model.outputs) == 1:
-        given = given[0]
+def _metrics(model: keras.Model, training: dict[str, Any], key: str) -> Any:
+    given, outputs = training.get(key), len(model.outputs)
+    if isinstance(given, list):
+        if outputs == 1:
+            given = given[0] if len(given) == 1 and isinstance(given[0], list) else given
+            given = [part for part in given if part is not None]
+        else:
+            given = _of_each_output(given, outputs, _is_older(training))
     return _mapped(given, _metric) if given else None
+
+
+def _of_each_output(given: list[Any], outputs: int, older: bool) -> list[Any]:
+    """A list for each output, or None: tf-keras wrote [null] for none, and before Keras 3 a plain list was for all."""
+    plain = not any(part is None or isinstance(part, list) for part in given)
+    if plain and (older or len(given) != outputs):
+        return [given] * outputs
+    return [
+        [each for each in part if each is not None] or None if isinstance(part, list) else part
+        for part in given
+    ]
+
+
+def _is_older(training: dict[str, Any]) -> bool:
+    """Whether Keras 1 or 2 wrote it, which named no module."""
+    optimizer = training.get("optimizer_config")
+    return isinstance(optimizer, dict) and "module" not in optimizer
 
 
 def _metric(given: Any) -> Any:

@@ -1,5 +1,6 @@
 """The one call for every format: it knows whose file it is, which net it is of, and what does not fit."""
 
+import h5py
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -70,6 +71,18 @@ def test_a_file_of_no_known_net_and_an_unknown_net(torchs, tmp_path):
         bring(tmp_path / "other.safetensors", "resnet18")
     with pytest.raises(UsageError, match=r"unknown model 'resnet19'; did you mean .*resnet18"):
         bring(torchs[0], "resnet19")
+
+
+def test_kernels_of_theano_are_not_taken_as_they_are(tmp_path):
+    path = tmp_path / "old.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["backend"], file.attrs["keras_version"] = b"theano", b"2.0.6"
+        file.attrs["layer_names"] = [b"conv1"]
+        group = file.create_group("conv1")
+        group.attrs["weight_names"] = [b"conv1/kernel:0"]
+        group["conv1/kernel:0"] = np.zeros((7, 7, 3, 64), "float32")
+    with pytest.raises(WeightsError, match=r"trained on Theano.*rightfit convert"):
+        bring(path, "resnet50v1")
 
 
 @pytest.fixture

@@ -208,6 +208,9 @@ OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True),
     "sgd_old": lambda: keras.optimizers.legacy.SGD(0.05, momentum=0.9),
     "rmsprop": lambda: keras.optimizers.RMSprop(0.01, momentum=0.5),
+    "amsgrad": lambda: keras.optimizers.Adam(0.01, amsgrad=True),
+    "amsgrad_old": lambda: keras.optimizers.legacy.Adam(0.01, amsgrad=True),
+    "centered": lambda: keras.optimizers.RMSprop(0.01, momentum=0.5, centered=True),
     # It added epsilon after the root, Keras 3 does before: alike where epsilon is far below a gradient's square.
     "rmsprop_old": lambda: keras.optimizers.legacy.RMSprop(0.01, epsilon=1e-14),
 }

@@ -225,6 +225,35 @@ def test_layers_that_see_the_axes_get_them_in_their_old_order(generator, tmp_pat
     np.testing.assert_allclose(both, joined.transpose(0, 2, 3, 1), atol=1e-4)
 
 
+@pytest.mark.parametrize("then", [None, "Flatten"])
+def test_a_softmax_of_a_convolution_keeps_its_axis(generator, tmp_path, then):
+    """Over the columns, as Keras 2 computed it channels first; also in a chain, with a layer after it."""
+    kernel = generator.normal(0, 1, (3, 3, 2, 4))
+    conv = simple("Conv2D", "c", filters=4, kernel_size=[3, 3], strides=[1, 1], padding="valid", use_bias=False,
+                  data_format="channels_first", activation="softmax", batch_input_shape=[None, 2, 6, 7])  # fmt: skip
+    flat = [simple("Flatten", "f", data_format="channels_last")] if then else []
+    config = {"class_name": "Sequential", "config": {"name": "s", "layers": [conv, *flat]}}
+    path = written(tmp_path / "old.h5", [("c", [("kernel:0", kernel)])], config, "2.2.4", "tensorflow")
+    x = generator.normal(0, 1, (3, 2, 6, 7))
+    y = convolved(x, kernel.transpose(3, 2, 0, 1), 0, flip=False)
+    exp = np.exp(y - y.max(-1, keepdims=True))
+    expected = exp / exp.sum(-1, keepdims=True)
+    expected = expected.reshape(3, -1) if then else expected.transpose(0, 2, 3, 1)
+    found = load_model(path, compile=False)(x.transpose(0, 2, 3, 1).astype("float32"))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_number_that_numpy_wrote_is_a_number(generator, tmp_path):
+    layers = [
+        dense("d", 3, batch_input_shape=[None, 4]),
+        simple("LeakyReLU", "l", alpha={"type": "ndarray", "value": 0.2}),
+    ]
+    config = {"class_name": "Sequential", "config": layers}
+    weights = [("W", generator.normal(0, 1, (4, 3))), ("b", generator.normal(0, 1, 3))]
+    path = written(tmp_path / "old.h5", [("d", weights), ("l", [])], config, "2.0.4", "tensorflow")
+    assert load_model(path, compile=False).layers[-1].negative_slope == 0.2
+
+
 def test_a_model_that_needs_larger_images_or_another_device_is_converted_all_the_same(generator, tmp_path):
     """A kernel of 60 pixels over images of any size; and a convolution of channels that come first in 3D."""
     kernel = ("kernel:0", generator.normal(0, 1, (60, 60, 1, 1)))

@@ -19,7 +19,9 @@ MODELS = (
     "mlp", "cnn", "residual", "squeeze_and_excite", "separable", "nested", "transfer", "siamese", "two_ends", "lstm",
     "translator", "cells", "film", "row", "attention", "operators", "decoder", "prepared", "mobilenet",
 )  # fmt: skip
-OPTIMIZERS = ("adam", "adam_old", "sgd", "sgd_old", "rmsprop", "rmsprop_old")
+OPTIMIZERS = (
+    "adam", "adam_old", "amsgrad", "amsgrad_old", "sgd", "sgd_old", "rmsprop", "rmsprop_old", "centered",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +47,9 @@ def test_a_model_of_keras_2_gives_the_same_outputs(old, name):
     arrays = held(old, name)
     found = read_model(old / f"{name}.h5")
     assert largest_distance(those(arrays, "out"), predictions(found.model, those(arrays, "in"))) < 1e-5
-    assert found.notes == []
+    # A hard sigmoid under MaxNorm(3): the weights before it grew, the bound did not.
+    held_otherwise = [note for note in found.notes if "its penalties and constraints" in note]
+    assert len(held_otherwise) == (name == "mlp") and found.notes == held_otherwise
 
 
 @pytest.mark.parametrize("name", ["lstm", "nested"])

@@ -38,6 +38,11 @@ def read(path: str | Path, by_index: bool = False) -> tuple[str, dict[str, Array
         return "tensorflow", files_tensorflow.read(path)
     with as_weights(), opened(path) as file:
         if file.kind in KERAS:
+            if file.backend == "theano":
+                raise WeightsError(
+                    f"{path} was trained on Theano, which convolves with kernels flipped: `rightfit convert {path} "
+                    "--output new.keras` flips them (for weights alone with --architecture FILE); bring the new file"
+                )
             return "keras", files_keras.tensors_of(file, by_index)
         if file.kind == "npz":
             return "npz", {name: tensor.read() for name, tensor in file.tensors.items()}

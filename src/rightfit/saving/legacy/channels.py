@@ -29,6 +29,7 @@ ELEMENTWISE = (
     "Activation", "ReLU", "LeakyReLU", "ELU", "Dropout", "GaussianNoise", "GaussianDropout", "AlphaDropout",
     "ActivityRegularization", "Identity",
 )  # fmt: skip
+BY_AXIS = ("softmax", "log_softmax")  # activations over the last axis, which is another one then
 MERGING = ("Add", "Multiply", "Average", "Maximum", "Minimum", "Subtract")
 AXES = {1: 3, 2: 1, 3: 2}  # of (B, C, H, W) in (B, H, W, C)
 TO_FIRST, TO_LAST = (3, 1, 2), (2, 3, 1)
@@ -50,6 +51,8 @@ def reordered(graph: Graph) -> str:
             else "it has no input"
         )
         return f"channels stay first ({why}): it runs on JAX, PyTorch and GPUs"
+    for part in _graphs(graph):
+        _part_activations(part)
     try:
         _turn(graph, _shapes_of(graph))
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
@@ -100,6 +103,29 @@ def _graphs(graph: Graph) -> Iterator[Graph]:
             yield from _graphs(node.graph)
 
 
+def _part_activations(graph: Graph) -> None:
+    """A convolution's softmax becomes a layer of its own, which sees the axes in their old order."""
+    parted: dict[str, str] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        nodes.append(node)
+        activation = node.config.get("activation")
+        if node.class_name in SPATIAL and activation in BY_AXIS:
+            name = parted[node.name] = f"{node.name}_{activation}"
+            node.config["activation"] = "linear"
+            calls = [Call([Ref(node.name, number)]) for number in range(len(node.calls))]
+            nodes.append(Node(name, "Activation", {"name": name, "activation": activation}, calls=calls))
+
+    def swap(ref: Ref) -> Ref:
+        return Ref(parted.get(ref.layer, ref.layer), ref.call, ref.tensor)
+
+    for node in nodes:
+        if node.name not in parted.values():
+            node.calls = [Call(swapped(c.args, swap), swapped(c.kwargs, swap)) for c in node.calls]
+    graph.outputs = swapped(graph.outputs, swap)
+    graph.nodes = nodes
+
+
 def _turn(graph: Graph, shapes: _Shapes) -> None:
     """Every image-like tensor of the graph, its inputs and outputs too, gets its channels last."""
     moved: dict[tuple[str, int], str] = {}  # outputs that another layer brings into the new order
@@ -143,7 +169,7 @@ def _settled(graph: Graph, node: Node, shapes: _Shapes) -> bool:
         axis = config.get("axis", -1)
         config["axis"] = AXES.get(axis % 4, axis)
         return True
-    plain = kind in ELEMENTWISE and config.get("activation") not in ("softmax", "log_softmax")
+    plain = kind in ELEMENTWISE and config.get("activation") not in BY_AXIS
     return ranks == {4} and (kind in MERGING or (plain and not config.get("noise_shape")))
 
 
@@ -174,7 +200,7 @@ def _dense_after(graph: Graph, node: Node) -> list[Node] | None:
             return None
         if reader.class_name == "Dense":
             found.append(reader)
-        elif reader.class_name in ELEMENTWISE and reader.config.get("activation") != "softmax":
+        elif reader.class_name in ELEMENTWISE and reader.config.get("activation") not in BY_AXIS:
             further = _dense_after(graph, reader)
             if further is None:
                 return None

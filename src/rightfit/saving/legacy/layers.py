@@ -192,12 +192,23 @@ def _recipe(new: str, name: str, found: dict[str, Any], era: Era) -> Recipe:
     steps: list[Recipe] = []
     if era.backend == "theano" and new in ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "ConvLSTM2D"):
         steps.append(turned(2 if new == "ConvLSTM2D" else 1))
+    scaled: list[Recipe] = []
     if new in recurrent.LAYERS:
-        steps += recurrent.recipes(new, name, found, era.keras)
+        scaled = recurrent.recipes(new, name, found, era.keras)
     elif found.get("activation") == "hard_sigmoid" and era.keras < 3 and new in (*SCALED, *SCALED_DEPTHWISE):
         depthwise = new.startswith("Separable")
-        steps.append(for_hard_sigmoid(first=1 if depthwise else 0))
-    return combined(steps)
+        scaled = [for_hard_sigmoid(first=1 if depthwise else 0)]
+    if scaled and any(_binds(key) for key, value in found.items() if value is not None):
+        era.note(
+            f"{name}: its penalties and constraints see weights that grew by 6/5 for the hard sigmoid, and hold them "
+            "otherwise than before in further training"
+        )
+    return combined(steps + scaled)
+
+
+def _binds(key: str) -> bool:
+    """Whether a setting is a penalty or a constraint on weights."""
+    return key.endswith(("_regularizer", "_constraint")) and key != "activity_regularizer"
 
 
 def combined(steps: list[Recipe]) -> Recipe:

@@ -16,9 +16,13 @@ from rightfit.saving.legacy.weights import leaves_of
 # Optimizer -> Keras 3's lists of slots, and what Keras 2 called each; in the order in which Keras 2 kept them.
 SLOTS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "SGD": (("momentums", ("m", "momentum")),),
-    "Adam": (("_momentums", ("m",)), ("_velocities", ("v",))),
-    "AdamW": (("_momentums", ("m",)), ("_velocities", ("v",))),
-    "RMSprop": (("_velocities", ("rms", "velocity")), ("_momentums", ("momentum",))),
+    "Adam": (("_momentums", ("m",)), ("_velocities", ("v",)), ("_velocity_hats", ("vhat",))),
+    "AdamW": (("_momentums", ("m",)), ("_velocities", ("v",)), ("_velocity_hats", ("vhat",))),
+    "RMSprop": (
+        ("_velocities", ("rms", "velocity")),
+        ("_momentums", ("momentum",)),
+        ("_average_gradients", ("mg", "average_gradient")),
+    ),
 }
 
 

@@ -44,7 +44,7 @@ def translated(key: str, value: Any, place: str, era: Any) -> Any:
     for ending, (module, names) in KINDS.items():
         if key.endswith(ending):
             return _object(value, module, names, place, era)
-    return value
+    return _number(value)
 
 
 def activation(value: Any, place: str) -> Any:
@@ -101,7 +101,9 @@ def _object(value: Any, module: str, names: frozenset[str], place: str, era: Any
 
 def _number(value: Any) -> Any:
     """Keras 2 wrote a NumPy number now and then as {"type": "ndarray", "value": 0.01}."""
-    return value.get("value") if isinstance(value, dict) and set(value) <= {"type", "value"} else value
+    if isinstance(value, dict) and "value" in value and set(value) <= {"type", "value"}:
+        return value["value"]
+    return value
 
 
 def _serialized(module: str, name: str, config: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from rightfit.console import Console
 from rightfit.errors import ArchitectureError, ModelFileError
 from rightfit.formats.contents import ModelFile
 from rightfit.saving.allowed import TWINS
@@ -68,6 +69,23 @@ def load(model: keras.Model, file: ModelFile) -> None:
         )
     era = Era(3 if version.startswith("3") else 2, file.backend or "")
     fill(model, _as_graph(model, era), file, era)
+    for layer in model._flatten_layers():
+        if _had_a_hard_sigmoid(layer, version):
+            Console().say(
+                f"{file.path}: gates of {layer.name} have a sigmoid; in Keras {version} those of a "
+                f"{type(layer).__name__} had a hard one unless it was told otherwise: if it was not, build it "
+                'with recurrent_activation="hard_sigmoid"'
+            )
+
+
+def _had_a_hard_sigmoid(layer: Any, version: str) -> bool:
+    """Whether a recurrent layer of that Keras had other gates by default: weights do not say which it had."""
+    if getattr(layer, "recurrent_activation", None) is not keras.activations.sigmoid:
+        return False
+    kind = type(layer).__name__
+    if kind in ("LSTM", "GRU"):
+        return version.startswith(("2.0", "2.1", "2.2")) and "-tf" not in version
+    return kind in ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D") and version.startswith("2")
 
 
 def _as_graph(model: keras.Model, era: Era) -> Graph:
