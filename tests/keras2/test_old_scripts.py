@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from rightfit.keras2 import SGD, Adagrad, Adam, ImageDataGenerator, Nadam, RMSprop
+from rightfit.keras2 import SGD, Adagrad, Adam, ImageDataGenerator, Nadam, RMSprop, load_model
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +198,15 @@ def test_optimizers_take_the_steps_of_keras_2_unless_gradients_are_near_epsilon(
         found = steps_of(maker(epsilon=epsilon, **given), gradients)
         expected = list(rule(gradients, rate, added, **more))
         np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-5)
+
+
+def test_a_model_trains_with_nadam_and_its_file_names_it_as_not_carried(model, flow, tmp_path, capfd):
+    model.compile(Nadam(lr=0.01, schedule_decay=0.01), "categorical_crossentropy")
+    losses = model.fit_generator(flow, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0] and Nadam().get_config()["schedule_decay"] == 0.004
+    model.save(tmp_path / "m.keras")
+    assert not load_model(tmp_path / "m.keras").compiled
+    assert "the optimizer OldNadam is not carried" in capfd.readouterr().err
 
 
 def test_gradients_are_clipped_by_the_norm_of_them_all():

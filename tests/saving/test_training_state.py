@@ -21,11 +21,11 @@ def two_ends():
     ("optimizer", "metrics", "measured"),
     [
         (OLD_SGD, ["accuracy"], {"a_accuracy", "b_accuracy"}),
-        (OLD_SGD, ["acc", "ce"], {"a_acc", "a_ce", "b_acc", "b_ce"}),
+        (OLD_SGD, ["acc", "poisson"], {"a_acc", "a_poisson", "b_acc", "b_poisson"}),
         (OLD_SGD, [[WRAPPED], [None]], {"a_right"}),  # tf-keras, metrics={"a": "accuracy"}
         (OLD_SGD, [[WRAPPED], [WRAPPED, None]], {"a_right", "b_right"}),
         (OLD_SGD, {"b": "accuracy"}, {"b_accuracy"}),
-        (NEW_SGD, ["accuracy", "ce"], {"a_accuracy", "b_ce"}),  # Keras 3: one for each
+        (NEW_SGD, ["accuracy", "poisson"], {"a_accuracy", "b_poisson"}),  # Keras 3: one for each
         (NEW_SGD, [None, ["acc"]], {"b_acc"}),
         (OLD_SGD, None, set()),
     ],
@@ -39,6 +39,11 @@ def test_each_of_several_outputs_is_measured_as_it_was(optimizer, metrics, measu
     x, y = np.zeros((6, 4), "float32"), np.eye(2)[np.arange(6) % 2]
     found = model.evaluate(x, [y, y], verbose=0, return_dict=True)
     assert {name for name in found if not name.endswith("loss")} == measured
+
+
+def test_a_metric_that_keras_3_does_not_choose_is_named():
+    training, notes = {"optimizer_config": OLD_SGD, "loss": "mse", "metrics": ["ce"]}, []
+    assert not compiled(two_ends(), training, notes) and "the metric ce is not carried" in notes[0]
 
 
 @pytest.mark.parametrize("more", [{"lr": 0.1}, {"learning_rate": 0.1}])

@@ -22,7 +22,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 UNDER_THE_ROOT = ("RMSprop", "Adagrad")  # there Keras 3 adds epsilon, which Keras 2 added to the root
 
 
-class _Nadam(keras.optimizers.Nadam):
+class OldNadam(keras.optimizers.Nadam):
     """Keras 2's: step t has the momentum beta_1 (1 - 0.96^(schedule_decay t) / 2), in Keras 3 with a decay of 1."""
 
     def __init__(self, *args: Any, schedule_decay: float = 0.004, **kwargs: Any) -> None:
@@ -73,7 +73,7 @@ def _maker(name: str) -> Maker:
         if decay:
             # lr / (1 + decay * step), as Keras 2 lowered it; a callback cannot set the rate then.
             rate = keras.optimizers.schedules.InverseTimeDecay(rate, decay_steps=1, decay_rate=decay)
-        cls = _Nadam if name == "Nadam" else getattr(keras.optimizers, name)
+        cls = OldNadam if name == "Nadam" else getattr(keras.optimizers, name)
         return cls(learning_rate=rate, **given)
 
     make.__name__ = make.__qualname__ = name

@@ -40,7 +40,7 @@ SHORT = {
     "kullback_leibler_divergence": "kl_divergence", "cosine_proximity": "cosine_similarity",
     "huber_loss": "huber",
 }  # fmt: skip
-KEPT = ("accuracy", "acc", "crossentropy", "ce")  # Keras chooses by the outputs which is meant
+KEPT = ("accuracy", "acc")  # Keras chooses by the outputs which is meant
 SCALARS = (str, int, float, bool, type(None))
 
 
