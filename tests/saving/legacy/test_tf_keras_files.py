@@ -74,6 +74,8 @@ def test_training_goes_on_as_it_would_have_in_keras_2(old, name):
     arrays = held(old, name)
     found = read_model(old / f"{name}.h5")
     assert found.compiled and found.optimizer_state and found.notes == []
+    # No slot begins anew.
+    assert all(np.any(keras.ops.convert_to_numpy(slot)) for slot in found.model.optimizer.variables)
     for _ in range(3):
         found.model.train_on_batch(arrays["x"], arrays["y"])
     for ours, theirs in zip(found.model.get_weights(), those(arrays, "after"), strict=True):
