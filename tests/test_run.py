@@ -129,7 +129,7 @@ def test_a_test_set_is_opened_by_one_process_and_for_the_weights_that_are_there(
         with pytest.raises(rightfit.UsageError, match="another process works on it"):
             rightfit.compare(other, run, split="test", quiet=True)
         assert rightfit.compare(other, run, quiet=True)["images"] == 7, "for which nothing is opened"
-    assert not (copy_of_run / "test-ledger.jsonl").exists()
+    assert not (copy_of_run / "test-ledger.jsonl").exists() and not (other / "test-ledger.jsonl").exists()
     weights = copy_of_run / "weights.safetensors"
     shutil.copy(weights, tmp_path / "aside")
     (tmp_path / "aside").replace(weights)  # as `resume --epochs` would

@@ -302,7 +302,7 @@ def refuse_client(address: str) -> None:
     if address.startswith("ray://"):  # their schedulers need a driver that is a process of the cluster
         raise UsageError(
             f"--ray {address}: this does not work through Ray's client; run the command on a node of the cluster with "
-            "--ray auto (and no such RAY_ADDRESS), or send it there with `ray job submit`"
+            "--ray auto (and RAY_ADDRESS unset), or send it there with `ray job submit`"
         )
 
 

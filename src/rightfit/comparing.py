@@ -56,8 +56,10 @@ def compare(a: Run, b: Run, split: str, console: Console) -> dict[str, Any]:
     hits, losses = [], []
     with ExitStack() as held:
         if split == "test":
+            for run in (a, b):  # both, before a line of either is written
+                held.enter_context(run.alone())
             for run, other in ((a, b), (b, a)):
-                before = held.enter_context(run.opened_test(f"compare with {other.path}"))
+                before = run.open_test(f"compare with {other.path}")
                 if before.openings:
                     console.say(f"{run.path}: {before}")
         for run, dataset, rows in ((a, data_a, of_a), (b, data_b, of_b)):

@@ -11,6 +11,7 @@ import re
 import reprlib
 from collections.abc import Mapping
 from difflib import get_close_matches
+from numbers import Number
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,7 +171,7 @@ class TrainSettings(Settings):
     @classmethod
     def _text(cls, value: Any, field: ValidationInfo) -> Any:
         """150 is as good as "150"; (150, 200) as "150x200"; (6, 1, 2) as "6:1:2"."""
-        if isinstance(value, (tuple, list)) and all(isinstance(v, (str, int, float)) for v in value):
+        if isinstance(value, (tuple, list)) and all(isinstance(v, (str, Number)) for v in value):
             return (":" if field.field_name == "split" else "x").join(str(v) for v in value)
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 

@@ -45,8 +45,8 @@ def go_on(place: Path, asked: Asked, console: Console) -> Run:
     if not searched and not (place / FOLDER).is_dir():
         if not place.exists():
             raise RunError(
-                f"{place}: no such folder; `rightfit train` makes it once the images are decoded, and begins anew "
-                "where it was broken off before"
+                f"{place}: no such folder; `rightfit train` makes it once the images are decoded: if it was broken off "
+                "before, run it again"
             )
         raise RunError(f"{place} holds no checkpoints; give the run folder that `rightfit train` made")
     with ExitStack() as held:

@@ -87,7 +87,7 @@ def explain(
                 covered = _heat(run, batch.images, classes, "occlusion", None, batch_size)
                 agreed = [(float(value),) for value in agreement(heat, covered)]
             heat = normalised(heat)
-            if not rows:  # from here on nothing of the run, the method or the images can be wrong any more
+            if not rows:  # run, method and images have worked
                 _make_free(folder, earlier, coming)
             empty += int((heat.max(axis=(1, 2)) == 0).sum())
             for i, path in enumerate(batch.paths):

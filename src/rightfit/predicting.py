@@ -94,6 +94,7 @@ def predict(
         if changed := [part for part in listed if part.file in there and _is_outdated(folder, part)]:
             of = "part holds" if len(changed) == 1 else "parts hold"
             console.say(f"{len(changed):,} {of} images that have changed since, to be made again")
+            parts.begin(folder)  # first, as nothing is finished from here on
             for part in changed:
                 del there[part.file]
                 (folder / part.file).unlink()  # or a worker would take it for made

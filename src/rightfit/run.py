@@ -184,7 +184,8 @@ class Run:
         self._rows("test")  # nothing is opened where there is nothing
         if unfinished := self.metrics.get("unfinished"):
             console.say(f"{self.path} is not trained to its end: {unfinished}")
-        with self.opened_test("evaluate") as before:
+        with self.alone():
+            before = self.open_test("evaluate")
             metrics = self.measure("test", console)
             folder.write_json(self.path / METRICS, {**self.metrics, "test": metrics})
         if before.openings:
@@ -192,16 +193,21 @@ class Run:
         return metrics
 
     @contextmanager
-    def opened_test(self, purpose: str) -> Iterator[Before]:
-        """The ledger's line of one opening, before an image is read, and what it held before; no other process works on
-        the run until the answers are there. UsageError where one does, RunError where one has replaced the weights
-        since this one loaded them."""
-        from rightfit.saving import folder, ledger
+    def alone(self) -> Iterator[None]:
+        """While the test is open, no other process works on the run. UsageError where one does, RunError where one has
+        replaced the weights since this one loaded them."""
+        from rightfit.saving import folder
 
         with folder.locked(self.path):
             if self._loaded not in (None, self._weights_now()):
                 raise RunError(f"{self.path}: its weights are others by now than those loaded; load it again")
-            yield ledger.open_test(self.path, purpose, self.backend, self._precision())
+            yield
+
+    def open_test(self, purpose: str) -> Before:
+        """The ledger's line of one opening, before an image is read; what it held before."""
+        from rightfit.saving import ledger
+
+        return ledger.open_test(self.path, purpose, self.backend, self._precision())
 
     def _weights_now(self) -> tuple[int, ...] | None:
         try:
@@ -374,7 +380,7 @@ class Run:
             with replacing(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
                 count = write(file, labelling.columns, chunks)
                 if not count:
-                    raise DataError("no file could be read as an image, so nothing is labelled")
+                    raise DataError(f"{output}: no file could be read as an image, so what is there stays")
                 return count
         return write(output, labelling.columns, chunks)
 

@@ -1,13 +1,16 @@
 """`keras:NAME` computes what keras.applications does, is always the same net, and takes its weights."""
 
+import hashlib
 import http.server
 import json
 import socket
 import sys
+import tempfile
 import threading
 import urllib.error
 import urllib.request
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -413,6 +416,21 @@ def test_a_download_that_breaks_off_leaves_nothing_and_a_part_in_the_cache_is_fe
         assert pretrained.cached(wanted) is None
         assert pretrained.fetch(wanted, "MobileNetV2") == file == pretrained.cached(wanted)
     assert file.read_bytes() == content and list(file.parent.iterdir()) == [file]
+
+
+def test_where_keras_home_takes_no_file_it_is_kept_where_keras_would_and_found_again(tmp_path, monkeypatch):
+    (tmp_path / "home").write_text("no folder")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    content = bytes(1_000_000)
+    with offered(lambda file, _: file.write(content)) as offer:
+        wanted = replace(offer, checksum=hashlib.md5(content).hexdigest())
+        file = tmp_path / ".keras" / "models" / "net.h5"
+        assert pretrained.fetch(wanted, "ResNet50") == file == pretrained.cached(wanted)
+        with pytest.raises(WeightsError, match="could not be fetched"):
+            pretrained.fetch(
+                offer, "MobileNetV2"
+            )  # without a checksum nothing is kept where others may write
 
 
 def test_a_server_that_falls_silent_ends_the_download(tmp_path, monkeypatch):

@@ -215,7 +215,11 @@ def _reason(kind: str | None, error: Exception) -> str:
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError) and not error.strerror:  # of the web: its text is the URL
         cause = error.__cause__
-        text = "no such file" if cause is None or isinstance(cause, FileNotFoundError) else str(cause)
+        text = (
+            "no such file"
+            if cause is None or isinstance(cause, FileNotFoundError)
+            else str(cause) or type(cause).__name__
+        )
     if kind is None or isinstance(error, MemoryError):
         return text[:100].lower()
     if isinstance(error, EOFError) or re.search(r"truncated|premature end of", text, re.IGNORECASE):

@@ -90,7 +90,8 @@ def assign(
     if emptied := [SPLITS[j] for j in before if j != UNPLACED and not (splits == j).any()]:
         raise DataError(
             f"the split of an earlier run tears groups, and with each of them whole no image of it is left for "
-            f"{' and '.join(emptied)}: there are too few groups; correct them, or deal out anew with another --split"
+            f"{' and '.join(emptied)}: there are too few groups (near-duplicates are one, too); correct them, or deal "
+            "out anew with another --split"
         )
 
     if (groups < 0).all() and not known:

@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -150,9 +150,19 @@ def cache_folder() -> Path:
     return home / "models"
 
 
+def _folders(wanted: Published) -> list[Path]:
+    """Where the file may lie: Keras' cache, and where Keras has it if that cannot be written. Others may write there,
+    so only what has a checksum."""
+    elsewhere = Path(tempfile.gettempdir(), ".keras", "models")
+    return [cache_folder(), elsewhere] if wanted.checksum else [cache_folder()]
+
+
 def cached(wanted: Published) -> Path | None:
     """The file in Keras' cache, if it is there and whole; where Keras knows no checksum, if it is a model's file."""
-    path = cache_folder() / wanted.file
+    return next((path for folder in _folders(wanted) if (path := _whole(folder / wanted.file, wanted))), None)
+
+
+def _whole(path: Path, wanted: Published) -> Path | None:
     try:
         if not wanted.checksum:
             with opened(path):
@@ -171,13 +181,13 @@ def fetch(wanted: Published, application: str) -> Path:
     reason = _unreachable(wanted.origin)
     if not reason:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".fetched-", dir=folder) as part, _impatient():
+            into = _first_writable(_folders(wanted))
+            with tempfile.TemporaryDirectory(prefix=".fetched-", dir=into) as part, _impatient():
                 with redirect_stdout(sys.stderr):  # Keras' bar; stdout is for results
                     got = keras.utils.get_file(
                         wanted.file, wanted.origin, cache_subdir="", cache_dir=part, file_hash=wanted.checksum
                     )
-                return Path(got).replace(folder / wanted.file)
+                return Path(got).replace(into / wanted.file)
         except Exception as error:  # Keras raises Exception itself
             reason = str(error).replace(wanted.origin, wanted.file)
     damaged = " (the file there is damaged or another)" if os.path.exists(folder / wanted.file) else ""
@@ -188,6 +198,17 @@ def fetch(wanted: Published, application: str) -> Path:
         f"ImageNet weights of {application} are not in Keras' cache{damaged} and could not be fetched ({reason}); "
         f"put {wanted.file}{checksum} into {folder}, or give --weights FILE or --weights none"
     )
+
+
+def _first_writable(folders: list[Path]) -> Path:
+    """OSError of the first where none is."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            return folder
+    tempfile.TemporaryFile(dir=folders[0]).close()
+    return folders[0]
 
 
 @contextmanager
