@@ -105,10 +105,9 @@ def judged(
     accuracy = difference(a, b, groups, shares=True)
     several = label_mode == "multilabel"
     test = sign_test(a, b) if several else mcnemar(a == 1, b == 1)
-    more = int((b > a).sum()) - int(
-        (a > b).sum()
-    )  # images on which B is better; with several labels they may
-    alike = (more > 0) == (accuracy.value > 0)  # be few on which it is much better
+    # With several labels B may be much better on few images and a little worse on many.
+    more = np.sign(b - a).sum()
+    alike = (more > 0) == (accuracy.value > 0)
     units = len(a) if groups is None else len(np.unique(groups))
     told_apart = accuracy.seen and test["p"] < 0.05 and alike and units >= FEWEST
     return accuracy, "sign_test" if several else "mcnemar", test, told_apart

@@ -12,14 +12,13 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
@@ -30,6 +29,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from rightfit.data.grey import eight_bits
 from rightfit.data.remote import answering, contents, is_url, opened
 from rightfit.data.resize import ImageSpec, Pixels, fit, inside
 from rightfit.errors import ImageError, RightfitError
@@ -316,50 +316,14 @@ def _png_chunks(data: bytes) -> set[bytes]:
 
 # Everything else: Pillow ----------------------------------------------------------------------------
 
-AT_A_TIME = 2**18  # pixels that are scaled at a time
-
 
 def _rgb(image: ImageFile) -> Pixels:
     """(H, W, 3) of any mode Pillow reads."""
     image.load()
     if image.mode.startswith(("I", "F")):
-        return np.repeat(_grey(image)[..., None], 3, axis=2)
+        return np.repeat(eight_bits(image)[..., None], 3, axis=2)
     image.info.pop("transparency", None)  # convert() would warn
     return np.asarray(image.convert("RGB"))
-
-
-def _grey(image: ImageFile) -> Pixels:
-    """(H, W) of 12- and 16-bit grey over the full scale, of 32-bit integers and floats over their own range."""
-    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-    values = np.asarray(image)
-    kind: type[np.floating[Any]]
-    if image.mode.startswith("I;16"):
-        kind, low, high = np.float32, 0.0, float(2 ** tags.get(258, (16,))[0] - 1)  # BitsPerSample
-    else:
-        kind, (low, high) = np.float64, _range(values)
-    grey = np.empty(values.size, np.uint8)
-    for start, some in _parts(values):  # the whole picture as float64 takes far more than its file
-        some = some.astype(kind)
-        scaled = (np.where(np.isfinite(some), some, low) - low) * (255.0 / ((high - low) or 1.0))
-        if (
-            tags.get(262) == 0
-        ):  # PhotometricInterpretation: white is zero, which Pillow applies to 8 bits only
-            scaled = 255.0 - scaled
-        grey[start : start + len(some)] = np.rint(scaled).astype(np.uint8)
-    return grey.reshape(values.shape)
-
-
-def _range(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """The least and the largest finite value; 0 and 0 where there is none."""
-    finite = (some[np.isfinite(some)] for _, some in _parts(values))
-    ends = [(float(some.min()), float(some.max())) for some in finite if len(some)]
-    return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0.0, 0.0)
-
-
-def _parts(values: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """(H, W) -> (start, so many of its pixels), in their order."""
-    flat = values.reshape(-1)
-    return ((start, flat[start : start + AT_A_TIME]) for start in range(0, len(flat), AT_A_TIME))
 
 
 # Upright --------------------------------------------------------------------------------------------

@@ -83,9 +83,8 @@ def _optimizer(given: Any) -> Any:
     config = dict(given["config"])
     if "lr" in config or (config and "name" not in config):  # of Keras 1 and 2 but for tf.keras
         config.setdefault("initial_accumulator_value", 0.0)
-        config.setdefault(
-            "global_clipnorm", config.pop("clipnorm", None)
-        )  # all gradients by their common norm
+        # They clipped all gradients by their common norm.
+        config.setdefault("global_clipnorm", config.pop("clipnorm", None))
     rate = config.pop("learning_rate", None)
     rate = config.pop("lr", None) if rate is None else rate
     decay = config.pop("decay", 0) or 0
